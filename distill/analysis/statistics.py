@@ -1,0 +1,54 @@
+"""Comparisons over seeds: paired, because runs of one seed share their weights, views and teacher."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Paired(NamedTuple):
+    """A paired difference ``b - a`` over seeds.
+
+    The interval and the p-value are None with one seed, and where all differences are equal: there is no
+    spread to judge them by.
+    """
+
+    mean_a: float
+    mean_b: float
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float | None
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, tuple[float, float] | None]:
+    """Mean, standard deviation (n - 1; 0 for one value) and Student's 95% interval of the mean."""
+    x = np.asarray(values, float)
+    if len(x) < 2 or x.std(ddof=1) == 0:
+        return float(x.mean()), 0.0, None
+    mean, sd = float(x.mean()), float(x.std(ddof=1))
+    half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
+    return mean, sd, (mean - half, mean + half)
+
+
+def compare(a: list[float], b: list[float]) -> Paired:
+    """Student's paired t-test of two lists in the same order of seeds."""
+    if len(a) != len(b) or not a:
+        raise ValueError(f"paired lists must have one length of at least 1, got {len(a)} and {len(b)}")
+    differences = np.asarray(b, float) - np.asarray(a, float)
+    scale = max(np.abs(a).max(), np.abs(b).max())
+    if len(a) > 1 and np.ptp(differences) <= 1e-12 * scale:  # rounding is not spread
+        differences = np.full(len(a), differences.mean())
+    mean, sd, interval = mean_interval(list(differences))
+    p = float(2 * stats.t.sf(abs(mean) / (sd / len(a) ** 0.5), len(a) - 1)) if interval else None
+    return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p)
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment; what is None is not counted and stays None."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        adjusted[i] = highest
+    return adjusted

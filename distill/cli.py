@@ -1,0 +1,117 @@
+"""The command line. Commands are thin, and import what they need when they run: `--help` needs no torch."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(name="distill", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+                  help="Distil image classifiers and study label smoothing, from a recipe to an honest comparison.")
+
+Out = Annotated[Path, typer.Option("--out", help="The folder of all studies and runs.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The YAML file that states the study.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace "
+                         "the recipe's, as in train.epochs=3 seeds=1 data.root=/data.")] = None,
+    out: Out = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, train nothing.")] = False,
+) -> None:
+    """Train what is not trained yet, evaluate, and write the report. The same command resumes."""
+    from distill import study
+
+    plan = study.load_recipe(recipe, overrides or [])
+    if dry_run:
+        _print_plan(study.dry_run(plan, out))
+        return
+    accelerator = study.make_accelerator(study.precision_of(plan))
+    results = study.run_study(plan, out, accelerator)
+    if accelerator.is_main_process:
+        _print_results(results)
+    accelerator.end_training()
+
+
+@app.command()
+def report(
+    studies: Annotated[list[str], typer.Argument(help="Names of studies below --out, or their folders.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Render tables and figures again from what is stored, several studies side by side."""
+    from distill.report import write_report
+    from distill.runs import Store, read_results
+
+    for name in studies:
+        folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
+        results = read_results(folder)
+        write_report(folder, Store(folder.parent), lambda text: print(text, file=sys.stderr))
+        _print_results(results)
+
+
+@app.command()
+def clusters(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, beginnings of ids, or STUDY:ARM (its first seed).")],
+    classes: Annotated[str | None, typer.Option(help="Three class names, separated by commas.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder for clusters.png and clusters.svg.")] = Path("."),
+    out: Out = Path("runs"),
+) -> None:
+    """Draw the penultimate layer of runs, side by side, in the plane through three templates."""
+    from distill.study import draw_clusters
+
+    chosen = [name.strip() for name in classes.split(",")] if classes else None
+    print(draw_clusters(runs, out, to, chosen))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for completion in editors."""
+    from distill.losses import TERMS
+    from distill.recipe import json_schema
+
+    print(json.dumps(json_schema(TERMS), indent=2))
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from distill.report import terminal_tables
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    for table in terminal_tables(results):
+        console.print(table)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    stored = sum(run["stored"] for run in plan["runs"])
+    print(f"{len(plan['runs'])} runs, {stored} of them stored:")
+    for run in plan["runs"]:
+        print(f"  {run['id']}  {'stored' if run['stored'] else '      '}  {run['name']}")
+    print(f"{len(plan['cohorts'])} cohorts to train:")
+    for cohort in plan["cohorts"]:
+        print(f"  {len(cohort['runs'])} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
+              f"{'; '.join(cohort['runs'])}")
+    print(f"about {_time(plan['seconds'])} of training on this machine")
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """The program: 0 when all went well, 2 for what a person can mend, 1 for a fault of ours."""
+    from distill.recipe import UserError
+
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"distill: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

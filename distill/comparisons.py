@@ -1,0 +1,116 @@
+"""Which arms of a study answer a question, and what they answer, seed by seed."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from distill.analysis.statistics import compare, holm
+from distill.losses import TERMS
+from distill.recipe import Arm, Recipe, term_model
+
+METRICS = ("top1", "nll", "ece")
+DISTILLED = "Does distillation help the student?"
+TEACHER_SMOOTHING = "Does label smoothing in the teacher help its student?"
+QUESTIONS = {
+    ("student", "loss.cross_entropy.smoothing"): "Does label smoothing help the student?",
+    ("teacher", "loss.cross_entropy.smoothing"): "Does label smoothing help the teacher itself?",
+    ("student", "loss.kd.temperature"): "Does the teacher's temperature help the student?",
+    ("student", "model"): "Which student is better?",
+    ("teacher", "model"): "Which teacher is better?",
+    ("student", "teacher"): "Which teacher has the better student?",
+}
+SMOOTHING = (TEACHER_SMOOTHING, QUESTIONS["student", "loss.cross_entropy.smoothing"],
+             QUESTIONS["teacher", "loss.cross_entropy.smoothing"])
+
+
+def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
+    """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first.
+
+    A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
+    compare if all the rest is equal, with the smoothing that the distilled student's own labels have.
+    """
+    pairs = []
+    for role, arms in (("student", recipe.students), ("teacher", [a for a in recipe.teachers if not a.given])):
+        flat = {arm.name: _flat(arm) for arm in arms}
+        keys = sorted({key for settings in flat.values() for key in settings})
+        for key in keys:
+            groups: dict[str, list[Arm]] = {}
+            for arm in arms:
+                rest = {k: v for k, v in flat[arm.name].items() if k != key}
+                if key in flat[arm.name]:
+                    groups.setdefault(json.dumps(rest, sort_keys=True), []).append(arm)
+            for group in groups.values():
+                pairs += [(_question(recipe, role, key, group[0], other), group[0], other) for other in group[1:]]
+        if role == "student":
+            pairs += _alone_and_distilled(arms)
+    return pairs
+
+
+def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
+    def kept(arm: Arm) -> str:
+        return json.dumps({k: v for k, v in _flat(arm).items() if k != "teacher" and not k.startswith("loss.")})
+
+    alone = [arm for arm in arms if arm.teacher is None and set(arm.loss) == {"cross_entropy"}]
+    for arm in arms:
+        if arm.teacher is not None:
+            own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
+            base = next((a for a in alone if kept(a) == kept(arm)
+                         and a.loss["cross_entropy"].get("smoothing", 0.0) == own), None)
+            if base:
+                yield DISTILLED, base, arm
+
+
+def _flat(arm: Arm) -> dict[str, Any]:
+    """An arm's settings by dotted key, defaults filled in, so that two arms can be laid side by side."""
+    flat: dict[str, Any] = {"model": arm.model + json.dumps(arm.model_args, sort_keys=True), "teacher": arm.teacher,
+                            "start": [arm.pretrained, arm.checkpoint]}
+    for name, settings in (arm.loss or {}).items():
+        full = term_model(TERMS[name])(**settings).model_dump()
+        flat |= {f"loss.{name}.{key}": value for key, value in full.items()}
+    flat |= {f"train.{key}": value for key, value in arm.train.model_dump().items()}
+    return flat | {f"augment.{key}": value for key, value in arm.augment.model_dump().items()}
+
+
+def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> str:
+    if key == "teacher" and a.teacher and b.teacher:
+        first, second = (_flat(recipe.arm(t)) for t in (a.teacher, b.teacher))
+        differing = {k for k in first | second if first.get(k) != second.get(k)}
+        if differing == {"loss.cross_entropy.smoothing"}:
+            return TEACHER_SMOOTHING
+    return QUESTIONS.get((role, key), f"What does {key} change for the {role}?")
+
+
+def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons of `results.json`: paired differences b - a on the test split.
+
+    `p_value` is of the single comparison, `p_holm` adjusted for all comparisons of the study that test the
+    same metric.
+    """
+    by_arm = {(run["arm"], run["seed"]): run["metrics"]["test"] for run in runs}
+    result = []
+    for question, a, b in find_pairs(recipe):
+        seeds = [seed for seed in recipe.seeds if (a.name, seed) in by_arm and (b.name, seed) in by_arm]
+        for metric in METRICS if seeds else ():
+            paired = compare(*([by_arm[arm.name, seed][metric] for seed in seeds] for arm in (a, b)))
+            result.append({"question": question, "a": a.name, "b": b.name, "metric": metric, **paired._asdict(),
+                           "seeds": len(seeds)})
+    for metric in METRICS:
+        own = [c for c in result if c["metric"] == metric]
+        for comparison, adjusted in zip(own, holm([c["p_value"] for c in own]), strict=True):
+            comparison["p_holm"] = adjusted
+    return result
+
+
+def answer(comparison: dict[str, Any]) -> str:
+    """A comparison of accuracies in words: by how much, how sure, and when that cannot be said."""
+    points = 100 * comparison["difference"]
+    if comparison["seeds"] < 2:
+        return f"{points:+.2f} points with one seed: chance alone may do this, so it answers nothing yet"
+    if comparison["ci95"] is None:
+        return f"{points:+.2f} points in every one of {comparison['seeds']} seeds: no spread to judge it by"
+    low, high = (100 * bound for bound in comparison["ci95"])
+    size = f"{points:+.2f} points (95% interval {low:+.2f} to {high:+.2f}, {comparison['seeds']} seeds)"
+    few = "; fewer than 3 seeds say little" if comparison["seeds"] < 3 else ""
+    sure = comparison.get("p_holm") is not None and comparison["p_holm"] < 0.05
+    verdict = ("yes" if points > 0 else "no, it hurts") if sure else "no difference that these seeds can show"
+    return f"{verdict}: {size}{few}"

@@ -1,0 +1,67 @@
+"""Batches: from memory where a split is resident on the device, else decoded by worker processes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from distill.data.sources import Split, Splits, checked, stack
+from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
+from distill.recipe import Augment
+
+
+class Batch(NamedTuple):
+    """What a step sees: pixels in [0, 255] ``[B, C, H, W]``, labels ``[B]`` or ``[B, K]``, on the device."""
+
+    views: Tensor
+    labels: Tensor
+
+
+def read_batches(split: Split, parts: list[Tensor], device: torch.device, workers: int) -> Iterator[Tensor]:
+    """The uint8 images of each part (numbers within the split), on the device, in order."""
+    images = split.images
+    if images.pixels is not None:
+        images.pixels = images.pixels.to(device)  # the first time only
+        positions = split.positions.to(device)
+        for part in parts:
+            yield images.pixels[positions[part.to(device, non_blocking=True)]]
+        return
+    loader = DataLoader(Subset(images, split.positions.tolist()), batch_sampler=[p.tolist() for p in parts],
+                        num_workers=workers, collate_fn=stack, pin_memory=device.type == "cuda")
+    for batch in loader:
+        yield checked(batch).to(device, non_blocking=True)
+
+
+def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: int, epoch: int, device: torch.device,
+                     rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """One epoch of views of the training split; a rest that does not fill a batch waits for another epoch.
+
+    With several processes, each sees its part (every `world`-th example) of every batch.
+    """
+    split, classes = splits.train, len(splits.class_names)
+    mixing = augment.mixup > 0 or augment.cutmix > 0
+    order = epoch_order(len(split), seed, epoch)
+    batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
+    parts = [torch.cat([b, partners(b, len(split), seed, epoch)]) for b in batches] if mixing else batches
+    labels = split.labels
+    for own, part, images in zip(batches, parts, read_batches(split, parts, device, splits.settings.workers),
+                                 strict=True):
+        index = part.to(device, non_blocking=True)
+        views = make_views(images, index, augment, seed, epoch)
+        target = labels[part].to(device, non_blocking=True)
+        if mixing:
+            half = len(own)
+            views, target = mix(views[:half], views[half:], target[:half], target[half:], own, classes, augment,
+                                seed, epoch)
+        yield Batch(views, target)
+
+
+def evaluation_batches(splits: Splits, split: Split, augment: Augment, batch_size: int, device: torch.device,
+                       positions: Tensor | None = None) -> Iterator[Batch]:
+    """A split (or some of it) in order, each example once, without anything random."""
+    positions = torch.arange(len(split)) if positions is None else positions
+    parts, labels = list(positions.split(batch_size)), split.labels
+    for part, images in zip(parts, read_batches(split, parts, device, splits.settings.workers), strict=True):
+        yield Batch(evaluation_view(images, augment), labels[part].to(device))

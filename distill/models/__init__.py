@@ -1,0 +1,1 @@
+"""Networks: timm's, and the paper's small ones registered beside them."""

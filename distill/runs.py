@@ -1,0 +1,241 @@
+"""A run: one network trained at one seed, its fingerprint, and its folder.
+
+`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl`
+and `predictions.safetensors`. It is written aside and renamed, so it is complete or absent. While a run
+trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is replaced whole.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, UserError, nearest
+
+FORMAT = 1  # raised when the same settings would train to other weights
+
+
+@dataclass(frozen=True)
+class Run:
+    """The unit that is trained, stored, resumed and reused.
+
+    Attributes:
+        id: the first 16 digits of the fingerprint.
+        arm: of the study at hand; not part of the identity, so studies share runs.
+        seed: None for a network that is given, not trained.
+        teacher: the run that it learns from.
+        settings: all that the weights depend on: what the fingerprint is of.
+    """
+
+    id: str
+    arm: Arm
+    seed: int | None
+    teacher: "Run | None"
+    settings: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def depth(self) -> int:
+        """How many networks must be there before this one can be trained."""
+        return self.teacher.depth + 1 if self.teacher else 0
+
+    @property
+    def title(self) -> str:
+        """How messages name the run."""
+        return self.arm.name if self.seed is None else f"{self.arm.name}, seed {self.seed}"
+
+
+def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> list[Run]:
+    """Every run of a study, teachers before their students."""
+    runs: dict[tuple[str, int | None], Run] = {}
+    for arm in recipe.teachers + recipe.students:
+        for seed in recipe.seeds if not arm.given else [None]:
+            teacher = None
+            if arm.teacher is not None:
+                teacher = runs.get((arm.teacher, seed)) or runs[arm.teacher, None]
+            settings = _settings(arm, seed, teacher, data_identity, precision)
+            text = json.dumps(settings, sort_keys=True)
+            run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+            runs[arm.name, seed] = Run(run_id, arm, seed, teacher, settings)
+    return list(runs.values())
+
+
+def _settings(arm: Arm, seed: int | None, teacher: Run | None, data_identity: dict[str, Any],
+              precision: str) -> dict[str, Any]:
+    """Defaults are left out, so that an option that a later version adds does not change old identities."""
+    settings = {
+        "format": FORMAT, "data": data_identity, "model": arm.model, "model_args": arm.model_args,
+        "pretrained": arm.pretrained, "checkpoint": arm.checkpoint and file_digest(_weights(arm.checkpoint)),
+        "augment": arm.augment.model_dump(exclude_defaults=True),
+    }
+    if arm.loss is not None:
+        train = arm.train.model_dump(exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"})
+        settings |= {"loss": arm.loss, "train": train, "precision": precision, "seed": seed,
+                     "teacher": teacher.id if teacher else None}
+    return settings
+
+
+def _weights(checkpoint: str) -> Path:
+    path = Path(checkpoint)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"checkpoint {file} does not exist")
+    return file
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- the store
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder `runs/`, with `models/` for the runs and a folder for each study beside it."""
+
+    root: Path
+
+    def folder(self, run_id: str) -> Path:
+        """Where a run lies once it is complete."""
+        return self.root / "models" / run_id
+
+    def complete(self, run_id: str) -> bool:
+        """Whether the run is there; it is never there in part."""
+        return (self.folder(run_id) / "run.json").is_file()
+
+    def save(self, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
+             predictions: dict[str, Tensor]) -> None:
+        """Write a finished run aside, rename it into place, and drop its checkpoint."""
+        final = self.folder(run.id)
+        aside = final.with_name(f".{run.id}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        cfg = model.pretrained_cfg
+        save_for_hf(model, str(aside), safe_serialization=True,
+                    data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
+        save_file(predictions, aside / "predictions.safetensors")
+        (aside / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+        digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
+        record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
+        (aside / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+        if final.exists():  # another process was first; its run is the same
+            shutil.rmtree(aside)
+        else:
+            aside.rename(final)
+        self._checkpoint(run.id).unlink(missing_ok=True)
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        """A run's `run.json`."""
+        return json.loads((self.folder(run_id) / "run.json").read_text())
+
+    def history(self, run_id: str) -> list[dict[str, Any]]:
+        """A run's epochs, in order."""
+        return [json.loads(line) for line in (self.folder(run_id) / "history.jsonl").read_text().splitlines()]
+
+    def predictions(self, run_id: str) -> dict[str, Tensor]:
+        """``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]`` for test, validation and (part of) train."""
+        path = self.folder(run_id) / "predictions.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged ({error}); remove its folder and the run is trained again") from None
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def _checkpoint(self, run_id: str) -> Path:
+        return self.root / "models" / f"{run_id}.partial"
+
+    def save_checkpoint(self, run_id: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Replace a run's checkpoint: tensors, and JSON values beside them."""
+        path = self._checkpoint(run_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata={"state": json.dumps(state)})
+        aside.replace(path)
+
+    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """A run's checkpoint, or None if there is none that can be read."""
+        path = self._checkpoint(run_id)
+        try:
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+            return None
+
+    # ------------------------------------------------------------------------------------------------- names
+
+    def find(self, name: str) -> list[str]:
+        """Run ids that a person means by a folder, the beginning of an id, or ``STUDY:ARM``.
+
+        Raises:
+            UserError: if nothing or too much fits.
+        """
+        if (Path(name) / "run.json").is_file() and Path(name).resolve().parent == (self.root / "models").resolve():
+            return [Path(name).resolve().name]
+        study, colon, arm = name.partition(":")
+        if colon:
+            results = read_results(self.root / study)
+            found = [run["id"] for run in results["runs"] if run["arm"] == arm]
+            if not found:
+                raise UserError(f"study {study} has no arm '{arm}'; {nearest(arm, {r['arm'] for r in results['runs']})}")
+            return found
+        folder = self.root / "models"
+        ids = [p.name for p in folder.iterdir() if self.complete(p.name)] if folder.is_dir() else []
+        found = [i for i in ids if i.startswith(name)]
+        if len(found) != 1:
+            raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
+        return found
+
+
+def read_results(study: Path) -> dict[str, Any]:
+    """A study's `results.json`.
+
+    Raises:
+        UserError: if there is none, or it is not one.
+    """
+    path = study / "results.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable: {error}; `distill run` of the recipe writes it again") from None
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the libraries that decide a result, and the hardware at hand."""
+    libraries = {name: version(name) for name in ("distill", "torch", "timm", "accelerate", "numpy")}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {**libraries, "python": platform.python_version(), "platform": platform.platform(),
+            "hardware": ", ".join(gpus) or f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+            if hasattr(os, "sched_getaffinity") else _cpu_name()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,342 @@
+"""The whole story: recipe → arms → runs → cohorts → views → outputs → steps → predictions → report."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from distill import recipe as recipes
+from distill.comparisons import compare_arms
+from distill.data.sources import Splits, load_splits
+from distill.evaluation import metrics, predict_all
+from distill.losses import TERMS, Outputs, weighted_sum
+from distill.models.build import build_model, load_weights, parameter_count
+from distill.progress import Progress
+from distill.recipe import Arm, Recipe, UserError
+from distill.report import write_report
+from distill.runs import Run, Store, plan_runs, versions, write_aside
+from distill.teachers import Teacher, check_teacher
+from distill.training import Member, fit, make_optimizer, resume, start
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The study that a YAML file states, with ``KEY=VALUE`` overrides; see `distill.recipe.load`."""
+    return recipes.load(path, TERMS, overrides)
+
+
+@dataclass
+class Workplace:
+    """What every part of a study works with: made once, passed on."""
+
+    recipe: Recipe
+    splits: Splits
+    store: Store
+    accelerator: Accelerator
+    progress: Progress
+
+    def build(self, arm: Arm, seed: int | None) -> nn.Module:
+        """The network of an arm, with its initial weights."""
+        channels, height, width = self.splits.shape
+        if arm.augment.crop and arm.augment.crop > min(height, width):
+            raise UserError(f"{arm.name}: augment.crop {arm.augment.crop} is larger than the images ({height}×{width})")
+        if arm.augment.crop:
+            height = width = arm.augment.crop
+        mean, std = self.splits.normalisation
+        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names),
+                           shape=(channels, height, width), seed=seed or 0, mean=mean, std=std,
+                           class_names=self.splits.class_names, pretrained=arm.pretrained, checkpoint=arm.checkpoint,
+                           keep_head=arm.given)
+
+    def load(self, run: Run) -> nn.Module:
+        """The stored network of a run, on the device."""
+        model = self.build(run.arm, run.seed) if run.arm.given else self.build(_untrained(run.arm), run.seed)
+        load_weights(model, self.store.folder(run.id))
+        return model.to(self.accelerator.device)
+
+
+def _untrained(arm: Arm) -> Arm:
+    """The arm without weights to start from: a stored run brings its own."""
+    return Arm(**{**vars(arm), "checkpoint": None})
+
+
+def make_accelerator(precision: str | None) -> Accelerator:
+    """The one accelerator of a process: device, precision and, under a launcher, the other processes."""
+    processes = InitProcessGroupKwargs(timeout=timedelta(days=7))  # whole runs are trained between two barriers
+    return Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+                       mixed_precision=precision, kwargs_handlers=[processes])
+
+
+def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator | None = None) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, write the report.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+        out: the folder of all studies and runs.
+        accelerator: made here by default.
+
+    Returns:
+        the content of `results.json`.
+
+    Raises:
+        UserError: for whatever a person can mend.
+    """
+    accelerator = accelerator or make_accelerator(precision_of(recipe))
+    with Progress(accelerator.is_main_process) as progress:
+        with accelerator.main_process_first():  # one process downloads
+            splits = load_splits(recipe.data)
+        place = Workplace(recipe, splits, Store(Path(out)), accelerator, progress)
+        for note in splits.notes:
+            progress.say(f"data: {note}")
+        runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
+        missing = _missing(place, runs)
+        preflight(place, missing)
+        progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
+        for depth in sorted({run.depth for run in runs}):
+            _train_phase(place, [run for run in missing if run.depth == depth])
+            accelerator.wait_for_everyone()
+            _check_teachers(place, [run for run in runs if run.depth == depth and run.arm.role == "teacher"])
+        results: dict[str, Any] = {}
+        if accelerator.is_main_process:
+            results = collect(place, runs)
+            study = place.store.root / recipe.name
+            write_study(study, recipe, results)
+            write_report(study, place.store, progress.say)
+    return broadcast_object_list([results])[0] if accelerator.num_processes > 1 else results
+
+
+# ------------------------------------------------------------------------------------------------ the plan
+
+
+def precision_of(recipe: Recipe) -> str | None:
+    """The one precision of a study, None for the launcher's."""
+    precisions = {arm.train.precision for arm in recipe.teachers + recipe.students}
+    if len(precisions) > 1:
+        raise UserError("train.precision is one for the whole study: a process has one precision")
+    return precisions.pop()
+
+
+def _missing(place: Workplace, runs: list[Run]) -> list[Run]:
+    """Runs to train, each identity once; the main process looks, so that all agree."""
+    unique = {run.id: run for run in reversed(runs)}
+    missing = [[i for i in unique if not place.store.complete(i)]]
+    if place.accelerator.num_processes > 1:
+        broadcast_object_list(missing)
+    return [run for run in runs if run.id in missing[0] and unique.pop(run.id, None)]
+
+
+def preflight(place: Workplace, runs: list[Run]) -> None:
+    """Build every arm once and evaluate its loss on two images, so that a mistake ends the study at once.
+
+    Raises:
+        UserError: naming the arm.
+    """
+    for arm in {run.arm.name: run.arm for run in runs}.values():
+        model = place.build(arm, 0)
+        if arm.given:
+            continue
+        if arm.train.batch_size < place.accelerator.num_processes:
+            raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of processes")
+        make_optimizer(model, arm.train, _steps(place.splits, arm), arm.name)
+        classes = len(place.splits.class_names)
+        logits = Outputs(torch.zeros(2, classes))
+        try:
+            weighted_sum(arm.loss, logits, torch.tensor([0, 1]), logits if arm.teacher else None, 2)
+        except ValueError as error:
+            raise UserError(f"{arm.name}: loss: {error}") from None
+
+
+def _steps(splits: Splits, arm: Arm) -> int:
+    return max(1, len(splits.train) // arm.train.batch_size)
+
+
+def cohorts_of(runs: list[Run], epochs_done: dict[str, int]) -> list[list[Run]]:
+    """Runs that train side by side: equal in seed, views, batches, epochs and, if resumed, in how far they are."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        train = run.arm.train
+        same = (run.seed, run.arm.augment, train.batch_size, train.accumulate, train.epochs, epochs_done.get(run.id, 0))
+        groups.setdefault(same, []).append(run)
+    return list(groups.values())
+
+
+def share_out(cohorts: list[list[Run]], processes: int, spread: str) -> tuple[list[list[Run]], bool]:
+    """Cohorts for several processes, and whether the processes share each batch rather than the cohorts.
+
+    Large cohorts are halved until every process has one; where there are fewer runs than processes, the
+    batches are shared (unless `spread` says otherwise).
+    """
+    runs = sum(map(len, cohorts))
+    if processes == 1 or spread == "data" or (spread == "auto" and runs < processes):
+        return cohorts, processes > 1
+    cohorts = list(cohorts)
+    while len(cohorts) < min(processes, runs):
+        largest = max(cohorts, key=len)
+        cohorts.remove(largest)
+        half = (len(largest) + 1) // 2
+        cohorts += [largest[:half], largest[half:]]
+    return sorted(cohorts, key=len, reverse=True), False
+
+
+# ---------------------------------------------------------------------------------------------- the training
+
+
+def _train_phase(place: Workplace, runs: list[Run]) -> None:
+    """Train runs that do not depend on each other."""
+    for run in [run for run in runs if run.arm.given]:
+        _store_given(place, run)
+    runs = [run for run in runs if not run.arm.given]
+    if not runs:
+        return
+    done = {run.id: (place.store.load_checkpoint(run.id) or (None, {"epoch": 0}))[1]["epoch"] for run in runs}
+    place.accelerator.wait_for_everyone()  # before a checkpoint is replaced
+    process, processes = place.accelerator.process_index, place.accelerator.num_processes
+    cohorts, sharing = share_out(cohorts_of(runs, done), processes, runs[0].arm.train.spread)
+    for cohort in cohorts if sharing else cohorts[process::processes]:
+        _train_cohort(place, cohort, sharing)
+
+
+def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
+    device = place.accelerator.device
+    teachers = {run.teacher.id: Teacher(place.load(run.teacher)) for run in cohort if run.teacher}
+    members: list[Member] = []
+    for run in cohort:
+        model = place.build(run.arm, run.seed)
+        members.append(start(run, model, _steps(place.splits, run.arm), place.accelerator, sharing))
+        resume(members[-1], place.store)
+    names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
+    title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
+    with place.progress.task(title, cohort[0].arm.train.epochs, members[0].epoch) as log:
+        fit(members, teachers, place.splits, place.store, place.accelerator, sharing, log)
+    for member in members:
+        shared = place.accelerator if sharing else None
+        predictions = predict_all(member.result, place.splits, member.run.arm.augment, device, shared)
+        if place.accelerator.is_main_process or not sharing:
+            record = {"model": member.run.arm.model, "parameters": parameter_count(member.result),
+                      "epochs": member.train.epochs, "seconds": round(member.seconds, 3)}
+            place.store.save(member.run, member.result, record, member.history, predictions)
+
+
+def _store_given(place: Workplace, run: Run) -> None:
+    """A network that is given: nothing to train, but judged and stored as the others are."""
+    if place.accelerator.is_main_process:
+        model = place.build(run.arm, None).to(place.accelerator.device)
+        predictions = predict_all(model, place.splits, run.arm.augment, place.accelerator.device)
+        record = {"model": run.arm.model, "parameters": parameter_count(model), "epochs": 0, "seconds": 0.0}
+        place.store.save(run, model, record, [], predictions)
+
+
+def _check_teachers(place: Workplace, teachers: list[Run]) -> None:
+    """Every teacher's accuracy on the validation split, said and judged before a student starts."""
+    for run in teachers:
+        predictions = place.store.predictions(run.id)
+        logits, labels = predictions["validation.logits"], predictions["validation.labels"]
+        if place.recipe.check_teachers:
+            check_teacher(run.title, logits, labels)
+        right = (logits.argmax(1) == labels).double().mean().item()
+        place.progress.say(f"teacher {run.title}: {right:.2%} of {len(labels)} validation images")
+
+
+# ----------------------------------------------------------------------------------------------- the results
+
+
+def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
+    """The content of `results.json`, from what is stored alone."""
+    rows, predictions = [], {}
+    for run in runs:
+        if run.id not in predictions:
+            predictions[run.id] = place.store.predictions(run.id)
+        temperature = (run.arm.loss or {}).get("kd", {}).get("temperature", 4.0) if "kd" in (run.arm.loss or {}) else None
+        record = place.store.record(run.id)
+        rows.append({
+            "id": run.id, "role": run.arm.role, "arm": run.arm.name, "axes": run.arm.axes, "seed": run.seed,
+            "model": record["model"], "parameters": record["parameters"],
+            "teacher": run.teacher.id if run.teacher else None, "epochs": record["epochs"],
+            "seconds": record["seconds"], "hardware": record["versions"]["hardware"],
+            "metrics": metrics(predictions[run.id], predictions[run.teacher.id] if run.teacher else None, temperature),
+        })
+    return {"study": place.recipe.name, "versions": versions(), "classes": place.splits.class_names,
+            "data": {"source": place.recipe.data.source, "train": len(place.splits.train),
+                     "validation": len(place.splits.validation), "test": len(place.splits.test)},
+            "precision": place.accelerator.mixed_precision, "seeds": place.recipe.seeds,
+            "runs": rows, "comparisons": compare_arms(place.recipe, rows)}
+
+
+def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
+    """`recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True))
+    write_aside(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
+    columns = ["id", "role", "arm", "seed", "model", "parameters", "teacher", "epochs", "seconds"]
+    rows = []
+    for run in results["runs"]:
+        row = {name: run[name] for name in columns} | {f"axis.{axis}": run["axes"].get(axis) for axis in axes}
+        rows.append(row | {f"{split}.{metric}": value for split, values in run["metrics"].items()
+                           for metric, value in values.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(folder / "results.csv", text.getvalue())
+
+
+# ------------------------------------------------------------------------------------------------ the dry run
+
+
+def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
+    """The plan without training: which runs are stored, the cohorts of the others, and their cost.
+
+    Returns:
+        ``runs`` (each with `id`, `name`, `stored`), ``cohorts`` (each with `runs`, `epochs`, `seconds`) and
+        ``seconds`` in all: on this machine, a student's step taken as three of its passes and a teacher's
+        pass once a cohort, from passes timed now.
+    """
+    with Progress(speaking=False) as progress:
+        place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), make_accelerator(None), progress)
+    runs = plan_runs(recipe, place.splits.identity, precision_of(recipe) or place.accelerator.mixed_precision)
+    missing = _missing(place, runs)
+    preflight(place, missing)
+    seconds: dict[str, float] = {}
+
+    def cost(arm: Arm) -> float:
+        if arm.name not in seconds:
+            seconds[arm.name] = _seconds_per_image(place, arm)
+        return seconds[arm.name]
+
+    cohorts = []
+    for depth in sorted({run.depth for run in missing}):
+        trained = [run for run in missing if run.depth == depth and not run.arm.given]
+        for cohort in cohorts_of(trained, {}):
+            arms = {run.teacher.arm.name: run.teacher.arm for run in cohort if run.teacher}
+            per_image = sum(map(cost, arms.values())) + 3 * sum(cost(run.arm) for run in cohort)
+            epochs = cohort[0].arm.train.epochs
+            cohorts.append({"runs": [run.title for run in cohort], "epochs": epochs,
+                            "seconds": per_image * epochs * len(place.splits.train)})
+    return {"runs": [{"id": run.id, "name": run.title, "stored": place.store.complete(run.id)} for run in runs],
+            "cohorts": cohorts, "seconds": sum(cohort["seconds"] for cohort in cohorts)}
+
+
+@torch.no_grad()
+def _seconds_per_image(place: Workplace, arm: Arm) -> float:
+    """Of a forward pass, the second of two on 64 images."""
+    model = place.build(arm, 0).to(place.accelerator.device).eval()
+    channels, height, width = place.splits.shape
+    side = arm.augment.crop
+    images = torch.zeros(64, channels, side or height, side or width, device=place.accelerator.device)
+    taken = 0.0
+    for _ in range(2):
+        began = time.monotonic()
+        model(images).sum().item()
+        taken = time.monotonic() - began
+    return taken / len(images)

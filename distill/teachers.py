@@ -1,0 +1,48 @@
+"""The teacher's contract: frozen, in eval mode whatever is asked, and shown to be worth learning from."""
+
+import torch
+from torch import Tensor, nn
+
+from distill.losses import Outputs
+from distill.recipe import UserError
+
+
+class Teacher(nn.Module):
+    """A network that answers and never changes: no gradients, no dropout, no updates of its buffers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Outputs:
+        """Answers for normalised images ``[B, C, H, W]``."""
+        return Outputs(self.model(images).float())
+
+
+def check_teacher(name: str, logits: Tensor, labels: Tensor) -> float:
+    """A teacher's accuracy on held-out examples, measured before any student starts.
+
+    Args:
+        name: of the teacher, for the message.
+        logits: ``[N, K]`` on the study's own validation split.
+        labels: ``[N]``.
+
+    Raises:
+        UserError: if it is within three standard errors of always answering the commonest class. A head
+            that was not in the checkpoint, wrong normalisation and permuted classes all look like this.
+    """
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    chance = labels.bincount().max().item() / len(labels)
+    limit = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
+    if accuracy <= limit:
+        raise UserError(
+            f"teacher {name} is right on {accuracy:.1%} of the {len(labels)} validation images, which is no better "
+            f"than chance ({chance:.1%}): its students would learn nothing. Is it trained long enough, are its "
+            "head, its normalisation and its order of classes those of these data? (check_teachers=false goes on)"
+        )
+    return accuracy

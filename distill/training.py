@@ -1,0 +1,264 @@
+"""The only training loop: a cohort of runs, side by side on one stream of views and one teacher pass.
+
+Reading order: a member of a cohort, how it starts and resumes; the loop; a step.
+Nothing random is kept between steps: views, order and dropout are functions of (seed, epoch, step), so a
+run ends with the same weights in any cohort, and after any interruption.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from distill.data.loaders import Batch, training_batches
+from distill.data.sources import Splits
+from distill.data.views import key, normalise
+from distill.evaluation import predict
+from distill.losses import Outputs, weighted_sum
+from distill.models.build import normalisation
+from distill.recipe import Train, UserError
+from distill.runs import Run, Store
+from distill.teachers import Teacher
+
+Log = Callable[[int, int, float, str], None]  # (epochs done, epochs, images a second, a line on the members)
+
+
+@dataclass
+class Member:
+    """One run while it trains."""
+
+    run: Run
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    scaler: torch.amp.GradScaler
+    ema: ModelEmaV3 | None
+    steps_per_epoch: int
+    wrapped: nn.Module  # the model, or what accelerate makes of it to share each batch
+    epoch: int = 0
+    lr: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is evaluated and stored: the average of the weights where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    @property
+    def train(self) -> Train:
+        """The run's training settings."""
+        return self.run.arm.train
+
+
+def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: str) -> tuple[Any, Any]:
+    """timm's optimizer and its scheduler (None for 'none'), which steps on every update.
+
+    Raises:
+        UserError: if timm knows no such name or argument.
+    """
+    optimizer, schedule = ({"name": v} if isinstance(v, str) else dict(v) for v in (train.optimizer, train.schedule))
+    name, shape = optimizer.pop("name", "sgd"), schedule.pop("name", "cosine")
+    try:
+        made = create_optimizer_v2(model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **optimizer)
+    except Exception as error:
+        raise UserError(f"{place}: train.optimizer '{name}': {error}") from None
+    if shape == "plateau":
+        raise UserError(f"{place}: train.schedule 'plateau' depends on a metric; use one that is a function of time")
+    try:
+        scheduler, _ = create_scheduler_v2(made, sched=shape, num_epochs=train.epochs, step_on_epochs=False,
+                                           updates_per_epoch=steps_per_epoch, **schedule)
+    except Exception as error:
+        raise UserError(f"{place}: train.schedule '{shape}': {error}") from None
+    if scheduler is None and shape != "none":
+        raise UserError(f"{place}: train.schedule: timm has no schedule '{shape}'; "
+                        "it has cosine, tanh, step, multistep, poly, constant and none")
+    return made, scheduler
+
+
+def start(run: Run, model: nn.Module, steps_per_epoch: int, accelerator: Accelerator, sharing: bool) -> Member:
+    """A member at its first step, on the device."""
+    train = run.arm.train
+    model = model.to(accelerator.device)
+    optimizer, scheduler = make_optimizer(model, train, steps_per_epoch, run.title)
+    fp16 = accelerator.mixed_precision == "fp16"
+    return Member(run, model, optimizer, scheduler, torch.amp.GradScaler(accelerator.device.type, enabled=fp16),
+                  ModelEmaV3(model, decay=train.ema) if train.ema else None, steps_per_epoch,
+                  accelerator.prepare_model(model) if sharing else model)
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(member: Member, store: Store) -> None:
+    """All that the next epoch depends on, as tensors and JSON."""
+    tensors = {f"model.{k}": v for k, v in member.model.state_dict().items()}
+    if member.ema:
+        tensors |= {f"ema.{k}": v for k, v in member.ema.module.state_dict().items()}
+    values: dict[str, Any] = {}
+    for number, entries in member.optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            target = tensors if isinstance(value, Tensor) else values
+            target[f"optimizer.{number}.{name}"] = value
+    store.save_checkpoint(member.run.id, tensors, {
+        "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
+        "values": values, "scaler": member.scaler.state_dict()})
+
+
+def resume(member: Member, store: Store) -> None:
+    """Continue from the run's checkpoint, if it has one."""
+    found = store.load_checkpoint(member.run.id)
+    if found is None:
+        return
+    tensors, state = found
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    member.model.load_state_dict(parts["model"])
+    if member.ema:
+        member.ema.module.load_state_dict(parts["ema"])
+    entries: dict[int, dict[str, Any]] = {}
+    values = {name.removeprefix("optimizer."): value for name, value in state["values"].items()}
+    for name, value in {**parts["optimizer"], **values}.items():
+        number, _, entry = name.partition(".")
+        entries.setdefault(int(number), {})[entry] = value
+    member.optimizer.load_state_dict({**member.optimizer.state_dict(), "state": entries})
+    member.scaler.load_state_dict(state["scaler"])
+    member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]
+    if member.scheduler:
+        member.scheduler.step_update(member.epoch * member.steps_per_epoch)
+
+
+# ------------------------------------------------------------------------------------------------- the loop
+
+
+def fit(members: list[Member], teachers: dict[str, Teacher], splits: Splits, store: Store, accelerator: Accelerator,
+        sharing: bool, log: Log) -> None:
+    """Train a cohort to its last epoch.
+
+    Args:
+        members: of one seed, with equal views, batch size and epochs, all at the same epoch.
+        teachers: by run id, those that the members learn from, on the device.
+        splits: the study's data; only training and validation are looked at.
+        store: where checkpoints go.
+        accelerator: device and precision; with `sharing`, also the processes that share each batch.
+        sharing: whether all processes train this cohort together.
+        log: called after each epoch.
+
+    Raises:
+        UserError: if a loss is not finite, naming the arm, the epoch and the terms.
+    """
+    first = members[0]
+    train, augment, seed = first.train, first.run.arm.augment, first.run.seed
+    world, rank = (accelerator.num_processes, accelerator.process_index) if sharing else (1, 0)
+    size = min(train.batch_size, len(splits.train))
+    saved = time.monotonic()
+    for epoch in range(first.epoch, train.epochs):
+        began = time.monotonic()
+        for member in members:
+            member.model.train()
+            member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
+        batches = training_batches(splits, augment, size, seed, epoch, accelerator.device, rank, world)
+        for step, batch in enumerate(batches, epoch * first.steps_per_epoch):
+            _step(members, teachers, batch, step, size, accelerator, world, rank)
+        images = first.steps_per_epoch * size
+        rate = images / (time.monotonic() - began)
+        for member in members:
+            _finish_epoch(member, epoch, images, splits, accelerator if sharing else None, accelerator.device)
+            member.seconds += (time.monotonic() - began) / len(members)
+        last = epoch + 1 == train.epochs
+        if not last and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
+            if accelerator.is_main_process or not sharing:
+                for member in members:
+                    save_checkpoint(member, store)
+            saved = time.monotonic()
+        log(epoch + 1, train.epochs, rate, ", ".join(f"{m.history[-1]['validation']['top1']:.1%}" for m in members))
+
+
+def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, step: int, size: int,
+          accelerator: Accelerator, world: int, rank: int) -> None:
+    """One update of every member, each batch in `accumulate` parts; no synchronisation with the device."""
+    for member in members:
+        member.optimizer.zero_grad(set_to_none=True)
+    parts = members[0].train.accumulate
+    parts = list(zip(batch.views.chunk(parts), batch.labels.chunk(parts), strict=True))
+    for number, (views, labels) in enumerate(parts):
+        inputs: dict[Any, Tensor] = {}
+        answers: dict[str, Outputs] = {}
+        for member in members:
+            teacher_id = member.run.teacher.id if member.run.teacher else None
+            if teacher_id and teacher_id not in answers:
+                with accelerator.autocast():
+                    answers[teacher_id] = teachers[teacher_id](_input(teachers[teacher_id].model, views, inputs))
+            torch.manual_seed(key("dropout", member.run.seed, step, number, rank))  # each run's own dropout
+            last = number + 1 == len(parts)
+            with nullcontext() if last else accelerator.no_sync(member.wrapped):
+                with accelerator.autocast():
+                    logits = member.wrapped(_input(member.model, views, inputs))
+                loss, sums = weighted_sum(member.run.arm.loss, Outputs(logits), labels, answers.get(teacher_id), size)
+                # DDP takes the mean over the processes, so the sum over the whole batch needs their number
+                member.scaler.scale(loss * world).backward()
+            hard = labels.argmax(1) if labels.ndim == 2 else labels
+            sums |= {"": loss.detach() * size, "top1": (logits.detach().argmax(1) == hard).sum()}
+            for name, value in sums.items():
+                member.sums[name] = member.sums.get(name, 0) + value.float()
+    for member in members:
+        _update(member, step)
+
+
+def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor]) -> Tensor:
+    """The views as this network wants them; networks with equal normalisation share the tensor."""
+    wanted = normalisation(model)
+    if wanted not in made:
+        made[wanted] = normalise(views, *wanted)
+    return made[wanted]
+
+
+def _update(member: Member, step: int) -> None:
+    if member.train.clip_grad:
+        member.scaler.unscale_(member.optimizer)
+        nn.utils.clip_grad_norm_(member.model.parameters(), member.train.clip_grad)
+    member.scaler.step(member.optimizer)
+    member.scaler.update()
+    if member.ema:
+        member.ema.update(member.model)
+    if member.scheduler:
+        member.scheduler.step_update(step + 1)
+
+
+def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, sharing: Accelerator | None,
+                  device: torch.device) -> None:
+    """One line of history: means of the loss and its terms before their weights, accuracies."""
+    names = sorted(member.sums)
+    totals = torch.stack([member.sums[name] for name in names])
+    totals = sharing.reduce(totals, "sum") if sharing else totals
+    means = {name: value / images for name, value in zip(names, totals.tolist(), strict=True)}
+    if not all(math.isfinite(v) for v in means.values()):
+        terms = ", ".join(f"{name} {value:g}" for name, value in means.items() if name not in ("", "top1"))
+        raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms}); "
+                        "lower train.lr, or clip with train.clip_grad")
+    member.epoch = epoch + 1
+    logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
+    labels = splits.validation.labels
+    member.history.append({
+        "epoch": epoch + 1,
+        "lr": member.lr,
+        "loss": means.pop(""),
+        "train": {"top1": means.pop("top1")},
+        "terms": means,
+        "validation": {
+            "top1": (logits.argmax(1) == labels).double().mean().item(),
+            "nll": nn.functional.cross_entropy(logits.double(), labels).item(),
+        },
+    })
