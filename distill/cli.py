@@ -59,7 +59,7 @@ def clusters(
     out: Out = Path("runs"),
 ) -> None:
     """Draw the penultimate layer of runs, side by side, in the plane through three templates."""
-    from distill.study import draw_clusters
+    from distill.explain import draw_clusters
 
     chosen = [name.strip() for name in classes.split(",")] if classes else None
     print(draw_clusters(runs, out, to, chosen))

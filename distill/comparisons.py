@@ -111,6 +111,9 @@ def answer(comparison: dict[str, Any]) -> str:
     low, high = (100 * bound for bound in comparison["ci95"])
     size = f"{points:+.2f} points (95% interval {low:+.2f} to {high:+.2f}, {comparison['seeds']} seeds)"
     few = "; fewer than 3 seeds say little" if comparison["seeds"] < 3 else ""
-    sure = comparison.get("p_holm") is not None and comparison["p_holm"] < 0.05
-    verdict = ("yes" if points > 0 else "no, it hurts") if sure else "no difference that these seeds can show"
+    verdict = "no difference that these seeds can show"
+    if low > 0 or high < 0:
+        sure = comparison.get("p_holm", 1.0) < 0.05
+        verdict = ("" if sure else "not sure among so many comparisons, but perhaps ") + \
+            ("yes" if points > 0 else "no, it hurts")
     return f"{verdict}: {size}{few}"

@@ -129,7 +129,7 @@ def clusters(rows: Sequence[Cloud], class_names: Sequence[str]) -> Figure:
                 for number, (x, y) in enumerate(row.templates):
                     axis.plot(x, y, MARKERS[number], color=COLOURS[number], markersize=10, markeredgecolor="black")
                 axis.set_title(f"{row.title} · {split}\nwithin/between {row.ratio[split]:.3g}", fontsize=8)
-                axis.set_aspect("equal", adjustable="datalim")
+                axis.set_aspect("equal", adjustable="box")
         axes[0, 0].legend(fontsize=7, frameon=False)
         figure.supxlabel("plane through the three templates (large markers)", fontsize=8)
     return figure

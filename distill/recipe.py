@@ -11,7 +11,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -40,7 +40,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Augment(Strict):
@@ -254,14 +254,10 @@ def override(document: Any, assignments: Iterable[str], problems: Problems) -> N
         if own.found:
             raise RecipeError("\n".join(own.found))
         parent = document
-        for part in path[:-1]:
+        for depth, part in enumerate(path[:-1], 1):
+            parent = parent.setdefault(part, {})
             if not isinstance(parent, dict):
-                break
-            if not isinstance(parent.get(part), dict | list):
-                parent[part] = {}
-            parent = parent[part]
-        if not isinstance(parent, dict):
-            raise UserError(f"{place}: {name} does not lead to a key; only keys of mappings can be set")
+                raise UserError(f"{place}: {dotted(path[:depth])} is {parent!r}, which has no keys to set")
         parent[path[-1]] = value
         stale = [key for key in problems.lines if key[: len(path)] == path]
         for key in stale:
@@ -337,7 +333,7 @@ def _fields_at(model: type[BaseModel], place: Key) -> list[str]:
     return list(model.model_fields)
 
 
-@lru_cache(maxsize=None)
+@cache
 def term_model(function: Callable[..., Any]) -> type[BaseModel]:
     """The keys of a loss term: the keyword-only arguments of its function, and a weight."""
     hints = get_type_hints(function, include_extras=True)
@@ -481,8 +477,7 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
         else:
             students += made
     seeds = _seeds(top.seeds if top else 1, problems)
-    everyone = [arm for group in teachers.values() for arm in group] + students
-    if top and not everyone:
+    if top and not written:
         problems.add((), "nothing to train: name at least one arm under teachers or students")
     return Recipe(name, data, [a for group in teachers.values() for a in group], students, seeds,
                   top.check_teachers if top else True, document)

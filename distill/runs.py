@@ -191,7 +191,8 @@ class Store:
             results = read_results(self.root / study)
             found = [run["id"] for run in results["runs"] if run["arm"] == arm]
             if not found:
-                raise UserError(f"study {study} has no arm '{arm}'; {nearest(arm, {r['arm'] for r in results['runs']})}")
+                known = {run["arm"] for run in results["runs"]}
+                raise UserError(f"study {study} has no arm '{arm}'; {nearest(arm, known)}")
             return found
         folder = self.root / "models"
         ids = [p.name for p in folder.iterdir() if self.complete(p.name)] if folder.is_dir() else []

@@ -20,10 +20,11 @@ from distill import recipe as recipes
 from distill.comparisons import compare_arms
 from distill.data.sources import Splits, load_splits
 from distill.evaluation import metrics, predict_all
+from distill.explain import ROWS, clusters_figure
 from distill.losses import TERMS, Outputs, weighted_sum
 from distill.models.build import build_model, load_weights, parameter_count
 from distill.progress import Progress
-from distill.recipe import Arm, Recipe, UserError
+from distill.recipe import Arm, Recipe, UserError, term_model
 from distill.report import write_report
 from distill.runs import Run, Store, plan_runs, versions, write_aside
 from distill.teachers import Teacher, check_teacher
@@ -111,6 +112,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
             results = collect(place, runs)
             study = place.store.root / recipe.name
             write_study(study, recipe, results)
+            _draw_teachers(place, runs, study)
             write_report(study, place.store, progress.say)
     return broadcast_object_list([results])[0] if accelerator.num_processes > 1 else results
 
@@ -146,7 +148,8 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
         if arm.given:
             continue
         if arm.train.batch_size < place.accelerator.num_processes:
-            raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of processes")
+            raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
+                            "processes")
         make_optimizer(model, arm.train, _steps(place.splits, arm), arm.name)
         classes = len(place.splits.class_names)
         logits = Outputs(torch.zeros(2, classes))
@@ -256,7 +259,8 @@ def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
     for run in runs:
         if run.id not in predictions:
             predictions[run.id] = place.store.predictions(run.id)
-        temperature = (run.arm.loss or {}).get("kd", {}).get("temperature", 4.0) if "kd" in (run.arm.loss or {}) else None
+        kd = (run.arm.loss or {}).get("kd")
+        temperature = term_model(TERMS["kd"])(**kd).temperature if kd is not None else None
         record = place.store.record(run.id)
         rows.append({
             "id": run.id, "role": run.arm.role, "arm": run.arm.name, "axes": run.arm.axes, "seed": run.seed,
@@ -289,6 +293,20 @@ def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_aside(folder / "results.csv", text.getvalue())
+
+
+def _draw_teachers(place: Workplace, runs: list[Run], study: Path) -> None:
+    """Penultimate clusters of the teachers (of the students, where none was trained), first seed each."""
+    trained = [run for run in runs if not run.arm.given]
+    chosen = [run for run in trained if run.arm.role == "teacher"] or trained
+    titles: dict[str, str] = {}
+    for run in chosen:
+        if run.arm.name not in titles.values() and len(titles) < ROWS:
+            titles[run.id] = run.arm.name
+    try:
+        clusters_figure(place.store, place.splits, titles, study / "figures")
+    except UserError as error:
+        place.progress.say(f"no figure of clusters: {error}")
 
 
 # ------------------------------------------------------------------------------------------------ the dry run

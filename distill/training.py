@@ -246,8 +246,8 @@ def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, shari
     means = {name: value / images for name, value in zip(names, totals.tolist(), strict=True)}
     if not all(math.isfinite(v) for v in means.values()):
         terms = ", ".join(f"{name} {value:g}" for name, value in means.items() if name not in ("", "top1"))
-        raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms}); "
-                        "lower train.lr, or clip with train.clip_grad")
+        raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms});"
+                        " lower train.lr, or clip with train.clip_grad")
     member.epoch = epoch + 1
     logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
     labels = splits.validation.labels

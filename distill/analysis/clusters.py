@@ -45,3 +45,22 @@ def within_between(features: NDArray, labels: NDArray[np.int64]) -> float:
     within = ((x - means[place]) ** 2).sum(1).mean()
     between = ((means[place] - x.mean(0)) ** 2).sum(1).mean()
     return float(within / between) if between > 0 else float("inf")
+
+
+def most_confused(probabilities: NDArray, labels: NDArray[np.int64]) -> list[int]:
+    """Three classes that a network confuses most: the pair that shares most probability, and its nearest third.
+
+    Args:
+        probabilities: ``[N, K]``, K ≥ 3.
+        labels: ``[N]``.
+    """
+    classes = probabilities.shape[1]
+    shared = np.zeros((classes, classes))
+    for k in np.unique(labels):
+        shared[k] = probabilities[labels == k].mean(0)
+    shared = shared + shared.T
+    np.fill_diagonal(shared, -1)
+    first, second = np.unravel_index(shared.argmax(), shared.shape)
+    third = shared[first] + shared[second]
+    third[[first, second]] = -1
+    return [int(first), int(second), int(third.argmax())]

@@ -190,12 +190,16 @@ def load_splits(data: Data) -> Splits:
 
 
 def held_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Positions ``(kept, held out)``: the fraction of each class, the same ones each time; a class keeps one."""
+    """Positions ``(kept, held out)``: the fraction of each class, the same ones each time.
+
+    A class of three or more gives at least one, and every class keeps at least one.
+    """
     generator = torch.Generator().manual_seed(0)
     out = []
     for label in labels.unique():
         positions = (labels == label).nonzero()[:, 0]
-        count = min(round(len(positions) * fraction), len(positions) - 1)
+        least = 1 if len(positions) >= 3 else 0
+        count = min(max(round(len(positions) * fraction), least), len(positions) - 1)
         out.append(positions[torch.randperm(len(positions), generator=generator)[:count]])
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(out)] = True
@@ -400,7 +404,13 @@ def _accessors(dataset: Any, data: Data) -> tuple[Tensor, Callable[[int], Image.
         except (NotImplementedError, AssertionError, KeyError, OSError):
             return f"{data.source} {i}"
 
-    return torch.tensor(labels).long(), lambda i: Image.open(reader[i][0]), name
+    def read(i: int) -> Image.Image:
+        with reader[i][0] as file:
+            image = Image.open(file)
+            image.load()
+        return image
+
+    return torch.tensor(labels).long(), read, name
 
 
 def _probe(data: Data, read: Callable[[int], Image.Image], name: Callable[[int], str],
@@ -422,6 +432,8 @@ def _probe(data: Data, read: Callable[[int], Image.Image], name: Callable[[int],
 
 def _drain(data: Data, dataset: Any, what: str) -> Images:
     """An iterable source, read through once: its images have no numbers to ask for them by."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise UserError(f"data.source {data.source}: its reader gives each process another part; use one process")
     pixels, labels, images = [], [], None
     for image, label in dataset:
         if images is None:

@@ -57,7 +57,7 @@ def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def terminal_tables(results: dict[str, Any]) -> list[Table]:
     """What the report says, for a terminal."""
-    accuracy = Table(title=f"{results['study']}: test split, mean ± standard deviation over seeds", title_justify="left")
+    accuracy = Table(title=f"{results['study']}: test split, mean ± standard deviation", title_justify="left")
     columns = ["top1", "nll", "ece", "ece_scaled", "agreement", "gamma"]
     accuracy.add_column("arm", overflow="fold")
     for metric in columns:

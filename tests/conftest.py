@@ -1,0 +1,60 @@
+"""What the tests share: one thread (tiny networks are slower with two), short studies on the embedded digits."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start, too
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from distill import load_recipe
+from distill.data.sources import load_splits
+from distill.progress import Progress
+from distill.recipe import Recipe
+from distill.runs import Store
+from distill.study import Workplace
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+
+TINY = """\
+data: {source: digits, augment: {shift: 1}}
+train: {epochs: 3, batch_size: 128, lr: 0.1, checkpoint_minutes: 0}
+teachers:
+  hard: {model: {name: mlp_32, drop_rate: 0.2}, loss: {cross_entropy: {}}}
+students:
+  alone: {model: mlp_16, loss: {cross_entropy: {smoothing: [0.0, 0.1]}}}
+  distilled:
+    model: {name: mlp_16, drop_rate: 0.2}
+    teacher: hard
+    loss: {cross_entropy: {weight: 0.1}, kd: {weight: 0.9, temperature: 2}}
+seeds: [0]
+check_teachers: false
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """A recipe of four small runs."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def workplace(tmp_path, accelerator):
+    """Makes what the parts of a study work with, for a recipe's path or object."""
+
+    def make(recipe: Path | Recipe, *overrides: str, out: str = "runs") -> Workplace:
+        recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+        return Workplace(recipe, load_splits(recipe.data), Store(tmp_path / out), accelerator, Progress(False))
+
+    return make

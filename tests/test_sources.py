@@ -1,0 +1,198 @@
+"""Sources: splits that do not overlap, the same ones each time, from every kind of source; and their faults."""
+
+import gc
+import gzip
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from distill.data.loaders import read_batches
+from distill.data.sources import Split, held_out, load_splits
+from distill.recipe import Data, Synthetic, UserError
+
+CLASSES = ("cat", "dog", "owl")
+generator = np.random.default_rng(0)
+
+
+def photos(folder, per_class=6, size=(20, 16), classes=CLASSES):
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = generator.integers(0, 60, (size[1], size[0], 3)) + 60 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def pixels_of(split):
+    return torch.cat(list(read_batches(split, [torch.arange(len(split))], torch.device("cpu"), 0)))
+
+
+def test_digits_are_scikit_learns_split_three_ways():
+    splits = load_splits(Data(source="digits"))
+    parts = [set(s.positions.tolist()) for s in (splits.train, splits.validation, splits.test)]
+    assert [len(p) for p in parts] == [1078, 120, 599] and len(set.union(*parts)) == 1797
+    bunch = load_digits()
+    for split in (splits.train, splits.validation, splits.test):
+        assert np.array_equal(split.labels.numpy(), bunch.target[split.positions])
+        share = torch.bincount(split.labels, minlength=10) / len(split)
+        assert share.min() > 0.08 and share.max() < 0.12
+    expected = np.round(bunch.images[splits.test.positions] * 255 / 16)
+    assert np.array_equal(pixels_of(splits.test)[:, 0].numpy(), expected)
+    mean, std = splits.normalisation
+    train = bunch.images[splits.train.positions] / 16
+    assert mean[0] == pytest.approx(train.mean(), abs=1e-3) and std[0] == pytest.approx(train.std(), abs=1e-3)
+
+
+def test_held_out_is_stratified_fixed_and_leaves_one_of_each_class():
+    labels = torch.tensor([0] * 100 + [1] * 10 + [2] * 2 + [3])
+    kept, out = held_out(labels, 0.5)
+    assert torch.bincount(labels[out], minlength=4).tolist() == [50, 5, 1, 0]
+    assert torch.equal(torch.cat([kept, out]).sort().values, torch.arange(113))
+    assert torch.equal(held_out(labels, 0.5)[1], out)
+
+
+@pytest.mark.parametrize(("folders", "expected"), [
+    (("train", "test"), (15, 3, 18)),  # a tenth of training, but one of each class at least
+    (("train", "val"), (15, 3, 18)),  # ImageNet's layout: val is what is reported
+    (("train", "val", "test"), (18, 18, 18)),
+    ((), (12, 3, 3)),
+])
+def test_image_folders_in_every_layout(tmp_path, folders, expected):
+    for name in folders or ("",):
+        photos(tmp_path / name)
+    splits = load_splits(Data(source="folder", root=str(tmp_path)))
+    assert splits.class_names == list(CLASSES)
+    assert tuple(len(s) for s in (splits.train, splits.validation, splits.test)) == expected
+    pixels = pixels_of(splits.test)
+    assert pixels.dtype == torch.uint8 and pixels.shape[1:] == (3, 16, 20)
+    brightness = pixels.float().mean((1, 2, 3)) / 60
+    assert torch.equal(brightness.floor().long(), splits.test.labels)  # images and labels belong together
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm's reader keeps its file open
+def test_tar_files(tmp_path):
+    photos(tmp_path / "photos")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", arcname=".")
+    splits = load_splits(Data(source="tar", root=str(tmp_path / "photos.tar")))
+    assert splits.class_names == list(CLASSES) and len(splits.train) + len(splits.validation) + len(splits.test) == 18
+    brightness = pixels_of(splits.train).float().mean((1, 2, 3)) / 60
+    assert torch.equal(brightness.floor().long(), splits.train.labels)
+    del splits
+    gc.collect()
+
+
+def test_torchvisions_mnist(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = generator.integers(0, 256, (40, 28, 28)).astype(np.uint8)
+    labels = (np.arange(40) % 10).astype(np.uint8)
+    for name, count in (("train", 30), ("t10k", 40)):
+        content = {"images-idx3": struct.pack(">4i", 2051, count, 28, 28) + images[:count].tobytes(),
+                   "labels-idx1": struct.pack(">2i", 2049, count) + labels[:count].tobytes()}
+        for kind, data in content.items():
+            (raw / f"{name}-{kind}-ubyte").write_bytes(data)
+            (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
+    splits = load_splits(Data(source="torch/mnist", root=str(tmp_path)))
+    assert splits.shape == (1, 28, 28) and len(splits.test) == 40 and len(splits.train) + len(splits.validation) == 30
+    assert np.array_equal(pixels_of(splits.test)[:, 0].numpy(), images)
+    assert np.array_equal(splits.test.labels.numpy(), labels)
+
+
+def test_webdataset(tmp_path):
+    pytest.importorskip("webdataset")
+    photos(tmp_path / "photos")
+    for split in ("train", "test"):
+        with tarfile.open(tmp_path / f"{split}-0000.tar", "w") as tar:
+            for number, name in enumerate(CLASSES):
+                for i in range(6):
+                    (tmp_path / "label").write_text(str(number))
+                    tar.add(tmp_path / "photos" / name / f"{i}.png", arcname=f"{name}{i}.png")
+                    tar.add(tmp_path / "label", arcname=f"{name}{i}.cls")
+    (tmp_path / "_info.json").write_text('{"splits": {"train": {"name": "train", "filenames": ["train-0000.tar"], '
+                                         '"num_samples": 18, "shard_lengths": [18]}, "test": {"name": "test", '
+                                         '"filenames": ["test-0000.tar"], "num_samples": 18, "shard_lengths": [18]}}}')
+    splits = load_splits(Data(source="wds/photos", root=str(tmp_path)))
+    brightness = pixels_of(splits.test).float().mean((1, 2, 3)) / 60
+    assert len(splits.test) == 18 and torch.equal(brightness.floor().long(), splits.test.labels)
+
+
+def test_hugging_face_datasets(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    photos(tmp_path / "photos")
+    made = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "photos"), split="train",
+                                 cache_dir=str(tmp_path / "cache"))
+    made.to_parquet(tmp_path / "set" / "train.parquet")
+    made.to_parquet(tmp_path / "set" / "test.parquet")
+    splits = load_splits(Data(source=f"hfds/{tmp_path / 'set'}", root=str(tmp_path / "cache")))
+    brightness = pixels_of(splits.test).float().mean((1, 2, 3)) / 60
+    assert len(splits.test) == 18 and torch.equal(brightness.floor().long(), splits.test.labels)
+
+
+def test_streamed_and_resident_give_the_same_pixels(tmp_path):
+    photos(tmp_path)
+    resident = load_splits(Data(source="folder", root=str(tmp_path), image_size=8))
+    streamed = load_splits(Data(source="folder", root=str(tmp_path), image_size=8, resident_gb=0.0))
+    assert resident.resident and not streamed.resident
+    parts = [torch.tensor([3, 1]), torch.tensor([0])]
+    for workers in (0, 2):
+        a, b = (list(read_batches(s.train, parts, torch.device("cpu"), workers)) for s in (resident, streamed))
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (2, 3, 8, 8)
+    assert resident.identity == streamed.identity
+
+
+def test_the_identity_follows_the_images_and_not_their_place(tmp_path):
+    import shutil
+
+    photos(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    one, two = (load_splits(Data(source="folder", root=str(tmp_path / name))) for name in "ab")
+    assert one.identity == two.identity
+    (tmp_path / "b" / "cat" / "0.png").unlink()
+    assert load_splits(Data(source="folder", root=str(tmp_path / "b"))).identity != one.identity
+
+
+def test_synthetic_images_have_the_asked_shape():
+    data = Data(source="synthetic", synthetic=Synthetic(shape=(1, 5, 7), classes=4, train=30, test=10))
+    splits = load_splits(data)
+    assert splits.shape == (1, 5, 7) and len(splits.class_names) == 4 and len(splits.test) == 10
+    assert not torch.equal(pixels_of(splits.test)[0], pixels_of(splits.train)[0])
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    photos(tmp_path)
+    path = tmp_path / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"dog/3\.png"):
+        _ = load_splits(Data(source="folder", root=str(tmp_path))).resident
+    splits = load_splits(Data(source="folder", root=str(tmp_path), resident_gb=0.0))
+    everything = Split(splits.train.images, torch.arange(18))
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"dog/3\.png"):
+            list(read_batches(everything, [torch.arange(18)], torch.device("cpu"), workers))
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda root: None, "does not exist"),
+    (lambda root: root.mkdir(), "Found 0 images"),
+    (lambda root: photos(root, classes=("one",)), "1 class"),
+    (lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))), "'emu'"),
+])
+def test_folders_that_are_no_data_are_told(tmp_path, make, words):
+    make(tmp_path / "x")
+    with pytest.raises(UserError, match=words):
+        load_splits(Data(source="folder", root=str(tmp_path / "x")))
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    ({"source": "torch/mnits"}, "mnits"), ({"source": "folder", "root": "/", "test": "nowhere"}, "no split 'nowhere'"),
+    ({"source": "synthetic", "synthetic": Synthetic(shape=(2, 8, 8))}, "1 or 3 channels"),
+])
+def test_sources_that_cannot_be_are_told(data, words):
+    with pytest.raises(UserError, match=words):
+        load_splits(Data(**data))
