@@ -26,8 +26,9 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """Write `name`.png and `name`.svg; the same figure makes the same files."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    with plt.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     plt.close(figure)
     return folder / f"{name}.svg"
 

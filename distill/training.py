@@ -80,9 +80,6 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
                                            updates_per_epoch=steps_per_epoch, **schedule)
     except Exception as error:
         raise UserError(f"{place}: train.schedule '{shape}': {error}") from None
-    if scheduler is None and shape != "none":
-        raise UserError(f"{place}: train.schedule: timm has no schedule '{shape}'; "
-                        "it has cosine, tanh, step, multistep, poly, constant and none")
     return made, scheduler
 
 

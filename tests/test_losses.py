@@ -33,38 +33,53 @@ def test_cross_entropy_is_its_formula(shape, smoothing, over):
     if over == "others":
         smoothing *= (shape[1] - 1) / shape[1]
     expected = by_example(lambda z, y: oracles.cross_entropy(z, y, smoothing, over), student.logits.double(), labels)
-    torch.testing.assert_close(cross_entropy(student, labels, smoothing=smoothing, over=over).double(),
-                               expected.double(), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        cross_entropy(student, labels, smoothing=smoothing, over=over).double(), expected.double(), atol=2e-5, rtol=1e-5
+    )
 
 
 @given(SHAPES, st.floats(0.25, 20), st.one_of(st.none(), st.floats(0.25, 20)))
 def test_kd_is_its_formula(shape, temperature, own):
     student, labels, teacher = case(*shape)
-    expected = by_example(lambda s, t: oracles.kd(s, t, temperature, own), student.logits.double(),
-                          teacher.logits.double())
+    expected = by_example(
+        lambda s, t: oracles.kd(s, t, temperature, own), student.logits.double(), teacher.logits.double()
+    )
     got = kd(student, labels, teacher, temperature=temperature, student_temperature=own)
-    torch.testing.assert_close(got.double(), expected.double(), atol=1e-5 * max(1, (own or temperature) ** 2), rtol=1e-4)
+    torch.testing.assert_close(
+        got.double(), expected.double(), atol=1e-5 * max(1, (own or temperature) ** 2), rtol=1e-4
+    )
 
 
 @given(SHAPES, st.sampled_from(["sum", "mean"]))
 def test_logit_mse_is_its_formula(shape, over_classes):
     student, labels, teacher = case(*shape)
-    expected = by_example(lambda s, t: oracles.logit_mse(s, t, over_classes), student.logits.double(),
-                          teacher.logits.double())
-    torch.testing.assert_close(logit_mse(student, labels, teacher, over_classes=over_classes).double(),
-                               expected.double(), atol=1e-5, rtol=1e-5)
+    expected = by_example(
+        lambda s, t: oracles.logit_mse(s, t, over_classes), student.logits.double(), teacher.logits.double()
+    )
+    torch.testing.assert_close(
+        logit_mse(student, labels, teacher, over_classes=over_classes).double(), expected.double(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_agreement_with_torch_and_timm():
     student, labels, teacher = case(16, 10, 0)
     close = torch.testing.assert_close
-    close(cross_entropy(student, labels, smoothing=0.1).mean(),
-          F.cross_entropy(student.logits, labels, label_smoothing=0.1))
-    close(cross_entropy(student, labels, smoothing=0.1).mean(),
-          timm.loss.LabelSmoothingCrossEntropy(0.1)(student.logits, labels))
-    hinton = F.kl_div(F.log_softmax(student.logits / 4, 1), F.softmax(teacher.logits / 4, 1), reduction="batchmean") * 16
+    close(
+        cross_entropy(student, labels, smoothing=0.1).mean(),
+        F.cross_entropy(student.logits, labels, label_smoothing=0.1),
+    )
+    close(
+        cross_entropy(student, labels, smoothing=0.1).mean(),
+        timm.loss.LabelSmoothingCrossEntropy(0.1)(student.logits, labels),
+    )
+    hinton = (
+        F.kl_div(F.log_softmax(student.logits / 4, 1), F.softmax(teacher.logits / 4, 1), reduction="batchmean") * 16
+    )
     close(kd(student, labels, teacher, temperature=4.0).mean(), hinton)
-    close(hard_label(student, labels, teacher), F.cross_entropy(student.logits, teacher.logits.argmax(1), reduction="none"))
+    close(
+        hard_label(student, labels, teacher),
+        F.cross_entropy(student.logits, teacher.logits.argmax(1), reduction="none"),
+    )
 
 
 def test_soft_labels_are_smoothed_once_and_one_hot_ones_are_the_classes():
@@ -78,8 +93,10 @@ def test_soft_labels_are_smoothed_once_and_one_hot_ones_are_the_classes():
         torch.testing.assert_close(cross_entropy(student, mixed, smoothing=0.2, over=over), expected)
 
 
-@pytest.mark.parametrize(("over", "gap"), [
-    ("all", lambda k, a: math.log((k - (k - 1) * a) / a)), ("others", lambda k, a: math.log((1 - a) * (k - 1) / a))])
+@pytest.mark.parametrize(
+    ("over", "gap"),
+    [("all", lambda k, a: math.log((k - (k - 1) * a) / a)), ("others", lambda k, a: math.log((1 - a) * (k - 1) / a))],
+)
 def test_the_optimum_has_the_known_gap(over, gap):
     """losses.md §1 and §2, by minimising the term itself: p_y - p_j gap log q_y - log q_j."""
     classes, mass = 10, 0.1
@@ -156,10 +173,16 @@ def test_terms_keep_the_contract(name):
     assert "Returns:" in TERMS[name].__doc__ and "Args:" in TERMS[name].__doc__
 
 
-@pytest.mark.parametrize(("term", "bad"), [
-    (cross_entropy, {"smoothing": -0.1}), (cross_entropy, {"smoothing": 1.1}),
-    (cross_entropy, {"smoothing": 0.95, "over": "others"}),  # past uniform, (K-1)/K = 0.9
-    (kd, {"temperature": 0.0}), (kd, {"temperature": 2.0, "student_temperature": -1.0})])
+@pytest.mark.parametrize(
+    ("term", "bad"),
+    [
+        (cross_entropy, {"smoothing": -0.1}),
+        (cross_entropy, {"smoothing": 1.1}),
+        (cross_entropy, {"smoothing": 0.95, "over": "others"}),  # past uniform, (K-1)/K = 0.9
+        (kd, {"temperature": 0.0}),
+        (kd, {"temperature": 2.0, "student_temperature": -1.0}),
+    ],
+)
 def test_senseless_hyperparameters_are_refused(term, bad):
     student, labels, teacher = case(2, 10, 6)
     with pytest.raises(ValueError, match="must be"):
@@ -178,9 +201,14 @@ def test_the_sum_of_a_batch_is_the_sum_of_its_parts(shape, parts):
     student, labels, teacher = case(*shape)
     loss = {"cross_entropy": {"weight": 0.25, "smoothing": 0.1}, "kd": {"temperature": 2.0}}
     whole, sums = weighted_sum(loss, student, labels, teacher, len(labels))
-    expected = 0.25 * cross_entropy(student, labels, smoothing=0.1).mean() + kd(student, labels, teacher, temperature=2.0).mean()
+    expected = (
+        0.25 * cross_entropy(student, labels, smoothing=0.1).mean()
+        + kd(student, labels, teacher, temperature=2.0).mean()
+    )
     torch.testing.assert_close(whole, expected)
     torch.testing.assert_close(sums["cross_entropy"], cross_entropy(student, labels, smoothing=0.1).sum())
-    pieces = [weighted_sum(loss, Outputs(s), y, Outputs(t), len(labels))[0] for s, y, t in zip(
-        student.logits.chunk(parts), labels.chunk(parts), teacher.logits.chunk(parts), strict=True)]
+    pieces = [
+        weighted_sum(loss, Outputs(s), y, Outputs(t), len(labels))[0]
+        for s, y, t in zip(student.logits.chunk(parts), labels.chunk(parts), teacher.logits.chunk(parts), strict=True)
+    ]
     torch.testing.assert_close(sum(pieces), expected)

@@ -22,8 +22,9 @@ from distill.recipe import UserError
 def build(name, classes=10, shape=None, seed=0, **kwargs):
     shape = shape or ((1, 28, 28) if name.startswith("mlp") else (3, 32, 32))
     args = kwargs.pop("args", {})
-    return build_model(name, args, classes=classes, shape=shape, seed=seed, mean=(0.4,) * shape[0],
-                       std=(0.2,) * shape[0], **kwargs)
+    return build_model(
+        name, args, classes=classes, shape=shape, seed=seed, mean=(0.4,) * shape[0], std=(0.2,) * shape[0], **kwargs
+    )
 
 
 def conv(i, o, k=3):
@@ -65,8 +66,11 @@ SIZES = {
     "mlp_800": 784 * 800 + 800 + 800 * 800 + 800 + 800 * 100 + 100,
     **{f"cifar_resnet{d}": resnet_size(d, (16, 16, 32, 64), 100) for d in (8, 20, 32, 44, 56, 110)},
     **{f"cifar_resnet{d}x4": resnet_size(d, (32, 64, 128, 256), 100) for d in (8, 32)},
-    "cifar_wrn_16_2": wide_size(16, 2, 100), "cifar_wrn_40_2": wide_size(40, 2, 100),
-    "cifar_wrn_40_1": wide_size(40, 1, 100), "cifar_vgg8": vgg_size(1, 100), "cifar_vgg13": vgg_size(2, 100),
+    "cifar_wrn_16_2": wide_size(16, 2, 100),
+    "cifar_wrn_40_2": wide_size(40, 2, 100),
+    "cifar_wrn_40_1": wide_size(40, 1, 100),
+    "cifar_vgg8": vgg_size(1, 100),
+    "cifar_vgg13": vgg_size(2, 100),
     "cifar_alexnet": 3 * 64 * 25 + 64 + 64 * 64 * 25 + 64 + 36 * 64 * 384 + 384 + 384 * 192 + 192 + 192 * 100 + 100,
 }
 
@@ -77,8 +81,17 @@ def test_sizes_are_those_of_the_papers_networks(name):
     assert parameter_count(build(name, 100, shape)) == SIZES[name]
 
 
-TIMM = ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224", "convnext_atto", "regnetx_002",
-        "resnetv2_18", "test_vit", "test_resnet"]
+TIMM = [
+    "resnet18",
+    "efficientnet_b0",
+    "mobilenetv3_small_100",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+    "regnetx_002",
+    "resnetv2_18",
+    "test_vit",
+    "test_resnet",
+]
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *TIMM])
@@ -129,9 +142,16 @@ def test_our_names_do_not_shadow_timms():
     assert timm.create_model("resnet18").__class__.__module__.startswith("timm.")
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("mlp_16", (1, 8, 8)), ("cifar_alexnet", (3, 24, 24)), ("cifar_resnet8", (1, 28, 28)), ("resnet18", (1, 32, 32)),
-    ("vit_tiny_patch16_224", (3, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("mlp_16", (1, 8, 8)),
+        ("cifar_alexnet", (3, 24, 24)),
+        ("cifar_resnet8", (1, 28, 28)),
+        ("resnet18", (1, 32, 32)),
+        ("vit_tiny_patch16_224", (3, 32, 32)),
+    ],
+)
 def test_a_stored_folder_is_timms(tmp_path, name, shape):
     model = build(name, 7, shape, class_names=[f"class {i}" for i in range(7)], args={"drop_rate": 0.1}).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
@@ -142,11 +162,15 @@ def test_a_stored_folder_is_timms(tmp_path, name, shape):
     assert again.pretrained_cfg["label_names"][3] == "class 3"
 
 
-@pytest.mark.parametrize(("kwargs", "words"), [
-    ({"name": "resnet1888"}, "did you mean 'resnet18"), ({"name": "mlp_1201"}, "did you mean 'mlp_1200'"),
-    ({"name": "mlp_16", "args": {"widht": 3}}, "widht"),
-    ({"name": "cifar_resnet20", "args": {"depth": 21}}, "6n \\+ 2"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"name": "resnet1888"}, "did you mean 'resnet18"),
+        ({"name": "mlp_1201"}, "did you mean 'mlp_1200'"),
+        ({"name": "mlp_16", "args": {"widht": 3}}, "widht"),
+        ({"name": "cifar_resnet20", "args": {"depth": 21}}, "6n \\+ 2"),
+    ],
+)
 def test_what_cannot_be_built_is_told(kwargs, words):
     with pytest.raises(UserError, match=words):
         build(**kwargs)

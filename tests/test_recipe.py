@@ -44,7 +44,8 @@ def test_axes_make_the_product_of_arms_and_a_teacher_with_axes_is_one(tmp_path):
     assert [arm.name for arm in recipe.teachers] == ["hard", "smoothed/smoothing=0.1", "smoothed/smoothing=0.3"]
     assert [arm.name for arm in recipe.students] == [
         "alone",
-        "distilled/teacher=hard/temperature=1", "distilled/teacher=hard/temperature=4.5",
+        "distilled/teacher=hard/temperature=1",
+        "distilled/teacher=hard/temperature=4.5",
         "distilled/teacher=smoothed/temperature=1/teacher.smoothing=0.1",
         "distilled/teacher=smoothed/temperature=1/teacher.smoothing=0.3",
         "distilled/teacher=smoothed/temperature=4.5/teacher.smoothing=0.1",
@@ -57,14 +58,18 @@ def test_axes_make_the_product_of_arms_and_a_teacher_with_axes_is_one(tmp_path):
 
 
 def test_two_axes_of_one_name_are_told_apart(tmp_path):
-    text = GOOD.replace("kd: {temperature: [1, 4.5]}", "kd: {weight: [0.5, 1.0]}\n      cross_entropy: {weight: [0.1, 0.2]}")
+    text = GOOD.replace(
+        "kd: {temperature: [1, 4.5]}", "kd: {weight: [0.5, 1.0]}\n      cross_entropy: {weight: [0.1, 0.2]}"
+    )
     arm = read(tmp_path, text).students[-1]
     assert arm.axes["kd.weight"] == 1.0 and arm.axes["cross_entropy.weight"] == 0.2
 
 
 def test_a_default_written_out_is_the_same_arm(tmp_path):
     plain = read(tmp_path, GOOD).teachers[0]
-    written = read(tmp_path, GOOD.replace("loss: {cross_entropy: {}}", "loss: {cross_entropy: {smoothing: 0.0}}")).teachers[0]
+    written = read(
+        tmp_path, GOOD.replace("loss: {cross_entropy: {}}", "loss: {cross_entropy: {smoothing: 0.0}}")
+    ).teachers[0]
     assert plain.loss == written.loss == {"cross_entropy": {}}
 
 
@@ -77,7 +82,9 @@ def test_an_arm_overrides_train_and_augment_for_itself_alone(tmp_path):
 
 
 def test_overrides_replace_values_and_may_make_axes(tmp_path):
-    recipe = read(tmp_path, GOOD, "train.epochs=7", "seeds=[3]", "data.root=/x", "students.alone.model=[mlp_16, mlp_32]")
+    recipe = read(
+        tmp_path, GOOD, "train.epochs=7", "seeds=[3]", "data.root=/x", "students.alone.model=[mlp_16, mlp_32]"
+    )
     assert recipe.seeds == [3] and recipe.data.root == "/x"
     assert [a.model for a in recipe.students[:2]] == ["mlp_16", "mlp_32"] and recipe.students[0].train.epochs == 7
 
@@ -115,14 +122,24 @@ WRONG = {
     "duplicate key": ("seeds: 2", "seeds: 2\nseeds: 3", 13, ["seeds", "twice", "line 14"]),
     "an axis where none may be": ("epochs: 2", "epochs: [1, 2]", 2, ["train.epochs", "axis", "arm"]),
     "an axis of mappings": ("[1, 4.5]", "[{a: 1}]", 12, ["plain values"]),
-    "a list for a mapping": ("loss: {cross_entropy: {}}}\n  sm", "loss: [cross_entropy]}\n  sm", 4, ["loss", "mapping"]),
+    "a list for a mapping": (
+        "loss: {cross_entropy: {}}}\n  sm",
+        "loss: [cross_entropy]}\n  sm",
+        4,
+        ["loss", "mapping"],
+    ),
     "an empty axis": ("[1, 4.5]", "[]", 12, ["at least one value"]),
     "a value twice": ("[1, 4.5]", "[1, 1]", 12, ["twice"]),
     "no loss": ("hard: {model: mlp_16, loss: {cross_entropy: {}}}", "hard: {model: mlp_16}", 4, ["needs a loss"]),
     "missing key": ("epochs: 2, ", "", 2, ["train.epochs", "missing"]),
     "no seeds": ("seeds: 2", "seeds: []", 13, ["seeds"]),
     "not YAML": ("seeds: 2", "seeds: {", 14, ["not valid YAML"]),
-    "a Python object": ("seeds: 2", "seeds: !!python/object/apply:os.system [ls]", 13, ["not valid YAML|whole|list|count"]),
+    "a Python object": (
+        "seeds: 2",
+        "seeds: !!python/object/apply:os.system [ls]",
+        13,
+        ["not valid YAML|whole|list|count"],
+    ),
 }
 
 
@@ -149,14 +166,17 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert {"2", "12", "13"} <= set(places)
 
 
-@pytest.mark.parametrize(("assignment", "words"), [
-    ("train.epohcs=3", "train.epohcs: unknown key; did you mean 'epochs'"),
-    ("train.epochs", "write KEY=VALUE"),
-    ("train.lr=5e-4", "write 5.0e-4"),
-    ("train.epochs.x=3", "train.epochs is 2, which has no keys"),
-    ("seeds=[1", "not valid YAML"),
-    ("=3", "write KEY=VALUE"),
-])
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.epohcs=3", "train.epohcs: unknown key; did you mean 'epochs'"),
+        ("train.epochs", "write KEY=VALUE"),
+        ("train.lr=5e-4", "write 5.0e-4"),
+        ("train.epochs.x=3", "train.epochs is 2, which has no keys"),
+        ("seeds=[1", "not valid YAML"),
+        ("=3", "write KEY=VALUE"),
+    ],
+)
 def test_a_wrong_override_is_told_by_its_text(tmp_path, assignment, words):
     with pytest.raises(UserError) as failure:
         read(tmp_path, GOOD, assignment)
@@ -177,13 +197,32 @@ def test_a_bomb_of_aliases_is_refused(tmp_path):
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=6)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
 
 
-@given(where=st.sampled_from(["data", "train", "teachers", "students", "seeds", "train.lr", "train.optimizer",
-                              "data.augment", "students.alone", "students.alone.loss", "students.alone.model",
-                              "students.distilled.teacher", "students.distilled.loss.kd", "teachers.hard.train"]),
-       value=values)
+@given(
+    where=st.sampled_from(
+        [
+            "data",
+            "train",
+            "teachers",
+            "students",
+            "seeds",
+            "train.lr",
+            "train.optimizer",
+            "data.augment",
+            "students.alone",
+            "students.alone.loss",
+            "students.alone.model",
+            "students.distilled.teacher",
+            "students.distilled.loss.kd",
+            "teachers.hard.train",
+        ]
+    ),
+    value=values,
+)
 def test_no_value_in_any_place_breaks_the_reader(tmp_path_factory, where, value):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_text(TINY)

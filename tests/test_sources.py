@@ -56,12 +56,15 @@ def test_held_out_is_stratified_fixed_and_leaves_one_of_each_class():
     assert torch.equal(held_out(labels, 0.5)[1], out)
 
 
-@pytest.mark.parametrize(("folders", "expected"), [
-    (("train", "test"), (15, 3, 18)),  # a tenth of training, but one of each class at least
-    (("train", "val"), (15, 3, 18)),  # ImageNet's layout: val is what is reported
-    (("train", "val", "test"), (18, 18, 18)),
-    ((), (12, 3, 3)),
-])
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (("train", "test"), (15, 3, 18)),  # a tenth of training, but one of each class at least
+        (("train", "val"), (15, 3, 18)),  # ImageNet's layout: val is what is reported
+        (("train", "val", "test"), (18, 18, 18)),
+        ((), (12, 3, 3)),
+    ],
+)
 def test_image_folders_in_every_layout(tmp_path, folders, expected):
     for name in folders or ("",):
         photos(tmp_path / name)
@@ -93,8 +96,10 @@ def test_torchvisions_mnist(tmp_path):
     images = generator.integers(0, 256, (40, 28, 28)).astype(np.uint8)
     labels = (np.arange(40) % 10).astype(np.uint8)
     for name, count in (("train", 30), ("t10k", 40)):
-        content = {"images-idx3": struct.pack(">4i", 2051, count, 28, 28) + images[:count].tobytes(),
-                   "labels-idx1": struct.pack(">2i", 2049, count) + labels[:count].tobytes()}
+        content = {
+            "images-idx3": struct.pack(">4i", 2051, count, 28, 28) + images[:count].tobytes(),
+            "labels-idx1": struct.pack(">2i", 2049, count) + labels[:count].tobytes(),
+        }
         for kind, data in content.items():
             (raw / f"{name}-{kind}-ubyte").write_bytes(data)
             (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
@@ -104,6 +109,7 @@ def test_torchvisions_mnist(tmp_path):
     assert np.array_equal(splits.test.labels.numpy(), labels)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_webdataset(tmp_path):
     pytest.importorskip("webdataset")
     photos(tmp_path / "photos")
@@ -114,19 +120,23 @@ def test_webdataset(tmp_path):
                     (tmp_path / "label").write_text(str(number))
                     tar.add(tmp_path / "photos" / name / f"{i}.png", arcname=f"{name}{i}.png")
                     tar.add(tmp_path / "label", arcname=f"{name}{i}.cls")
-    (tmp_path / "_info.json").write_text('{"splits": {"train": {"name": "train", "filenames": ["train-0000.tar"], '
-                                         '"num_samples": 18, "shard_lengths": [18]}, "test": {"name": "test", '
-                                         '"filenames": ["test-0000.tar"], "num_samples": 18, "shard_lengths": [18]}}}')
+    (tmp_path / "_info.json").write_text(
+        '{"splits": {"train": {"name": "train", "filenames": ["train-0000.tar"], '
+        '"num_samples": 18, "shard_lengths": [18]}, "test": {"name": "test", '
+        '"filenames": ["test-0000.tar"], "num_samples": 18, "shard_lengths": [18]}}}'
+    )
     splits = load_splits(Data(source="wds/photos", root=str(tmp_path)))
     brightness = pixels_of(splits.test).float().mean((1, 2, 3)) / 60
     assert len(splits.test) == 18 and torch.equal(brightness.floor().long(), splits.test.labels)
+    gc.collect()
 
 
 def test_hugging_face_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     photos(tmp_path / "photos")
-    made = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "photos"), split="train",
-                                 cache_dir=str(tmp_path / "cache"))
+    made = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "photos"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     made.to_parquet(tmp_path / "set" / "train.parquet")
     made.to_parquet(tmp_path / "set" / "test.parquet")
     splits = load_splits(Data(source=f"hfds/{tmp_path / 'set'}", root=str(tmp_path / "cache")))
@@ -177,22 +187,29 @@ def test_a_damaged_image_is_named(tmp_path):
             list(read_batches(everything, [torch.arange(18)], torch.device("cpu"), workers))
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda root: None, "does not exist"),
-    (lambda root: root.mkdir(), "Found 0 images"),
-    (lambda root: photos(root, classes=("one",)), "1 class"),
-    (lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))), "'emu'"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: None, "does not exist"),
+        (lambda root: root.mkdir(), "Found 0 images"),
+        (lambda root: photos(root, classes=("one",)), "1 class"),
+        (lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))), "'emu'"),
+    ],
+)
 def test_folders_that_are_no_data_are_told(tmp_path, make, words):
     make(tmp_path / "x")
     with pytest.raises(UserError, match=words):
         load_splits(Data(source="folder", root=str(tmp_path / "x")))
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    ({"source": "torch/mnits"}, "mnits"), ({"source": "folder", "root": "/", "test": "nowhere"}, "no split 'nowhere'"),
-    ({"source": "synthetic", "synthetic": Synthetic(shape=(2, 8, 8))}, "1 or 3 channels"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"source": "torch/mnits"}, "mnits"),
+        ({"source": "folder", "root": "/", "test": "nowhere"}, "no split 'nowhere'"),
+        ({"source": "synthetic", "synthetic": Synthetic(shape=(2, 8, 8))}, "1 or 3 channels"),
+    ],
+)
 def test_sources_that_cannot_be_are_told(data, words):
     with pytest.raises(UserError, match=words):
         load_splits(Data(**data))

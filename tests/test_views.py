@@ -16,7 +16,9 @@ ALL = Augment(shift=2, flip=True, crop=6, scale=0.5)
 
 
 def images(count=40, channels=3, side=8):
-    return torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    return torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
 
 
 @given(st.permutations(range(40)), st.integers(1, 40))
@@ -82,7 +84,7 @@ def test_flips_are_mirrors_half_of_the_time():
 def test_crops_are_windows_and_the_centre_at_evaluation():
     pixels = images(300, 3, 8)
     views = make_views(pixels, torch.arange(300), Augment(crop=6), 0, 0)
-    windows = {(y, x): pixels[:, :, y:y + 6, x:x + 6] for y in range(3) for x in range(3)}
+    windows = {(y, x): pixels[:, :, y : y + 6, x : x + 6] for y in range(3) for x in range(3)}
     hits = torch.stack([(views == w).flatten(1).all(1) for w in windows.values()])
     assert (hits.sum(0) == 1).all() and stats.chisquare(hits.sum(1).numpy()).pvalue > 1e-3
     assert torch.equal(evaluation_view(pixels, Augment(crop=6)), pixels[:, :, 1:7, 1:7])
@@ -111,7 +113,10 @@ def test_normalise_is_what_torchvision_does():
 
 
 def mixed(augment, count=4000, classes=4):
-    own, others = torch.zeros(count, 1, 16, 16, dtype=torch.uint8), torch.full((count, 1, 16, 16), 200, dtype=torch.uint8)
+    own, others = (
+        torch.zeros(count, 1, 16, 16, dtype=torch.uint8),
+        torch.full((count, 1, 16, 16), 200, dtype=torch.uint8),
+    )
     labels, other_labels = torch.zeros(count).long(), torch.ones(count).long()
     return mix(own, others, labels, other_labels, torch.arange(count), classes, augment, 0, 0)
 
@@ -161,6 +166,6 @@ def test_an_epoch_shows_each_example_once_and_evaluation_all_in_order():
     assert torch.equal(order.sort().values, torch.arange(len(splits.train)))
     batches = list(training_batches(splits, Augment(), 50, 0, 0, torch.device("cpu")))
     assert [len(b.labels) for b in batches] == [50] * (len(splits.train) // 50)
-    assert torch.equal(torch.cat([b.labels for b in batches]), splits.train.labels[order[:len(batches) * 50]])
+    assert torch.equal(torch.cat([b.labels for b in batches]), splits.train.labels[order[: len(batches) * 50]])
     labels = torch.cat([b.labels for b in evaluation_batches(splits, splits.test, Augment(), 64, torch.device("cpu"))])
     assert torch.equal(labels, splits.test.labels)

@@ -65,7 +65,7 @@ def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
     """The temperature T in [0.01, 100] that minimises ``nll(logits / T)`` (Guo et al. 2017, section 4.2).
 
     To be fitted on held-out data, never on what it is judged by. The problem is convex in 1/T; where every
-    held-out example is right the likelihood has no optimum and the bound is returned.
+    held-out example is right there is no optimum, and some small temperature without loss is returned.
     """
     logits = logits.astype(np.float64)
     result = minimize_scalar(lambda t: nll(logits / np.exp(t), labels), bounds=np.log([0.01, 100.0]), method="bounded",

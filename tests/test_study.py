@@ -1,0 +1,355 @@
+"""End to end, with the real commands: a study's files agree, nothing is trained twice, several processes as one."""
+
+import csv
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from conftest import ROOT, TINY
+from safetensors.torch import load_file
+from scipy import stats
+
+from distill import load_recipe, run_study
+from distill.cli import main
+from distill.comparisons import answer, find_pairs
+from distill.data.sources import load_splits
+from distill.data.views import normalise
+from distill.models.build import normalisation
+from distill.runs import Store
+
+STUDY = TINY.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distill"]
+DISTILL = [sys.executable, "-m", "distill"]
+
+
+def command(*words: str | Path, program=DISTILL, cwd=None, expect=0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [*program, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False, timeout=300
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished study of nine student runs and three teachers, made by the command of the README."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.yaml").write_text(STUDY)
+    program = [sys.executable, "-m", "accelerate.commands.launch", "-m", "distill"]
+    done = command("run", "tiny.yaml", program=program, cwd=folder)
+    return folder, done
+
+
+def results_of(folder: Path, name: str = "tiny") -> dict:
+    return json.loads((folder / "runs" / name / "results.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.parent.name: load_file(p) for p in (folder / "runs" / "models").glob("*/model.safetensors")}
+
+
+def test_all_files_are_there_and_agree(study):
+    folder, done = study
+    place = folder / "runs" / "tiny"
+    results = results_of(folder)
+    assert {p.name for p in place.iterdir()} == {"recipe.yaml", "results.json", "results.csv", "report.html", "figures"}
+    figures = {p.name for p in (place / "figures").iterdir()}
+    assert figures == {
+        f"{n}.{e}" for n in ("accuracy", "reliability", "learning_curves", "clusters") for e in ("png", "svg")
+    }
+    assert len(results["runs"]) == 12 and yaml.safe_load((place / "recipe.yaml").read_text()) == yaml.safe_load(STUDY)
+    rows = list(csv.DictReader((place / "results.csv").read_text().splitlines()))
+    page = html.unescape((place / "report.html").read_text())
+    for run, row in zip(results["runs"], rows, strict=True):
+        model = folder / "runs" / "models" / run["id"]
+        assert {p.name for p in model.iterdir()} == {
+            "config.json",
+            "model.safetensors",
+            "run.json",
+            "history.jsonl",
+            "predictions.safetensors",
+        }
+        record = json.loads((model / "run.json").read_text())
+        history = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
+        predictions = load_file(model / "predictions.safetensors")
+        assert (row["id"], row["arm"], int(row["seed"])) == (run["id"], run["arm"], run["seed"])
+        assert record["epochs"] == len(history) == run["epochs"] == 2 and record["parameters"] == run["parameters"]
+        right = (predictions["test.logits"].argmax(1) == predictions["test.labels"]).sum().item()
+        test = run["metrics"]["test"]
+        assert test["count"] == len(predictions["test.labels"]) == 599 and test["errors"] == 599 - right
+        assert test["top1"] == pytest.approx(right / 599) == float(row["test.top1"])
+        assert run["metrics"]["validation"]["top1"] == pytest.approx(history[-1]["validation"]["top1"])
+        assert run["metrics"]["validation"]["nll"] == pytest.approx(history[-1]["validation"]["nll"], rel=1e-6)
+        assert (test["agreement"] is None) == (run["teacher"] is None) == (row["test.agreement"] == "")
+    for name in {run["arm"] for run in results["runs"]}:
+        accuracies = torch.tensor([r["metrics"]["test"]["top1"] for r in results["runs"] if r["arm"] == name]).double()
+        shown = f"{100 * accuracies.mean():.2f} ± {100 * accuracies.std():.2f}"
+        assert name in page and shown in page and shown in done.stdout
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+
+
+def test_comparisons_are_paired_tests_of_what_is_stored(study):
+    results = results_of(study[0])
+    accuracy = {(r["arm"], r["seed"]): r["metrics"]["test"]["top1"] for r in results["runs"]}
+    found = {(c["question"], c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "top1"}
+    assert set(found) == {
+        ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
+    }  # the distilled student has dropout, so it differs from the ones alone in more than its teacher
+    for (_, a, b), comparison in found.items():
+        ours, theirs = ([accuracy[name, seed] for seed in range(3)] for name in (b, a))
+        expected = stats.ttest_rel(ours, theirs)
+        assert comparison["seeds"] == 3 and comparison["p_value"] == pytest.approx(expected.pvalue)
+        assert comparison["ci95"] == pytest.approx(list(expected.confidence_interval(0.95)))
+
+
+def test_a_run_is_a_timm_folder_with_the_stored_logits(study):
+    folder, _ = study
+    splits = load_splits(load_recipe(folder / "tiny.yaml").data)
+    assert splits.resident
+    for run in results_of(folder)["runs"][::4]:
+        place = folder / "runs" / "models" / run["id"]
+        model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
+        images = splits.test.images.pixels[splits.test.positions]
+        with torch.no_grad():
+            logits = model(normalise(images, *normalisation(model)))
+        torch.testing.assert_close(
+            logits, load_file(place / "predictions.safetensors")["test.logits"], atol=1e-5, rtol=0
+        )
+        assert model.pretrained_cfg["label_names"] == [str(i) for i in range(10)]
+
+
+def test_the_same_command_trains_nothing_and_a_new_arm_only_itself(study):
+    folder, _ = study
+    times = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "models").glob("*/*")}
+    before = results_of(folder)
+    done = command("run", "tiny.yaml", cwd=folder)
+    assert "12 runs, 12 of them stored" in done.stderr and results_of(folder) == before
+    (folder / "more.yaml").write_text(STUDY.replace("smoothing: [0.0, 0.1]", "smoothing: [0.0, 0.1, 0.2]"))
+    done = command("run", "more.yaml", cwd=folder)
+    assert "15 runs, 12 of them stored" in done.stderr
+    new = {p for p in (folder / "runs" / "models").glob("*") if p / "run.json" not in times}
+    assert len(new) == 3 and all(p.stat().st_mtime_ns == t for p, t in times.items())
+    arms = {r["arm"] for r in results_of(folder, "more")["runs"] if r["id"] in {p.name for p in new}}
+    assert arms == {"alone/smoothing=0.2"}
+
+
+def test_the_plan_is_printed_without_training(study, capsys, monkeypatch):
+    folder, _ = study
+    (folder / "plan.yaml").write_text(STUDY.replace("seeds: 3", "seeds: 5"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["distill", "run", "plan.yaml", "--dry-run"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    text = capsys.readouterr().out
+    assert not stop.value.code and "20 runs, 12 of them stored" in text and "4 cohorts to train" in text
+    assert not (folder / "runs" / "plan").exists()
+
+
+def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
+    folder, _ = study
+    monkeypatch.chdir(folder)
+    page = folder / "runs" / "tiny" / "report.html"
+    before = page.read_text()
+    page.unlink()
+    for words in (
+        ["report", "tiny"],
+        ["clusters", "tiny:hard", "tiny:distilled", "--classes", "1,7,9", "--to", "pictures"],
+    ):
+        monkeypatch.setattr("sys.argv", ["distill", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code, capsys.readouterr().err
+    assert page.read_text() == before and (folder / "pictures" / "clusters.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "none.yaml"], "cannot read the recipe none.yaml"),
+        (["report", "nothing"], "results.json does not exist"),
+        (["clusters", "tiny:hrad"], "did you mean 'hard'"),
+        (["clusters", "zzz"], "fits 0 of the"),
+        (["clusters", "tiny:hard", "--classes", "1,7,x"], "no class 'x'"),
+        (["run", "tiny.yaml", "students.alone.model=mlp_9999"], "unknown model 'mlp_9999'"),
+        (["run", "tiny.yaml", "data.source=folder", "data.root=empty"], "Found 0 images"),
+        (["run", "tiny.yaml", "data.augment.crop=99"], "augment.crop 99 is larger than the images"),
+        (
+            [
+                "run",
+                "tiny.yaml",
+                "students.alone.loss.cross_entropy.over=others",
+                "students.alone.loss.cross_entropy.smoothing=0.95",
+            ],
+            "must be in [0, 0.9]",
+        ),
+        (["run", "tiny.yaml", "train.optimizer=sdg"], "train.optimizer 'sdg'"),
+        (["run", "tiny.yaml", "check_teachers=true", "train.lr=1.0e-9"], "no better than chance"),
+        (["run", "tiny.yaml", "teachers.hard={model: mlp_16, checkpoint: nowhere}"], "nowhere does not exist"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_status_2(study, capsys, monkeypatch, words, message):
+    folder, _ = study
+    (folder / "empty").mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["distill", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and "Traceback" not in error, error
+
+
+def test_a_given_teacher_of_other_classes_is_refused_and_a_fitting_one_is_used(study, tmp_path):
+    folder, _ = study
+    run = results_of(folder)["runs"][0]
+    source = folder / "runs" / "models" / run["id"]
+    text = STUDY.replace(
+        "hard: {model: {name: mlp_32, drop_rate: 0.2}, loss: {cross_entropy: {}}}",
+        f"hard: {{model: mlp_32, checkpoint: {source}}}",
+    ).replace("seeds: 3", "seeds: 2")
+    (tmp_path / "given.yaml").write_text(text)
+    results = run_study(
+        load_recipe(tmp_path / "given.yaml", ["students.alone.loss.cross_entropy.smoothing=0"]), tmp_path / "runs"
+    )
+    teacher = [r for r in results["runs"] if r["role"] == "teacher"]
+    assert len(teacher) == 1 and (teacher[0]["seed"], teacher[0]["epochs"]) == (None, 0)
+    assert teacher[0]["metrics"]["test"]["top1"] == run["metrics"]["test"]["top1"]
+    assert {r["teacher"] for r in results["runs"] if r["arm"] == "distilled"} == {teacher[0]["id"]}
+    done = command(
+        "run",
+        tmp_path / "given.yaml",
+        "data.source=synthetic",
+        "data.synthetic={shape: [1, 8, 8], classes: 4}",
+        "--out",
+        tmp_path / "other",
+        expect=2,
+    )
+    assert "does not fit the model" in done.stderr and "[4, 32]" in done.stderr  # its head has 10 classes
+
+
+def test_two_processes_give_the_result_of_one(study, tmp_path):
+    """Whole runs spread over processes: bit for bit. Batches shared: within rounding, over a few epochs."""
+    folder, _ = study
+    expected = weights(folder)
+    for spread, tolerance in (("runs", 0.0), ("data", 1e-4)):
+        place = tmp_path / spread
+        place.mkdir()
+        (place / "tiny.yaml").write_text(
+            STUDY.replace("drop_rate: 0.2", "drop_rate: 0.0") if spread == "data" else STUDY
+        )
+        reference = expected
+        if spread == "data":
+            run_study(load_recipe(place / "tiny.yaml"), place / "one" / "runs")
+            reference = weights(place / "one")
+        command("run", "tiny.yaml", f"train.spread={spread}", program=TORCHRUN, cwd=place)
+        got = weights(place)
+        assert set(got) <= set(reference) and len(got) == 12
+        for run_id, tensors in got.items():
+            for name, value in tensors.items():
+                distance = (value - reference[run_id][name]).norm() / reference[run_id][name].norm().clamp(min=1e-3)
+                assert distance <= tolerance, (spread, run_id, name, distance)
+        one, two = (
+            load_file(root / "runs" / "models" / run_id / "predictions.safetensors")
+            for root in ((folder if spread == "runs" else place / "one"), place)
+        )
+        assert torch.equal(one["test.labels"], two["test.labels"])
+        assert (one["test.logits"].argmax(1) != two["test.logits"].argmax(1)).sum() <= 1
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(study, tmp_path):
+    folder, _ = study
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    for signum, models in ((signal.SIGKILL, 1), (signal.SIGINT, 5)):
+        process = subprocess.Popen([*DISTILL, "run", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list((tmp_path / "runs" / "models").glob("*/run.json"))) >= models:
+                process.send_signal(signum)
+                break
+            time.sleep(0.02)
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode != 0 and "Traceback" not in error, error
+        assert not (tmp_path / "runs" / "tiny").exists()
+    command("run", "tiny.yaml", cwd=tmp_path)
+    expected = weights(folder)
+    for run_id, tensors in weights(tmp_path).items():
+        assert all(torch.equal(value, expected[run_id][name]) for name, value in tensors.items())
+
+
+def test_runs_are_found_by_folder_id_and_arm(study):
+    folder, _ = study
+    store, run = Store(folder / "runs"), results_of(folder)["runs"][0]
+    assert store.find(str(folder / "runs" / "models" / run["id"])) == store.find(run["id"][:10]) == [run["id"]]
+    assert store.find("tiny:hard")[0] == run["id"] and len(store.find("tiny:hard")) == 3
+
+
+def test_which_arms_compare(tmp_path):
+    recipe = load_recipe(ROOT / "recipes" / "digits.yaml")
+    pairs = {(q, a.name, b.name) for q, a, b in find_pairs(recipe)}
+    assert pairs == {
+        ("Does label smoothing help the teacher itself?", "hard", "smoothed"),
+        ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
+        *(
+            (
+                "Does label smoothing in the teacher help its student?",
+                f"distilled/teacher=hard/temperature={t}",
+                f"distilled/teacher=smoothed/temperature={t}",
+            )
+            for t in (1, 4)
+        ),
+        *(
+            (
+                "Does the teacher's temperature help the student?",
+                f"distilled/teacher={t}/temperature=1",
+                f"distilled/teacher={t}/temperature=4",
+            )
+            for t in ("hard", "smoothed")
+        ),
+        *(
+            ("Does distillation help the student?", "alone/smoothing=0", f"distilled/teacher={t}/temperature={n}")
+            for t in ("hard", "smoothed")
+            for n in (1, 4)
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("difference", "ci95", "p_holm", "seeds", "words"),
+    [
+        (0.01, None, None, 1, "answers nothing yet"),
+        (0.01, [0.005, 0.015], 0.01, 5, "yes: +1.00 points"),
+        (-0.01, [-0.015, -0.005], 0.01, 5, "no, it hurts: -1.00"),
+        (0.01, [-0.01, 0.03], 0.3, 5, "no difference that"),
+        (0.01, [0.001, 0.019], 0.2, 5, "not sure among so many"),
+        (0.01, [-0.01, 0.03], 0.3, 2, "fewer than 3 seeds"),
+        (0.01, None, None, 4, "in every one of 4 seeds"),
+    ],
+)
+def test_answers_say_how_sure_they_are(difference, ci95, p_holm, seeds, words):
+    assert words in answer({"difference": difference, "ci95": ci95, "p_holm": p_holm, "seeds": seeds})
+
+
+def test_class_names_cannot_write_html(tmp_path):
+    from PIL import Image
+
+    for name in ("<script>alert(1)</script>", "b & c", "d"):
+        (tmp_path / "images" / name.replace("/", "∕")).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (8, 8), (i, 10 * i, 0)).save(tmp_path / "images" / name.replace("/", "∕") / f"{i}.png")
+    (tmp_path / "<b>x.yaml").write_text(STUDY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}"))
+    run_study(load_recipe(tmp_path / "<b>x.yaml", ["seeds=1"]), tmp_path / "runs")
+    page = (tmp_path / "runs" / "<b>x" / "report.html").read_text()
+    assert "<script" not in page and "<b>x" not in page and "&lt;b&gt;x" in page
+
+
+def test_the_environment_of_the_tests_is_what_they_say():
+    assert os.environ["OMP_NUM_THREADS"] == "1" and torch.get_num_threads() == 1

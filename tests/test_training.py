@@ -1,0 +1,278 @@
+"""The loop: against a loop written by hand, in any cohort, after any stop, over the same views."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distill.data.loaders import training_batches
+from distill.data.views import key, normalise
+from distill.models.build import normalisation
+from distill.recipe import UserError
+from distill.runs import plan_runs
+from distill.study import _steps, _train_cohort, _train_phase, cohorts_of, share_out
+from distill.teachers import Teacher, check_teacher
+from distill.training import fit, make_optimizer, resume, start
+
+SILENT = lambda *_: None  # noqa: E731
+
+
+def plan(place):
+    return plan_runs(place.recipe, place.splits.identity, "no")
+
+
+def train_phase(place, runs):
+    _train_phase(place, runs)
+    return {run.arm.name: place.load(run).state_dict() for run in runs}
+
+
+def train_study(place):
+    runs = plan(place)
+    weights = {}
+    for depth in sorted({run.depth for run in runs}):
+        weights |= train_phase(place, [run for run in runs if run.depth == depth])
+    return weights
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_it_is_the_loop_one_would_write(tiny, workplace):
+    """SGD with Nesterov momentum, cosine rate by update, smoothed cross-entropy: plain torch, view for view."""
+    place = workplace(
+        tiny,
+        "students.alone.loss.cross_entropy.smoothing=0.1",
+        "train.weight_decay=0.01",
+        "train.optimizer={name: sgd, filter_bias_and_bn: false}",
+        "train.clip_grad=0.5",
+    )
+    assert place.splits.resident
+    run = next(r for r in plan(place) if r.arm.name == "alone")
+    trained = train_phase(place, [run])["alone"]
+
+    model = place.build(run.arm, 0).train()
+    steps, epochs = len(place.splits.train) // 128, 3
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for epoch in range(epochs):
+        batches = training_batches(place.splits, run.arm.augment, 128, 0, epoch, torch.device("cpu"))
+        for step, batch in enumerate(batches, epoch * steps):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / (steps * epochs))).item())
+            logits = model(normalise(batch.views, *normalisation(model)))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, batch.labels, label_smoothing=0.1).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(trained[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_distillation_is_the_loop_one_would_write(tiny, workplace):
+    """0.1 CE + 0.9 T² KL with a live teacher on the same view; dropout in the student alone."""
+    place = workplace(tiny)
+    runs = {r.arm.name: r for r in plan(place)}
+    train_phase(place, [runs["hard"]])
+    trained = train_phase(place, [runs["distilled"]])["distilled"]
+
+    teacher, model = place.load(runs["hard"]).eval(), place.build(runs["distilled"].arm, 0).train()
+    optimizer, scheduler = make_optimizer(model, runs["distilled"].arm.train, 8, "")
+    for step in range(24):
+        if step % 8 == 0:
+            batches = training_batches(place.splits, runs["hard"].arm.augment, 128, 0, step // 8, torch.device("cpu"))
+        batch = next(batches)
+        x = normalise(batch.views, *normalisation(model))
+        torch.manual_seed(key("dropout", 0, step, 0, 0))
+        logits = model(x)
+        with torch.no_grad():
+            theirs = teacher(x)
+        soft = F.kl_div(F.log_softmax(logits / 2, 1), F.softmax(theirs / 2, 1), reduction="batchmean") * 4
+        optimizer.zero_grad()
+        (0.1 * F.cross_entropy(logits, batch.labels) + 0.9 * soft).backward()
+        optimizer.step()
+        scheduler.step_update(step + 1)
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(trained[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cohort_gives_the_weights_of_separate_runs_bit_for_bit(tiny, workplace):
+    together = train_study(workplace(tiny))
+    place = workplace(tiny, out="alone")
+    for run in plan(place):
+        assert same(train_phase(place, [run])[run.arm.name], together[run.arm.name])
+
+
+def test_equal_networks_of_one_seed_start_alike_and_other_seeds_do_not(tiny, workplace):
+    place = workplace(tiny)
+    arms = {arm.name: arm for arm in place.recipe.students}
+    a, b = (place.build(arms[f"alone/smoothing={s}"], 0).state_dict() for s in ("0", "0.1"))
+    assert same(a, b) and not same(a, place.build(arms["alone/smoothing=0"], 1).state_dict())
+
+
+@pytest.mark.parametrize("options", [(), ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9")])
+def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, options):
+    whole = workplace(tiny, *options)
+    expected = train_study(whole)
+    place = workplace(tiny, *options, out="stopped")
+    runs = plan(place)
+    train_phase(place, [r for r in runs if r.depth == 0])
+    cohort = [r for r in runs if r.depth == 1]
+
+    class StopHereError(Exception):
+        pass
+
+    def stop_after_two(epoch, *_):
+        if epoch == 2:
+            raise StopHereError
+
+    members = [start(r, place.build(r.arm, 0), _steps(place.splits, r.arm), place.accelerator, False) for r in cohort]
+    teachers = {r.teacher.id: Teacher(place.load(r.teacher)) for r in cohort}
+    with pytest.raises(StopHereError):
+        fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
+    again = start(
+        cohort[0], place.build(cohort[0].arm, 0), _steps(place.splits, cohort[0].arm), place.accelerator, False
+    )
+    resume(again, place.store)
+    assert again.epoch == 2 and not place.store.complete(cohort[0].id)
+    _train_phase(place, cohort)
+    assert same(place.load(cohort[0]).state_dict(), expected["distilled"])
+    assert place.store.history(cohort[0].id) == whole.store.history(cohort[0].id)
+    assert place.store.load_checkpoint(cohort[0].id) is None  # the checkpoint is gone
+
+
+def test_accumulating_changes_nothing_but_rounding(tiny, workplace):
+    plain = train_study(workplace(tiny, "teachers.hard.model=mlp_32", "students.distilled.model=mlp_16"))
+    parts = train_study(
+        workplace(
+            tiny, "teachers.hard.model=mlp_32", "students.distilled.model=mlp_16", "train.accumulate=3", out="parts"
+        )
+    )
+    for name in plain:
+        for key_, value in plain[name].items():
+            torch.testing.assert_close(parts[name][key_], value, rtol=1e-3, atol=1e-5)
+
+
+def test_an_average_of_the_weights_is_what_is_stored(tiny, workplace):
+    """EMA with decay d after n steps of SGD at rate 0 is the start; at a real rate it lies between."""
+    place = workplace(tiny, "train.ema=0.9", "train.lr=1.0e-12", "train.weight_decay=0.0")
+    run = next(r for r in plan(place) if r.arm.name == "alone/smoothing=0")
+    start_weights = place.build(run.arm, 0).state_dict()
+    stored = train_phase(place, [run])[run.arm.name]
+    for name, value in start_weights.items():
+        torch.testing.assert_close(stored[name], value, rtol=1e-5, atol=1e-7)
+    moving = train_study(workplace(tiny, "train.ema=0.99", out="b"))["alone/smoothing=0"]
+    plain = train_study(workplace(tiny, out="c"))["alone/smoothing=0"]
+    assert not same(moving, plain)
+    distance = [(w["fc1.weight"] - start_weights["fc1.weight"]).norm() for w in (moving, plain)]
+    assert 0 < distance[0] < distance[1]
+
+
+def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
+    place = workplace(
+        tiny,
+        "teachers.hard.model=cifar_resnet8",
+        "data.channels=3",
+        "data.source=synthetic",
+        "data.synthetic={shape: [3, 8, 8], train: 300}",
+        "train.epochs=1",
+        "students.distilled.model=cifar_resnet8",
+    )
+    runs = {r.arm.name: r for r in plan(place)}
+    train_phase(place, [runs["hard"]])
+    before = place.load(runs["hard"]).state_dict()
+    teacher = Teacher(place.load(runs["hard"]))
+    teacher.train()
+    assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
+    student = start(runs["distilled"], place.build(runs["distilled"].arm, 0), 2, place.accelerator, False)
+    fit([student], {runs["hard"].id: teacher}, place.splits, place.store, place.accelerator, False, SILENT)
+    assert same(teacher.model.state_dict(), before)
+    assert not same(student.model.state_dict(), before)
+
+
+def test_mixed_views_train_with_soft_labels(tiny, workplace):
+    place = workplace(tiny, "data.augment={mixup: 0.2, cutmix: 1.0}", "train.epochs=1")
+    history = plan(place)
+    train_study(place)
+    lines = place.store.history(history[-1].id)
+    assert set(lines[0]["terms"]) == {"cross_entropy", "kd"} and 0 < lines[0]["train"]["top1"] < 1
+
+
+def test_history_has_each_term_before_its_weight(tiny, workplace):
+    place = workplace(tiny, "train.epochs=1")
+    train_study(place)
+    run = next(r for r in plan(place) if r.arm.name == "distilled")
+    line = place.store.history(run.id)[0]
+    assert line["loss"] == pytest.approx(0.1 * line["terms"]["cross_entropy"] + 0.9 * line["terms"]["kd"], rel=1e-5)
+    assert line["lr"] == 0.1 and line["epoch"] == 1
+
+
+def test_bf16_learns_as_float32_does_and_keeps_float32_weights(tiny, workplace, monkeypatch):
+    place, half = workplace(tiny, "train.epochs=20"), workplace(tiny, "train.epochs=20", out="half")
+    train_study(place)
+    monkeypatch.setattr(place.accelerator, "autocast", lambda *_, **__: torch.autocast("cpu", torch.bfloat16))
+    weights = train_study(half)
+    assert all(v.dtype == torch.float32 for v in weights["hard"].values())
+    for run in plan(place):
+        accuracies = [p.store.history(run.id)[-1]["validation"]["top1"] for p in (place, half)]
+        assert accuracies[0] > 0.5 and abs(accuracies[0] - accuracies[1]) < 0.06, (run.title, accuracies)
+        assert place.store.history(run.id) != half.store.history(run.id)
+
+
+def test_a_loss_that_is_not_finite_stops_with_arm_epoch_and_terms(tiny, workplace):
+    place = workplace(tiny, "train.lr=1.0e+18", "train.schedule=none")
+    with pytest.raises(UserError, match=r"seed 0: the loss of epoch \d .*cross_entropy"):
+        train_study(place)
+
+
+def test_a_teacher_no_better_than_chance_stops_the_study():
+    labels = torch.arange(300) % 10
+    good, bad = F.one_hot(labels, 10).float(), F.one_hot(torch.zeros(300).long(), 10).float()
+    assert check_teacher("t", good, labels) == 1.0
+    with pytest.raises(UserError, match="no better than chance"):
+        check_teacher("t", bad, labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("train.optimizer=sdg", "train.optimizer 'sdg'"),
+        ("train.optimizer={name: sgd, momentun: 1}", "momentun"),
+        ("train.schedule=cosin", "train.schedule 'cosin'"),
+        ("train.schedule={name: step, decay: 1}", "decay"),
+        ("train.schedule=plateau", "depends on a metric"),
+    ],
+)
+def test_optimizers_and_schedules_that_timm_lacks_are_told(tiny, workplace, options, words):
+    place = workplace(tiny, options)
+    with pytest.raises(UserError, match=words):
+        make_optimizer(nn.Linear(2, 2), place.recipe.students[0].train, 10, "arm")
+
+
+def test_cohorts_hold_runs_of_one_seed_and_equal_views(tiny, workplace):
+    place = workplace(tiny, "seeds=2", "students.alone.augment={shift: 0}")
+    runs = plan(place)
+    cohorts = cohorts_of([r for r in runs if r.depth == 0], {})
+    assert sorted(len(c) for c in cohorts) == [1, 1, 2, 2]  # teachers | the unshifted students, for each seed
+    assert all(len({(r.seed, r.arm.augment) for r in cohort}) == 1 for cohort in cohorts)
+    done = {runs[0].id: 2}
+    assert len(cohorts_of(runs[:2], done)) == len(cohorts_of(runs[:2], {}))
+
+
+def test_processes_get_whole_runs_or_share_batches():
+    cohorts = [[1, 2, 3, 4], [5, 6]]
+    assert share_out(cohorts, 1, "auto") == (cohorts, False)
+    shared, sharing = share_out(cohorts, 3, "auto")
+    assert not sharing and sorted(map(len, shared)) == [2, 2, 2] and sorted([run for cohort in shared for run in cohort]) == [1, 2, 3, 4, 5, 6]
+    assert share_out([[1]], 2, "auto") == ([[1]], True)
+    assert share_out(cohorts, 2, "data") == (cohorts, True)
+    assert share_out([[1]], 2, "runs") == ([[1]], False)
+
+
+def test_training_never_looks_at_the_test_split(tiny, workplace, monkeypatch):
+    place = workplace(tiny, "train.epochs=1")
+    test = place.splits.test
+    place.splits.test = None
+    monkeypatch.setattr("distill.study.predict_all", lambda *_: {"test.logits": torch.zeros(1)})
+    assert place.splits.train.images.pixels is not None and test is not None
+    vars(place.splits)["resident"] = True
+    _train_cohort(place, [plan(place)[0]], False)
