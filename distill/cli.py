@@ -47,8 +47,9 @@ def report(
     for name in studies:
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
         results = read_results(folder)
-        write_report(folder, Store(folder.parent), lambda text: print(text, file=sys.stderr))
+        write_report(folder, Store(folder.parent))
         _print_results(results)
+        print(f"report: {folder / 'report.html'}")
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """The report of a study: tables and figures from what is stored, in HTML and in the terminal."""
 
 import base64
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import jinja2
 import numpy as np
 from rich.table import Table
 
-from distill import figures
 from distill.analysis.calibration import reliability
 from distill.analysis.statistics import mean_interval
 from distill.comparisons import DISTILLED, SMOOTHING, answer
@@ -75,6 +73,8 @@ def terminal_tables(results: dict[str, Any]) -> list[Table]:
 
 def draw(results: dict[str, Any], store: Store, folder: Path) -> None:
     """The figures of a study, from its results and its runs' stored predictions and history."""
+    from distill import figures  # matplotlib takes a second to import, and tables do not need it
+
     arms = arms_of(results)
     figures.save(figures.accuracy({name: [r["metrics"]["test"]["top1"] for r in runs] for name, runs in arms.items()}),
                  folder, "accuracy")
@@ -93,7 +93,7 @@ def draw(results: dict[str, Any], store: Store, folder: Path) -> None:
         figures.save(figures.learning_curves(curves), folder, "learning_curves")
 
 
-def write_report(study: Path, store: Store, say: Callable[[str], None]) -> None:
+def write_report(study: Path, store: Store) -> None:
     """`figures/` and `report.html` of a study's folder.
 
     The page holds everything it shows: no other file, no network.
@@ -110,4 +110,3 @@ def write_report(study: Path, store: Store, say: Callable[[str], None]) -> None:
         hardware=sorted({run["hardware"] for run in results["runs"]}), tested=len(
             [c for c in results["comparisons"] if c["metric"] == "top1" and c["p_value"] is not None]))
     write_aside(study / "report.html", page)
-    say(f"report: {study / 'report.html'}")

@@ -1,0 +1,27 @@
+"""What the README prints is what a person can run."""
+
+import re
+
+from conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_its_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "local-dir" not in b]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+
+
+def test_its_recipe_is_the_shipped_one():
+    shipped = (ROOT / "recipes" / "mnist.yaml").read_text().split("data:", 1)[1]
+    assert re.search(r"```yaml\n(.*?)```", TEXT, re.S).group(1).split("data:", 1)[1] == shipped
+
+
+def test_its_table_of_recipes_is_complete():
+    named = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.M))
+    assert named == {p.stem for p in (ROOT / "recipes").glob("*.yaml")}
