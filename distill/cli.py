@@ -106,7 +106,7 @@ def _time(seconds: float) -> str:
 
 def main() -> None:
     """The program: 0 when all went well, 2 for what a person can mend, 1 for a fault of ours."""
-    from distill.recipe import UserError
+    from distill.document import UserError
 
     try:
         app(standalone_mode=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from scipy.special import softmax
 from torch import nn
@@ -12,10 +11,11 @@ from torch import nn
 from distill import figures
 from distill.analysis.clusters import most_confused, project, template_plane, within_between
 from distill.data.sources import Split, Splits, load_splits
+from distill.document import UserError, nearest
 from distill.evaluation import predict
 from distill.losses import TERMS
-from distill.models.build import penultimate, templates
-from distill.recipe import Augment, UserError, load, nearest
+from distill.models.build import load_stored, penultimate, templates
+from distill.recipe import Augment, load
 from distill.runs import Store, read_results
 
 EXAMPLES = 100  # of each class, as the paper draws (appendix A)
@@ -52,7 +52,7 @@ def clusters_figure(store: Store, splits: Splits, runs: dict[str, str], to: Path
     chosen = _classes(store, splits, next(iter(runs)), class_names)
     clouds = []
     for run_id, title in runs.items():
-        model = timm.create_model(f"local-dir:{store.folder(run_id)}", pretrained=True).eval()
+        model = load_stored(store.folder(run_id))
         corners = templates(model).double().numpy()[chosen]
         try:
             basis = template_plane(corners)

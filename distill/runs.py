@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, UserError, nearest
+from distill.document import UserError, nearest
+from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe
 
 FORMAT = 1  # raised when the same settings would train to other weights
 

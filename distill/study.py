@@ -19,11 +19,12 @@ from torch import nn
 from distill import recipe as recipes
 from distill.comparisons import compare_arms
 from distill.data.sources import Splits, load_splits
+from distill.document import UserError
 from distill.evaluation import metrics, predict_all
 from distill.losses import TERMS, Outputs, weighted_sum
-from distill.models.build import build_model, load_weights, parameter_count
+from distill.models.build import build_model, load_stored, parameter_count
 from distill.progress import Progress
-from distill.recipe import Arm, Recipe, UserError, term_model
+from distill.recipe import Arm, Recipe, term_model
 from distill.report import write_report
 from distill.runs import Run, Store, plan_runs, read_results, versions, write_aside
 from distill.teachers import Teacher, check_teacher
@@ -60,14 +61,7 @@ class Workplace:
 
     def load(self, run: Run) -> nn.Module:
         """The stored network of a run, on the device."""
-        model = self.build(run.arm, run.seed) if run.arm.given else self.build(_untrained(run.arm), run.seed)
-        load_weights(model, self.store.folder(run.id))
-        return model.to(self.accelerator.device)
-
-
-def _untrained(arm: Arm) -> Arm:
-    """The arm without weights to start from: a stored run brings its own."""
-    return Arm(**{**vars(arm), "checkpoint": None})
+        return load_stored(self.store.folder(run.id)).to(self.accelerator.device)
 
 
 def make_accelerator(precision: str | None) -> Accelerator:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from distill.document import UserError
 from distill.losses import Outputs
-from distill.recipe import UserError
 
 
 class Teacher(nn.Module):

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from distill.data.loaders import Batch, training_batches
 from distill.data.sources import Splits
 from distill.data.views import key, normalise
+from distill.document import UserError
 from distill.evaluation import predict
 from distill.losses import Outputs, weighted_sum
 from distill.models.build import normalisation
-from distill.recipe import Train, UserError
+from distill.recipe import Train
 from distill.runs import Run, Store
 from distill.teachers import Teacher
 

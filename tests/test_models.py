@@ -6,6 +6,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from distill.document import UserError
 from distill.models.build import (
     build_model,
     last_layer,
@@ -16,7 +17,6 @@ from distill.models.build import (
     templates,
 )
 from distill.models.small import NETWORKS
-from distill.recipe import UserError
 
 
 def build(name, classes=10, shape=None, seed=0, **kwargs):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from distill import load_recipe
 from distill.cli import main
+from distill.document import RecipeError, UserError
 from distill.losses import TERMS
-from distill.recipe import RecipeError, UserError, json_schema, load
+from distill.recipe import json_schema, load
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 

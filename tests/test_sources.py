@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 from distill.data.loaders import read_batches
 from distill.data.sources import Split, held_out, load_splits
-from distill.recipe import Data, Synthetic, UserError
+from distill.document import UserError
+from distill.recipe import Data, Synthetic
 
 CLASSES = ("cat", "dog", "owl")
 generator = np.random.default_rng(0)

@@ -7,8 +7,8 @@ from torch import nn
 
 from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
+from distill.document import UserError
 from distill.models.build import normalisation
-from distill.recipe import UserError
 from distill.runs import plan_runs
 from distill.study import _steps, _train_cohort, _train_phase, cohorts_of, share_out
 from distill.teachers import Teacher, check_teacher
@@ -262,7 +262,11 @@ def test_processes_get_whole_runs_or_share_batches():
     cohorts = [[1, 2, 3, 4], [5, 6]]
     assert share_out(cohorts, 1, "auto") == (cohorts, False)
     shared, sharing = share_out(cohorts, 3, "auto")
-    assert not sharing and sorted(map(len, shared)) == [2, 2, 2] and sorted([run for cohort in shared for run in cohort]) == [1, 2, 3, 4, 5, 6]
+    assert (
+        not sharing
+        and sorted(map(len, shared)) == [2, 2, 2]
+        and sorted([run for cohort in shared for run in cohort]) == [1, 2, 3, 4, 5, 6]
+    )
     assert share_out([[1]], 2, "auto") == ([[1]], True)
     assert share_out(cohorts, 2, "data") == (cohorts, True)
     assert share_out([[1]], 2, "runs") == ([[1]], False)

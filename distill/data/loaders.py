@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from distill.data.sources import Split, Splits, checked, stack
+from distill.data.readers import checked, stack
+from distill.data.sources import Split, Splits
 from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
 from distill.recipe import Augment
 

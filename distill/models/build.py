@@ -14,8 +14,8 @@ import torch
 from timm.models import get_pretrained_cfg, is_model, load_state_dict
 from torch import Tensor, nn
 
+from distill.document import UserError, nearest
 from distill.models import small  # noqa: F401  (registers the small networks)
-from distill.recipe import UserError, nearest
 
 
 def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[int, int, int], seed: int,
@@ -46,7 +46,7 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     if not pretrained and ":" not in name:
         kwargs["pretrained_cfg_overlay"] = {"mean": mean, "std": std, "input_size": shape}
     fixed = ":" not in name and getattr(get_pretrained_cfg(name, allow_unregistered=True), "fixed_input_size", False)
-    if fixed and "img_size" not in kwargs and not pretrained:
+    if fixed and "img_size" not in kwargs:
         kwargs["img_size"] = shape[1:]
     if not keep_head or not pretrained:
         kwargs["num_classes"] = classes
@@ -62,8 +62,24 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     if model.num_classes != classes:
         raise UserError(f"model '{name}' has {model.num_classes} classes, the data have {classes}; a given teacher "
                         "needs a head for these classes (give it a loss and it is fine-tuned with a new one)")
-    model.pretrained_cfg = dict(model.pretrained_cfg) | {"num_classes": classes, "label_names": class_names}
+    own = {"num_classes": classes, "label_names": class_names, "input_size": shape}
+    for key in ("mean", "std"):  # of a network pretrained on colour images, for grey ones
+        values = model.pretrained_cfg[key]
+        own[key] = values if len(values) == shape[0] else (sum(values) / len(values),) * shape[0]
+    model.pretrained_cfg = dict(model.pretrained_cfg) | own
     return model
+
+
+def load_stored(folder: Path) -> nn.Module:
+    """The network of a run's folder, as timm reads it, in eval mode on the CPU.
+
+    Raises:
+        UserError: if the folder is damaged.
+    """
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except Exception as error:  # a missing or cut file, or one for another network
+        raise UserError(f"the run in {folder} is damaged ({error}); remove the folder and it is trained again") from None
 
 
 def _nearest_model(name: str) -> str:

@@ -1,0 +1,304 @@
+"""Opening a source: its labels at once, its images one by one when they are asked for.
+
+The embedded digits, noise of any shape, and whatever `timm.data.create_dataset` reads.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torchvision.transforms import functional as tvf
+
+from distill.document import UserError, nearest
+from distill.recipe import Data, Synthetic
+
+SYNONYMS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+SMALL = 96  # equal images up to this side keep their size
+
+
+@dataclass
+class Images(Dataset):
+    """One data set: labels at hand, images decoded on demand to uint8 ``[C, H, W]``.
+
+    Attributes:
+        labels: classes ``[N]``.
+        read: image number -> PIL image.
+        name: image number -> what to call it in a message.
+        channels: 1 or 3.
+        size: ``(height, width)`` that every image is brought to: short side first, then the centre.
+        pixels: all images ``[N, C, H, W]`` once they are resident, else None.
+        stamp: what tells this content from another of the same names and labels, where something cheap does.
+    """
+
+    labels: Tensor
+    read: Callable[[int], Image.Image] | None
+    name: Callable[[int], str]
+    channels: int = 3
+    size: tuple[int, int] = (224, 224)
+    pixels: Tensor | None = None
+    stamp: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, i: int) -> Image.Image:
+        """The image as it is stored; UserError, with its name, if it cannot be read."""
+        try:
+            return self.read(i)
+        except Exception as error:  # of decoders there are many, and of what they raise
+            raise UserError(f"cannot read the image {self.name(i)}: {error}") from None
+
+    @property
+    def digest(self) -> str:
+        """Of the pixels where they are in memory, else of names, file sizes and labels: cheap at any size."""
+        content = hashlib.sha256(self.labels.numpy().tobytes() + self.stamp.encode())
+        if self.pixels is not None:
+            content.update(self.pixels.contiguous().numpy().tobytes())
+        else:
+            for i in range(len(self)):
+                content.update(self.name(i).encode())
+        return content.hexdigest()
+
+    def __getitem__(self, i: int) -> Tensor | str:
+        """The image, or the sentence that says why there is none (exceptions of workers lose their words)."""
+        if self.pixels is not None:
+            return self.pixels[i]
+        try:
+            image = self.open(i).convert("L" if self.channels == 1 else "RGB")
+        except UserError as error:
+            return str(error)
+        if (image.height, image.width) != self.size:
+            image = tvf.center_crop(tvf.resize(image, min(self.size), tvf.InterpolationMode.BICUBIC), list(self.size))
+        return tvf.pil_to_tensor(image)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return len(self) * self.channels * self.size[0] * self.size[1]
+
+    def make_resident(self, workers: int) -> None:
+        """Decode every image once, in `workers` processes."""
+        if self.pixels is None:
+            workers = workers if len(self) > 2000 else 0  # starting workers costs more than a few images
+            loader = DataLoader(self, batch_size=256, num_workers=workers, collate_fn=stack)
+            self.pixels = torch.cat([checked(batch) for batch in loader])
+
+
+def stack(items: list[Tensor | str]) -> Tensor | str:
+    """A batch of images, or the first message among them."""
+    message = next((item for item in items if isinstance(item, str)), None)
+    return message if message is not None else torch.stack(items)
+
+
+def checked(batch: Tensor | str) -> Tensor:
+    """The batch; UserError if it is a message."""
+    if isinstance(batch, str):
+        raise UserError(batch)
+    return batch
+
+
+def open_source(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
+    """What a source has: images by role (train, and test or validation where they are), class names, notes.
+
+    Raises:
+        UserError: if it is missing, empty or not readable, or if a split has classes that training has not.
+    """
+    if data.source == "digits":
+        return {"train": _digits()}, None, []
+    if data.source == "synthetic":
+        return _synthetic(data), None, []
+    return _timm(data)
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()  # 1,797 images of 8 x 8 with values 0 to 16
+    pixels = (torch.from_numpy(bunch.images) * (255 / 16)).round().to(torch.uint8)[:, None]
+    return _from_array(pixels, torch.from_numpy(bunch.target).long(), "digit")
+
+
+def _from_array(pixels: Tensor, labels: Tensor, what: str) -> Images:
+    return Images(labels, None, lambda i: f"{what} {i}", pixels.shape[1], tuple(pixels.shape[2:]), pixels)
+
+
+def _synthetic(data: Data) -> dict[str, Images]:
+    from torchvision.datasets import FakeData
+
+    made = data.synthetic or Synthetic()
+    channels, height, width = made.shape
+    if channels not in (1, 3) or min(height, width) < 1:
+        raise UserError(f"data.synthetic.shape: expected 1 or 3 channels and a positive size, got {list(made.shape)}")
+
+    def one(size: int, offset: int) -> Images:
+        fake = FakeData(size, made.shape, made.classes, random_offset=offset)
+        labels = torch.tensor([int(fake[i][1]) for i in range(size)])
+        name = f"synthetic {made.shape} {made.classes} {offset}"
+        return Images(labels, lambda i: fake[i][0], lambda i: f"{name} {i}", channels, (height, width))
+
+    return {"train": one(made.train, 0), "test": one(made.test, made.train)}
+
+
+def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
+    notes: list[str] = []
+    if data.source in ("folder", "tar"):
+        places = {role: (root, role) for role, root in _find_folders(data, notes).items() if root}
+    else:
+        wanted = {"test": data.test, "validation": data.validation}
+        if data.test is None:  # what timm calls the test part of torchvision's sets, and their usual name elsewhere
+            wanted["test"] = "validation" if data.source.startswith("torch/") else "test"
+        places = {"train": (data.root, data.train)}
+        places |= {role: (data.root, split) for role, split in wanted.items() if isinstance(split, str)}
+    train, names = _open(data, *places["train"], None)
+    others = {role: _open(data, *place, names)[0] for role, place in places.items() if role != "train"}
+    return {"train": train, **others}, names, notes
+
+
+def _find_folders(data: Data, notes: list[str]) -> dict[str, str | None]:
+    """The folder (or tar file) of each split; only `train` where the splits are to be held out of one."""
+    root = Path(data.root or ".")
+    if not root.exists():
+        raise UserError(f"data.root: {root} does not exist")
+
+    def find(name: str) -> str | None:
+        names = SYNONYMS.get(name, (name,))
+        found = [root / f"{n}{end}" for n in names for end in ("", ".tar") if (root / f"{n}{end}").exists()]
+        return str(found[0]) if found and root.is_dir() else None
+
+    def named(value: str) -> str:
+        path = find(value)
+        if path is None:
+            here = [p.name for p in root.iterdir()] if root.is_dir() else []
+            raise UserError(f"data: {root} has no split '{value}'; {nearest(value, here)}")
+        return path
+
+    train = find(data.train)
+    if train is None and "train" in data.model_fields_set:
+        named(data.train)
+    validation = named(data.validation) if isinstance(data.validation, str) else None
+    test = named(data.test) if isinstance(data.test, str) else None
+    if train and data.test is None:
+        test = find("test") or find("validation")
+        own = find("validation")
+        if own and own != test and "validation" not in data.model_fields_set:
+            validation = own
+        notes.append(f"test split: {test}" if test else f"{root} has no test folder")
+    return {"train": train or str(root), "test": test, "validation": validation}
+
+
+def _open(data: Data, root: str | None, split: str, names: list[str] | None) -> tuple[Images, list[str] | None]:
+    """One split through `timm.data.create_dataset`, with its class names (those of training, if given)."""
+    from timm.data import create_dataset
+
+    local, torchvision = data.source in ("folder", "tar"), data.source.startswith("torch/")
+    try:
+        dataset = create_dataset(
+            "" if local else data.source, root=root, split=split, search_split=not local,
+            input_img_mode="L" if data.channels == 1 else "RGB", download=data.source.startswith(("torch/", "tfds/")),
+            class_map={name: i for i, name in enumerate(names)} if names and local else None)
+        if isinstance(dataset, IterableDataset):
+            return _drain(data, dataset, f"{data.source} {split}"), None
+    except (ImportError, OSError, RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
+        advice = "; `pip install datasets` or `webdataset` reads it" if isinstance(error, ImportError) else ""
+        where = root if local else f"{data.source}, split '{split}'" + (f" in {root}" if root else "")
+        raise UserError(f"data: cannot open {where}: {error or type(error).__name__}{advice}") from None
+    if local and names:
+        _check_same_classes(Path(root), split, names)
+    images = _by_reader(dataset.reader, data.source) if hasattr(dataset, "reader") else _torchvision(dataset, data)
+    if images.pixels is None:
+        _set_shape(images, data, 1 if torchvision else 3)
+    return images, _class_names(dataset)
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    reader = getattr(dataset, "reader", dataset)
+    mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if mapping:
+        return [str(name) for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
+    return [str(name) for name in getattr(dataset, "classes", [])] or None
+
+
+def _check_same_classes(root: Path, split: str, names: list[str]) -> None:
+    """Classes that training does not know would be dropped in silence by the reader."""
+    leaves = {p.name for p in root.rglob("*") if p.is_dir() and any(c.is_file() for c in p.iterdir())}
+    unknown = sorted(leaves - set(names))
+    if unknown:
+        raise UserError(f"data: the {split} split {root} has {len(leaves)} classes, training has {len(names)}: "
+                        f"'{unknown[0]}' is not among them; {nearest(unknown[0], names)}")
+
+
+def _torchvision(dataset: Any, data: Data) -> Images:
+    targets = getattr(dataset, "targets", None)
+    labels = torch.as_tensor(targets if targets is not None else [dataset[i][1] for i in range(len(dataset))]).long()
+    array = torch.as_tensor(getattr(dataset, "data", 0))
+    if array.dtype == torch.uint8 and array.ndim in (3, 4) and data.image_size is None and data.channels is None:
+        pixels = array[:, None] if array.ndim == 3 else array.permute(0, 3, 1, 2).contiguous()
+        return _from_array(pixels, labels, data.source)
+    return Images(labels, lambda i: dataset[i][0], lambda i: f"{data.source} {i}")
+
+
+def _by_reader(reader: Any, source: str) -> Images:
+    """By timm's reader: its data set skips a damaged image in silence."""
+    if hasattr(reader, "targets"):
+        labels = list(reader.targets)
+    elif hasattr(reader, "samples"):
+        labels = [target for _, target in reader.samples]
+    else:
+        labels = list(reader.iter_targets())
+
+    def name(i: int) -> str:
+        try:
+            path = Path(reader.filename(i, absolute=True))
+            return f"{reader.filename(i)} ({path.stat().st_size} bytes)" if path.is_file() else reader.filename(i)
+        except (NotImplementedError, AssertionError, KeyError, OSError):
+            return f"{source} {i}"
+
+    def read(i: int) -> Image.Image:
+        with reader[i][0] as file:
+            image = Image.open(file)
+            image.load()
+        return image
+
+    root = Path(str(reader.root))
+    stamp = getattr(getattr(reader, "dataset", None), "_fingerprint", "")  # of a Hugging Face data set
+    return Images(torch.tensor(labels).long(), read, name, stamp=str(root.stat().st_size if root.is_file() else stamp))
+
+
+def _set_shape(images: Images, data: Data, fewest: int) -> None:
+    """Channels and size for all images, from eight of them spread over the set."""
+    chosen = [images.open(i) for i in sorted({round(k * (len(images) - 1) / 7) for k in range(8)})]
+    sizes, modes = {(image.height, image.width) for image in chosen}, {image.mode for image in chosen}
+    images.channels = data.channels or (1 if modes == {"L"} and fewest == 1 else 3)
+    if data.image_size:
+        images.size = data.image_size, data.image_size
+    elif len(sizes) == 1 and max(max(size) for size in sizes) <= SMALL:
+        images.size = sizes.pop()
+
+
+def _drain(data: Data, dataset: IterableDataset, what: str) -> Images:
+    """An iterable source, read through once: its images have no numbers to ask for them by."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise UserError(f"data.source {data.source}: its reader gives each process another part; use one process")
+    pixels, labels, one = [], [], Images(torch.zeros(1), None, lambda i: f"{what} {len(labels)}")
+    for image, label in dataset:
+        one.read = lambda _, image=image: image
+        if not labels:
+            _set_shape(one, data, 3)
+        pixels.append(checked(one[0]))
+        labels.append(int(label))
+        if len(pixels) * pixels[0].numel() > data.resident_gb * 1e9:
+            raise UserError(f"data.source {data.source}: an iterable source must fit into data.resident_gb "
+                            f"({data.resident_gb:g}); a folder, a tar file or hfds/ can be larger")
+    if not pixels:
+        raise UserError(f"data: {what} holds no images")
+    return _from_array(torch.stack(pixels), torch.tensor(labels), what)

@@ -1,0 +1,185 @@
+"""A YAML document that knows where each of its keys stands, so that every problem can name its place.
+
+In reading order: the errors; YAML with line numbers; overrides from the command line; checking a part of
+the document by a pydantic model, with problems as sentences and the nearest known key.
+"""
+
+import difflib
+import itertools
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel
+
+Key = tuple[str | int, ...]
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: shown as a sentence, with exit status 2, never a traceback."""
+
+
+class RecipeError(UserError):
+    """Every problem of one recipe, a line each."""
+
+
+# ------------------------------------------------------------------------------------------ YAML with lines
+
+MAX_NODES = 20_000  # a recipe is short; a bomb of aliases is not
+
+
+class Problems:
+    """Problems found so far, and where each key of the document stands."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.lines, self.found = file, {(): 1}, []
+
+    def add(self, key: Key, message: str) -> None:
+        """Note a problem of the value at `key`."""
+        prefix = next(key[:n] for n in range(len(key), -1, -1) if key[:n] in self.lines)
+        line = self.lines[prefix]
+        place = f"{self.file}:{line}" if isinstance(line, int) else line
+        text = f"{place}: {dotted(key)}: {message}" if key else f"{place}: {message}"
+        if text not in self.found:
+            self.found.append(text)
+
+    def stop(self) -> None:
+        """Raise RecipeError if anything was found."""
+        if self.found:
+            raise RecipeError("\n".join(self.found))
+
+
+def dotted(key: Key) -> str:
+    """``('students', 'alone', 0)`` as ``students.alone[0]``."""
+    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in key).lstrip(".")
+
+
+def read_yaml(text: str, problems: Problems) -> Any:
+    """Plain Python values of a YAML text; duplicate keys are problems, tags and objects are refused."""
+    loader = yaml.SafeLoader(text)
+    budget = itertools.count()
+
+    def value(node: yaml.Node, key: Key) -> Any:
+        problems.lines.setdefault(key, node.start_mark.line + 1)
+        if next(budget) > MAX_NODES:
+            raise RecipeError(f"{problems.file}: more than {MAX_NODES} values")
+        if isinstance(node, yaml.SequenceNode):
+            return [value(child, (*key, i)) for i, child in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return loader.construct_object(node)
+        result: dict[str, Any] = {}
+        for key_node, child in node.value:
+            line = key_node.start_mark.line + 1
+            name = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if name is None:
+                problems.add(key, f"a key must be a word (line {line})")
+                continue
+            if name in result:
+                problems.add((*key, name), f"this key stands twice, again on line {line}")
+            problems.lines.setdefault((*key, name), line)
+            result[name] = value(child, (*key, name))
+        return result
+
+    try:
+        node = loader.get_single_node()
+        return {} if node is None else value(node, ())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "not readable"
+        raise RecipeError(f"{problems.file}{line}: not valid YAML: {reason}") from None
+    except (RecursionError, ValueError) as error:
+        raise RecipeError(f"{problems.file}: not readable as a recipe: {error}") from None
+
+
+def override(document: Any, assignments: Iterable[str], problems: Problems) -> None:
+    """Apply ``KEY=VALUE`` texts, e.g. ``train.epochs=3``, to the document in place."""
+    for text in assignments:
+        name, equals, value_text = text.partition("=")
+        path = tuple(name.split("."))
+        if not equals or not all(path):
+            raise UserError(f"'{text}' is not an override; write KEY=VALUE, as in train.epochs=3")
+        place = f"override '{text}'"
+        own = Problems(place)
+        value = read_yaml(value_text, own) if value_text.strip() else None
+        if own.found:
+            raise RecipeError("\n".join(own.found))
+        parent = document
+        for depth, part in enumerate(path[:-1], 1):
+            parent = parent.setdefault(part, {})
+            if not isinstance(parent, dict):
+                raise UserError(f"{place}: {dotted(path[:depth])} is {parent!r}, which has no keys to set")
+        parent[path[-1]] = value
+        stale = [key for key in problems.lines if key[: len(path)] == path]
+        for key in stale:
+            del problems.lines[key]
+        problems.lines[path] = place
+
+
+# -------------------------------------------------------------------------------------------------- checking
+
+WORDS = {
+    "int_type": "expected a whole number", "int_from_float": "expected a whole number",
+    "float_type": "expected a number", "bool_type": "expected true or false", "string_type": "expected text",
+    "dict_type": "expected a mapping (KEY: VALUE)", "list_type": "expected a list",
+    "model_type": "expected a mapping (KEY: VALUE)", "tuple_type": "expected a list",
+    "none_required": "expected nothing",
+}
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """``did you mean …?`` where something known is close, else the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known) or 'nothing'}"
+
+
+def explain(error: Any) -> str:
+    """A pydantic error as a sentence: what was expected, and what was found."""
+    value = error["input"]
+    wanted = WORDS.get(error["type"]) or error["msg"][0].lower() + error["msg"][1:].replace("input ", "it ")
+    wanted = wanted.replace("it should", "it must") if wanted.startswith("it ") else wanted
+    if error["type"] == "missing":
+        return "this key is missing"
+    if isinstance(value, list) and error["type"] not in ("too_long", "too_short"):
+        return f"{wanted}, got a list: an axis may stand only in an arm of teachers or students"
+    if isinstance(value, str) and error["type"] in ("float_type", "int_type", "int_from_float"):
+        try:
+            number = float(value)
+        except ValueError:
+            return f"{wanted}, got the text '{value}'"
+        mantissa, _, exponent = value.lower().partition("e")
+        fix = f"{float(mantissa)}e{int(exponent):+d}" if exponent else f"{number:g}"
+        return f"{wanted}, got the text '{value}' (YAML reads it as text; write {fix})"
+    shown = {True: "true", False: "false", None: "nothing"}.get(value, repr(value)) \
+        if value is None or isinstance(value, bool) else repr(value)
+    return f"{wanted}, got {shown}"
+
+
+def check(model: type[BaseModel], value: Any, key: Key, problems: Problems) -> Any:
+    """`value` as an instance of `model`, or None with its problems noted."""
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as failure:
+        errors = failure.errors()
+    for error in errors:
+        place = tuple(part for part in error["loc"] if not _union_tag(part))
+        if error["type"] == "extra_forbidden":
+            problems.add((*key, *place), f"unknown key; {nearest(place[-1], _fields_at(model, place[:-1]))}")
+        else:
+            problems.add((*key, *place), explain(error))
+    return None
+
+
+def _union_tag(part: str | int) -> bool:
+    """pydantic names the branch of a union in an error's place: not a key of the user's."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
+
+
+def _fields_at(model: type[BaseModel], place: Key) -> list[str]:
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation
+        options = get_args(annotation) or (annotation,)
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)
