@@ -79,7 +79,7 @@ def load_stored(folder: Path) -> nn.Module:
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # a missing or cut file, or one for another network
-        raise UserError(f"the run in {folder} is damaged ({error}); remove the folder and it is trained again") from None
+        raise UserError(f"the run in {folder} is damaged ({error}); remove it, to train the run again") from None
 
 
 def _nearest_model(name: str) -> str:
