@@ -29,7 +29,11 @@ def run(
         _print_plan(study.dry_run(plan, out))
         return
     accelerator = study.make_accelerator(study.precision_of(plan))
-    results = study.run_study(plan, out, accelerator)
+    try:
+        results = study.run_study(plan, out, accelerator)
+    except KeyboardInterrupt:
+        print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
     if accelerator.is_main_process:
         _print_results(results)
     accelerator.end_training()
@@ -113,6 +117,6 @@ def main() -> None:
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"distill: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(2)

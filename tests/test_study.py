@@ -265,24 +265,30 @@ def test_two_processes_give_the_result_of_one(study, tmp_path):
         assert (one["test.logits"].argmax(1) != two["test.logits"].argmax(1)).sum() <= 1
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(study, tmp_path):
-    folder, _ = study
-    (tmp_path / "tiny.yaml").write_text(STUDY)
-    for signum, models in ((signal.SIGKILL, 1), (signal.SIGINT, 5)):
-        process = subprocess.Popen([*DISTILL, "run", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
+    slow = STUDY.replace("epochs: 2", "epochs: 24")
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.yaml").write_text(slow)
+    for signum, models, status in ((signal.SIGKILL, 1, -9), (signal.SIGINT, 4, 130)):
+        process = subprocess.Popen([*DISTILL, "run", "tiny.yaml"], cwd=tmp_path / "killed", stderr=-1, text=True)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if len(list((tmp_path / "runs" / "models").glob("*/run.json"))) >= models:
+            if len(list((tmp_path / "killed" / "runs" / "models").glob("*/run.json"))) >= models:
                 process.send_signal(signum)
                 break
             time.sleep(0.02)
         error = process.communicate(timeout=60)[1]
-        assert process.returncode != 0 and "Traceback" not in error, error
-        assert not (tmp_path / "runs" / "tiny").exists()
-    command("run", "tiny.yaml", cwd=tmp_path)
-    expected = weights(folder)
-    for run_id, tensors in weights(tmp_path).items():
+        assert process.returncode == status and "Traceback" not in error, error
+        assert not (tmp_path / "killed" / "runs" / "tiny").exists()
+    assert "the same command goes on" in error
+    command("run", "tiny.yaml", cwd=tmp_path / "killed")
+    run_study(load_recipe(tmp_path / "whole" / "tiny.yaml"), tmp_path / "whole" / "runs")
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert got.keys() == expected.keys() and len(got) == 12
+    for run_id, tensors in got.items():
         assert all(torch.equal(value, expected[run_id][name]) for name, value in tensors.items())
+    assert results_of(tmp_path / "killed")["comparisons"] == results_of(tmp_path / "whole")["comparisons"]
 
 
 def test_runs_are_found_by_folder_id_and_arm(study):
