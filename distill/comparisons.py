@@ -14,7 +14,7 @@ TEACHER_SMOOTHING = "Does label smoothing in the teacher help its student?"
 QUESTIONS = {
     ("student", "loss.cross_entropy.smoothing"): "Does label smoothing help the student?",
     ("teacher", "loss.cross_entropy.smoothing"): "Does label smoothing help the teacher itself?",
-    ("student", "loss.kd.temperature"): "Does the teacher's temperature help the student?",
+    ("student", "loss.kd.temperature"): "Does a higher temperature help the student?",
     ("student", "model"): "Which student is better?",
     ("teacher", "model"): "Which teacher is better?",
     ("student", "teacher"): "Which teacher has the better student?",
@@ -24,7 +24,8 @@ SMOOTHING = (TEACHER_SMOOTHING, QUESTIONS["student", "loss.cross_entropy.smoothi
 
 
 def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
-    """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first.
+    """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first:
+    the smallest number, the least smoothed teacher.
 
     A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
     compare if all the rest is equal, with the smoothing that the distilled student's own labels have.
@@ -40,10 +41,18 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
                 if key in flat[arm.name]:
                     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(arm)
             for group in groups.values():
+                group.sort(key=lambda arm: _amount(recipe, key, flat[arm.name][key]))
                 pairs += [(_question(recipe, role, key, group[0], other), group[0], other) for other in group[1:]]
         if role == "student":
             pairs += _alone_and_distilled(arms)
     return pairs
+
+
+def _amount(recipe: Recipe, key: str, value: Any) -> float:
+    """Where a value stands on its axis: numbers by size, teachers by their smoothing, the rest as written."""
+    if key == "teacher" and value:
+        value = (recipe.arm(value).loss or {}).get("cross_entropy", {}).get("smoothing", 0.0)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
@@ -114,6 +123,6 @@ def answer(comparison: dict[str, Any]) -> str:
     verdict = "no difference that these seeds can show"
     if low > 0 or high < 0:
         sure = comparison.get("p_holm", 1.0) < 0.05
-        verdict = ("" if sure else "not sure among so many comparisons, but perhaps ") + \
-            ("yes" if points > 0 else "no, it hurts")
+        words = ("yes", "no, it hurts") if comparison["question"].startswith("Does") else ("b is better", "b is worse")
+        verdict = ("" if sure else "not sure among so many comparisons, but perhaps ") + words[points < 0]
     return f"{verdict}: {size}{few}"

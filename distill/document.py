@@ -67,7 +67,8 @@ def read_yaml(text: str, problems: Problems) -> Any:
         if isinstance(node, yaml.SequenceNode):
             return [value(child, (*key, i)) for i, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return loader.construct_object(node)
+            plain = loader.construct_object(node)
+            return plain if isinstance(plain, str | int | float | None) else node.value  # a date stays its text
         result: dict[str, Any] = {}
         for key_node, child in node.value:
             line = key_node.start_mark.line + 1

@@ -20,7 +20,7 @@ from distill.analysis.statistics import mean_interval
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "distill",
-         "figure.constrained_layout.use": True, "savefig.dpi": 150}
+         "figure.constrained_layout.use": True, "text.parse_math": False, "savefig.dpi": 150}
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:

@@ -231,7 +231,7 @@ def axis_text(value: Any) -> str:
     if isinstance(value, dict):
         rest = ",".join(f"{k}={axis_text(v)}" for k, v in value.items() if k != "name")
         return f"{value.get('name')}({rest})" if rest else str(value.get("name"))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _short_names(paths: set[Key]) -> dict[Key, str]:
@@ -291,6 +291,8 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
     written = {}
     for role in ("teachers", "students"):
         for group, arm in raw.get(role, {}).items():
+            if role == "students" and group in raw.get("teachers", {}):
+                problems.add((role, group), "a teacher has this name already")
             if isinstance(arm, dict):
                 written[role, group] = expand(arm, (role, group), problems)
     names = _short_names({path for arms in written.values() for picked, _ in arms for path in picked})
@@ -323,6 +325,9 @@ def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:
 def _check_data(data: Data, problems: Problems) -> None:
     if data.source in ("folder", "tar") and not data.root:
         problems.add(("data", "source"), f"source '{data.source}' needs data.root")
+    for role in ("validation", "test"):
+        if data.source in ("digits", "synthetic") and isinstance(getattr(data, role), str):
+            problems.add(("data", role), f"source '{data.source}' has no named splits; give a fraction")
     if data.synthetic and data.source != "synthetic":
         problems.add(("data", "synthetic"), "only source: synthetic has this key")
     if (data.mean is None) != (data.std is None):

@@ -46,16 +46,19 @@ class Workplace:
     accelerator: Accelerator
     progress: Progress
 
+    def view_shape(self, arm: Arm) -> tuple[int, int, int]:
+        """Channels, height and width of what an arm's network is shown."""
+        channels, height, width = self.splits.shape
+        side = arm.augment.crop
+        if side and side > min(height, width):
+            raise UserError(f"{arm.name}: augment.crop {side} is larger than the images ({height}×{width})")
+        return channels, side or height, side or width
+
     def build(self, arm: Arm, seed: int | None) -> nn.Module:
         """The network of an arm, with its initial weights."""
-        channels, height, width = self.splits.shape
-        if arm.augment.crop and arm.augment.crop > min(height, width):
-            raise UserError(f"{arm.name}: augment.crop {arm.augment.crop} is larger than the images ({height}×{width})")
-        if arm.augment.crop:
-            height = width = arm.augment.crop
         mean, std = self.splits.normalisation
         return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names),
-                           shape=(channels, height, width), seed=seed or 0, mean=mean, std=std,
+                           shape=self.view_shape(arm), seed=seed or 0, mean=mean, std=std,
                            class_names=self.splits.class_names, pretrained=arm.pretrained, checkpoint=arm.checkpoint,
                            keep_head=arm.given)
 
@@ -133,15 +136,25 @@ def _missing(place: Workplace, runs: list[Run]) -> list[Run]:
 
 
 def preflight(place: Workplace, runs: list[Run]) -> None:
-    """Build every arm once and evaluate its loss on two images, so that a mistake ends the study at once.
+    """Build every arm once, and evaluate network and loss on two images: a mistake ends the study at once.
 
     Raises:
         UserError: naming the arm.
     """
     for arm in {run.arm.name: run.arm for run in runs}.values():
-        model = place.build(arm, 0)
+        model = place.build(arm, 0).eval()
+        shape = place.view_shape(arm)
+        try:
+            with torch.no_grad():
+                model(torch.zeros(2, *shape))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(f"{arm.name}: model {arm.model} does not take images of {'×'.join(map(str, shape))}: "
+                            f"{error}") from None
         if arm.given:
             continue
+        if arm.teacher and place.view_shape(place.recipe.arm(arm.teacher)) != shape:
+            raise UserError(f"{arm.name}: its views are {shape[1]}×{shape[2]} and its teacher's are not: student and "
+                            "teacher see the same view, so augment.crop must be the same")
         if arm.train.batch_size < place.accelerator.num_processes:
             raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
                             "processes")
@@ -356,9 +369,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
 def _seconds_per_image(place: Workplace, arm: Arm) -> float:
     """Of a forward pass, the fastest of four on 64 images."""
     model = place.build(arm, 0).to(place.accelerator.device).eval()
-    channels, height, width = place.splits.shape
-    side = arm.augment.crop
-    images = torch.zeros(64, channels, side or height, side or width, device=place.accelerator.device)
+    images = torch.zeros(64, *place.view_shape(arm), device=place.accelerator.device)
     taken = []
     for _ in range(4):
         began = time.monotonic()

@@ -1,6 +1,7 @@
 """The teacher's contract: frozen, in eval mode whatever is asked, and shown to be worth learning from."""
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from distill.document import UserError
@@ -33,13 +34,12 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> float:
         labels: ``[N]``.
 
     Raises:
-        UserError: if it is within three standard errors of always answering the commonest class. A head
+        UserError: if always answering the commonest class could be as good (binomial test, p > 0.01). A head
             that was not in the checkpoint, wrong normalisation and permuted classes all look like this.
     """
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    chance = labels.bincount().max().item() / len(labels)
-    limit = chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5
-    if accuracy <= limit:
+    right = int((logits.argmax(1) == labels).sum())
+    accuracy, chance = right / len(labels), labels.bincount().max().item() / len(labels)
+    if binomtest(right, len(labels), chance, alternative="greater").pvalue > 0.01:
         raise UserError(
             f"teacher {name} is right on {accuracy:.1%} of the {len(labels)} validation images, which is no better "
             f"than chance ({chance:.1%}): its students would learn nothing. Is it trained long enough, are its "

@@ -108,6 +108,8 @@ def save_checkpoint(member: Member, store: Store) -> None:
         for name, value in entries.items():
             target = tensors if isinstance(value, Tensor) else values
             target[f"optimizer.{number}.{name}"] = value
+    if not all(isinstance(value, int | float | str | None) for value in values.values()):
+        return  # a few optimizers keep nested state: their runs start again instead
     store.save_checkpoint(member.run.id, tensors, {
         "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
         "values": values, "scaler": member.scaler.state_dict()})
@@ -247,7 +249,11 @@ def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, shari
         raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms});"
                         " lower train.lr, or clip with train.clip_grad")
     member.epoch = epoch + 1
+    for buffer in (*member.model.buffers(), *member.result.buffers()) if sharing else ():
+        torch.distributed.broadcast(buffer, 0)  # each process has batch statistics of its own
     logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
+    if not logits.isfinite().all():
+        raise UserError(f"{member.run.title}: after epoch {epoch + 1} its answers are not finite; lower train.lr")
     labels = splits.validation.labels
     member.history.append({
         "epoch": epoch + 1,

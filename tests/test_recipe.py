@@ -241,3 +241,25 @@ def test_the_schema_knows_every_term_and_allows_axes_in_arms_only():
     assert temperature[0]["exclusiveMinimum"] == 0 and temperature[1]["type"] == "array"
     assert schema["properties"]["train"]["properties"]["epochs"]["type"] == "integer"
     assert "$ref" not in json.dumps(schema)
+
+
+def test_arms_of_near_values_have_names_of_their_own(tmp_path):
+    recipe = read(tmp_path, GOOD.replace("[0.1, 0.3]", "[0.1234561, 0.1234562]"))
+    assert len({arm.name for arm in recipe.teachers + recipe.students}) == len(recipe.teachers + recipe.students)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("alone:", "hard:", "a teacher has this name already"),
+        ("source: digits", "source: digits, test: other", "has no named splits"),
+    ],
+)
+def test_what_cannot_be_told_apart_or_found_is_refused(tmp_path, old, new, words):
+    with pytest.raises(RecipeError, match=words):
+        read(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_dates_are_text(tmp_path):
+    text = GOOD.replace("alone: {model: mlp_16", "alone: {model: {name: mlp_16, tag: 2020-01-01}")
+    assert read(tmp_path, text).arm("alone").model_args == {"tag": "2020-01-01"}

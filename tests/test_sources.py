@@ -2,8 +2,10 @@
 
 import gc
 import gzip
+import io
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from distill.data.loaders import read_batches
+from distill.data.readers import checked
 from distill.data.sources import Split, held_out, load_splits
 from distill.document import UserError
 from distill.recipe import Data, Synthetic
@@ -30,7 +33,8 @@ def photos(folder, per_class=6, size=(20, 16), classes=CLASSES):
 
 
 def pixels_of(split):
-    return torch.cat(list(read_batches(split, [torch.arange(len(split))], torch.device("cpu"), 0)))
+    parts = torch.arange(len(split)).split(7)
+    return torch.stack([checked(split.images[i]) for part in parts for i in split.positions[part].tolist()])
 
 
 def test_digits_are_scikit_learns_split_three_ways():
@@ -152,7 +156,8 @@ def test_streamed_and_resident_give_the_same_pixels(tmp_path):
     assert resident.resident and not streamed.resident
     parts = [torch.tensor([3, 1]), torch.tensor([0])]
     for workers in (0, 2):
-        a, b = (list(read_batches(s.train, parts, torch.device("cpu"), workers)) for s in (resident, streamed))
+        streamed.settings = streamed.settings.model_copy(update={"workers": workers})
+        a, b = (list(read_batches(s, s.train, parts, torch.device("cpu"))) for s in (resident, streamed))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (2, 3, 8, 8)
     assert resident.identity == streamed.identity
 
@@ -185,7 +190,8 @@ def test_a_damaged_image_is_named(tmp_path):
     everything = Split(splits.train.images, torch.arange(18))
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"dog/3\.png"):
-            list(read_batches(everything, [torch.arange(18)], torch.device("cpu"), workers))
+            splits.settings = splits.settings.model_copy(update={"workers": workers})
+            list(read_batches(splits, everything, [torch.arange(18)], torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
@@ -214,3 +220,52 @@ def test_folders_that_are_no_data_are_told(tmp_path, make, words):
 def test_sources_that_cannot_be_are_told(data, words):
     with pytest.raises(UserError, match=words):
         load_splits(Data(**data))
+
+
+def test_no_image_stands_in_two_splits(tmp_path):
+    """Where a folder is named for one split, it is not taken for another, nor as a class of training."""
+    photos(tmp_path / "a" / "train", 12)
+    photos(tmp_path / "a" / "val")
+    splits = load_splits(Data(source="folder", root=str(tmp_path / "a"), validation="val"))
+    names = [{s.images.name(i) for i in s.positions.tolist()} for s in (splits.train, splits.test)]
+    assert splits.validation.images is not splits.test.images and not names[0] & names[1]
+    photos(tmp_path / "b")
+    photos(tmp_path / "b" / "holdout")
+    with pytest.raises(UserError, match="no split 'train'"):
+        load_splits(Data(source="folder", root=str(tmp_path / "b"), test="holdout"))
+
+
+def test_splits_share_the_size_of_training(tmp_path):
+    photos(tmp_path / "train", 6, (32, 32))
+    photos(tmp_path / "test", 6, (48, 40))
+    splits = load_splits(Data(source="folder", root=str(tmp_path)))
+    assert splits.shape == (3, 32, 32) and pixels_of(splits.test).shape[1:] == (3, 32, 32)
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.fromarray(np.full((8, 8), 256 * 40 * i, dtype=np.uint16)).save(tmp_path / name / f"{i}.png")
+    splits = load_splits(Data(source="folder", root=str(tmp_path)))
+    assert set(pixels_of(Split(splits.train.images, torch.arange(12))).unique().tolist()) == {0, 40, 80, 120}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_processes_that_share_a_tar_file_read_the_right_images(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for i in range(2400):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((8, 8, 3), (i % 200, i // 200, 7), dtype=np.uint8)).save(buffer, "png")
+            entry = tarfile.TarInfo(f"{'ab'[i % 2]}/{i}.png")
+            entry.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(entry, buffer)
+    splits = load_splits(Data(source="tar", root=str(tmp_path / "t.tar"), workers=2))
+    images = splits.train.images
+    assert splits.resident and images.pixels is not None  # decoded by two processes
+    numbers = [int(Path(images.name(i)).stem) for i in range(2400)]
+    expected = torch.tensor([[n % 200, n // 200, 7] for n in numbers])
+    assert torch.equal(images.pixels[:, :, 4, 4].long(), expected)
+    del splits, images
+    gc.collect()

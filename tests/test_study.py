@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -192,6 +193,10 @@ def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
             ],
             "must be in [0, 0.9]",
         ),
+        (["run", "tiny.yaml", "students.distilled.augment={crop: 6}"], "augment.crop must be the same"),
+        (["run", "tiny.yaml", "students.alone.model=inception_v3"], "does not take images of 1×8×8"),
+        (["run", "tiny.yaml", "students.alone.model=resnet18.nonsense"], "Invalid pretrained tag"),
+        (["run", "tiny.yaml", "--out", "tiny.yaml"], "Not a directory"),
         (["run", "tiny.yaml", "train.optimizer=sdg"], "train.optimizer 'sdg'"),
         (["run", "tiny.yaml", "check_teachers=true", "train.lr=1.0e-9"], "no better than chance"),
         (["run", "tiny.yaml", "teachers.hard={model: mlp_16, checkpoint: nowhere}"], "nowhere does not exist"),
@@ -314,7 +319,7 @@ def test_which_arms_compare(tmp_path):
         ),
         *(
             (
-                "Does the teacher's temperature help the student?",
+                "Does a higher temperature help the student?",
                 f"distilled/teacher={t}/temperature=1",
                 f"distilled/teacher={t}/temperature=4",
             )
@@ -341,13 +346,35 @@ def test_which_arms_compare(tmp_path):
     ],
 )
 def test_answers_say_how_sure_they_are(difference, ci95, p_holm, seeds, words):
-    assert words in answer({"difference": difference, "ci95": ci95, "p_holm": p_holm, "seeds": seeds})
+    numbers = {"difference": difference, "ci95": ci95, "p_holm": p_holm, "seeds": seeds}
+    assert words in answer({"question": "Does it help?"} | numbers)
+    assert "yes" not in answer({"question": "Which is better?"} | numbers)
+
+
+def test_the_smaller_number_and_the_less_smoothed_teacher_are_compared_against(tmp_path):
+    text = """
+    data: {source: digits}
+    train: {epochs: 1, lr: 0.1}
+    teachers:
+      smoothed: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}
+      hard: {model: mlp_16, loss: {cross_entropy: {}}}
+    students:
+      alone: {model: mlp_16, loss: {cross_entropy: {smoothing: [0.1, 0.0]}}}
+      taught: {model: mlp_32, teacher: [smoothed, hard], loss: {kd: {temperature: 4}}}
+    """
+    (tmp_path / "r.yaml").write_text(textwrap.dedent(text))
+    pairs = {(a.name, b.name) for _, a, b in find_pairs(load_recipe(tmp_path / "r.yaml"))}
+    assert pairs == {
+        ("hard", "smoothed"),
+        ("alone/smoothing=0", "alone/smoothing=0.1"),
+        ("taught/teacher=hard", "taught/teacher=smoothed"),
+    }
 
 
 def test_class_names_cannot_write_html(tmp_path):
     from PIL import Image
 
-    for name in ("<script>alert(1)</script>", "b & c", "d"):
+    for name in ("<script>alert(1)</script>", "b & c", "$d^$"):
         (tmp_path / "images" / name.replace("/", "∕")).mkdir(parents=True)
         for i in range(12):
             Image.new("RGB", (8, 8), (i, 10 * i, 0)).save(tmp_path / "images" / name.replace("/", "∕") / f"{i}.png")

@@ -280,3 +280,20 @@ def test_training_never_looks_at_the_test_split(tiny, workplace, monkeypatch):
     assert place.splits.train.images.pixels is not None and test is not None
     vars(place.splits)["resident"] = True
     _train_cohort(place, [plan(place)[0]], False)
+
+
+def test_images_of_a_folder_become_resident_before_the_first_batch(tmp_path, tiny, workplace):
+    from test_sources import photos
+
+    photos(tmp_path / "photos", 12, (8, 8))
+    place = workplace(
+        tiny,
+        "data.source=folder",
+        f"data.root={tmp_path / 'photos'}",
+        "train.epochs=1",
+        "train.batch_size=8",
+        "data.mean=[0.5, 0.5, 0.5]",
+        "data.std=[0.2, 0.2, 0.2]",
+    )
+    train_study(place)
+    assert place.splits.train.images.pixels is not None

@@ -20,17 +20,18 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-def read_batches(split: Split, parts: list[Tensor], device: torch.device, workers: int) -> Iterator[Tensor]:
+def read_batches(splits: Splits, split: Split, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
     """The uint8 images of each part (numbers within the split), on the device, in order."""
     images = split.images
-    if images.pixels is not None:
+    if splits.resident:
         images.pixels = images.pixels.to(device)  # the first time only
         positions = split.positions.to(device)
         for part in parts:
             yield images.pixels[positions[part.to(device, non_blocking=True)]]
         return
     loader = DataLoader(Subset(images, split.positions.tolist()), batch_sampler=[p.tolist() for p in parts],
-                        num_workers=workers, collate_fn=stack, pin_memory=device.type == "cuda")
+                        num_workers=splits.settings.workers, worker_init_fn=images.in_worker, collate_fn=stack,
+                        pin_memory=device.type == "cuda")
     for batch in loader:
         yield checked(batch).to(device, non_blocking=True)
 
@@ -47,8 +48,7 @@ def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: in
     batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
     parts = [torch.cat([b, partners(b, len(split), seed, epoch)]) for b in batches] if mixing else batches
     labels = split.labels
-    for own, part, images in zip(batches, parts, read_batches(split, parts, device, splits.settings.workers),
-                                 strict=True):
+    for own, part, images in zip(batches, parts, read_batches(splits, split, parts, device), strict=True):
         index = part.to(device, non_blocking=True)
         views = make_views(images, index, augment, seed, epoch)
         target = labels[part].to(device, non_blocking=True)
@@ -64,5 +64,5 @@ def evaluation_batches(splits: Splits, split: Split, augment: Augment, batch_siz
     """A split (or some of it) in order, each example once, without anything random."""
     positions = torch.arange(len(split)) if positions is None else positions
     parts, labels = list(positions.split(batch_size)), split.labels
-    for part, images in zip(parts, read_batches(split, parts, device, splits.settings.workers), strict=True):
+    for part, images in zip(parts, read_batches(splits, split, parts, device), strict=True):
         yield Batch(evaluation_view(images, augment), labels[part].to(device))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -37,6 +38,7 @@ class Images(Dataset):
         channels: 1 or 3.
         size: ``(height, width)`` that every image is brought to: short side first, then the centre.
         pixels: all images ``[N, C, H, W]`` once they are resident, else None.
+        reopen: forgets files that are open: a tar file's place in it is shared with a forked process.
         stamp: what tells this content from another of the same names and labels, where something cheap does.
     """
 
@@ -47,6 +49,7 @@ class Images(Dataset):
     size: tuple[int, int] = (224, 224)
     pixels: Tensor | None = None
     stamp: str = ""
+    reopen: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +57,10 @@ class Images(Dataset):
     def open(self, i: int) -> Image.Image:
         """The image as it is stored; UserError, with its name, if it cannot be read."""
         try:
-            return self.read(i)
+            image = self.read(i)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            return image
         except Exception as error:  # of decoders there are many, and of what they raise
             raise UserError(f"cannot read the image {self.name(i)}: {error}") from None
 
@@ -81,6 +87,11 @@ class Images(Dataset):
             image = tvf.center_crop(tvf.resize(image, min(self.size), tvf.InterpolationMode.BICUBIC), list(self.size))
         return tvf.pil_to_tensor(image)
 
+    def in_worker(self, _: int) -> None:
+        """What a process that decodes does first."""
+        if self.reopen:
+            self.reopen()
+
     @property
     def nbytes(self) -> int:
         """Bytes of all pixels."""
@@ -90,7 +101,8 @@ class Images(Dataset):
         """Decode every image once, in `workers` processes."""
         if self.pixels is None:
             workers = workers if len(self) > 2000 else 0  # starting workers costs more than a few images
-            loader = DataLoader(self, batch_size=256, num_workers=workers, collate_fn=stack)
+            loader = DataLoader(self, batch_size=256, num_workers=workers, collate_fn=stack,
+                                worker_init_fn=self.in_worker)
             self.pixels = torch.cat([checked(batch) for batch in loader])
 
 
@@ -161,6 +173,11 @@ def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
         places |= {role: (data.root, split) for role, split in wanted.items() if isinstance(split, str)}
     train, names = _open(data, *places["train"], None)
     others = {role: _open(data, *place, names)[0] for role, place in places.items() if role != "train"}
+    for role, images in others.items():
+        if images.pixels is None:
+            images.channels, images.size = train.channels, train.size
+        elif images.pixels.shape[1:] != train.pixels.shape[1:]:
+            raise UserError(f"data: images of the {role} split are not of the size of training's; set data.image_size")
     return {"train": train, **others}, names, notes
 
 
@@ -182,17 +199,17 @@ def _find_folders(data: Data, notes: list[str]) -> dict[str, str | None]:
             raise UserError(f"data: {root} has no split '{value}'; {nearest(value, here)}")
         return path
 
-    train = find(data.train)
-    if train is None and "train" in data.model_fields_set:
-        named(data.train)
     validation = named(data.validation) if isinstance(data.validation, str) else None
     test = named(data.test) if isinstance(data.test, str) else None
+    asked = "train" in data.model_fields_set or test or validation  # else the folder may hold the classes themselves
+    train = named(data.train) if asked else find(data.train)
     if train and data.test is None:
-        test = find("test") or find("validation")
         own = find("validation")
+        test = find("test") or (own if own != validation else None)
         if own and own != test and "validation" not in data.model_fields_set:
             validation = own
-        notes.append(f"test split: {test}" if test else f"{root} has no test folder")
+        if test:
+            notes.append(f"test split: {test}")
     return {"train": train or str(root), "test": test, "validation": validation}
 
 
@@ -269,9 +286,15 @@ def _by_reader(reader: Any, source: str) -> Images:
             image.load()
         return image
 
+    def reopen() -> None:
+        state = getattr(reader, "tar_state", {})
+        for tar in state.values() if isinstance(state, dict) else [state]:
+            tar.reset()
+
     root = Path(str(reader.root))
     stamp = getattr(getattr(reader, "dataset", None), "_fingerprint", "")  # of a Hugging Face data set
-    return Images(torch.tensor(labels).long(), read, name, stamp=str(root.stat().st_size if root.is_file() else stamp))
+    return Images(torch.tensor(labels).long(), read, name, reopen=reopen,
+                  stamp=str(root.stat().st_size if root.is_file() else stamp))
 
 
 def _set_shape(images: Images, data: Data, fewest: int) -> None:

@@ -45,12 +45,11 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     kwargs = dict(args)
     if not pretrained and ":" not in name:
         kwargs["pretrained_cfg_overlay"] = {"mean": mean, "std": std, "input_size": shape}
-    fixed = ":" not in name and getattr(get_pretrained_cfg(name, allow_unregistered=True), "fixed_input_size", False)
-    if fixed and "img_size" not in kwargs:
-        kwargs["img_size"] = shape[1:]
     if not keep_head or not pretrained:
         kwargs["num_classes"] = classes
     try:
+        if ":" not in name and getattr(get_pretrained_cfg(name), "fixed_input_size", False):
+            kwargs.setdefault("img_size", shape[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=pretrained, in_chans=shape[0], **kwargs)

@@ -68,7 +68,7 @@ def terminal_tables(results: dict[str, Any]) -> list[Table]:
         questions.add_column(heading, overflow="fold")
     for comparison in headline(results):
         questions.add_row(*(comparison[key] for key in ("question", "a", "b", "answer")))
-    return [accuracy, questions]
+    return [accuracy, questions] if results["comparisons"] else [accuracy]
 
 
 def draw(results: dict[str, Any], store: Store, folder: Path) -> None:
