@@ -153,9 +153,7 @@ def explain(error: Any) -> str:
         mantissa, _, exponent = value.lower().partition("e")
         fix = f"{float(mantissa)}e{int(exponent):+d}" if exponent else f"{number:g}"
         return f"{wanted}, got the text '{value}' (YAML reads it as text; write {fix})"
-    shown = {True: "true", False: "false", None: "nothing"}.get(value, repr(value)) \
-        if value is None or isinstance(value, bool) else repr(value)
-    return f"{wanted}, got {shown}"
+    return f"{wanted}, got { {'True': 'true', 'False': 'false', 'None': 'nothing'}.get(repr(value), repr(value)) }"
 
 
 def check(model: type[BaseModel], value: Any, key: Key, problems: Problems) -> Any:

@@ -353,6 +353,10 @@ def _arms(role: str, group: str, axes: dict[str, Any], settings: dict[str, Any],
     if not isinstance(model.get("name"), str):
         problems.add((*key, "model"), "expected a name, or a mapping with the key name")
         return []
+    for name in {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "num_classes",
+                 "in_chans"} & set(model):
+        problems.add((*key, "model", name), "not an argument here: weights come by pretrained or checkpoint beside "
+                     "model, classes and channels from the data")
     if role == "students" and not loss:
         problems.add(key, "a student needs a loss; known terms: " + ", ".join(sorted(terms)))
     if not loss and not (arm.pretrained or arm.checkpoint):

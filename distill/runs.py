@@ -77,7 +77,7 @@ def _settings(arm: Arm, seed: int | None, teacher: Run | None, data_identity: di
     """Defaults are left out, so that an option that a later version adds does not change old identities."""
     settings = {
         "format": FORMAT, "data": data_identity, "model": arm.model, "model_args": arm.model_args,
-        "pretrained": arm.pretrained, "checkpoint": arm.checkpoint and file_digest(_weights(arm.checkpoint)),
+        "pretrained": arm.pretrained, "checkpoint": _weights_digest(arm),
         "augment": arm.augment.model_dump(exclude_defaults=True),
     }
     if arm.loss is not None:
@@ -87,12 +87,16 @@ def _settings(arm: Arm, seed: int | None, teacher: Run | None, data_identity: di
     return settings
 
 
-def _weights(checkpoint: str) -> Path:
-    path = Path(checkpoint)
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"checkpoint {file} does not exist")
-    return file
+def _weights_digest(arm: Arm) -> list[str] | None:
+    """Of the local files that an arm starts from: weights, and the configuration beside them."""
+    kind, _, place = arm.model.partition(":")
+    path = Path(arm.checkpoint or place)
+    if not arm.checkpoint and kind != "local-dir":
+        return None
+    files = [path / "model.safetensors", path / "config.json"] if path.is_dir() else [path]
+    if not files[0].is_file():
+        raise UserError(f"{arm.name}: checkpoint {files[0]} does not exist")
+    return [file_digest(file) for file in files if file.is_file()]
 
 
 def file_digest(path: Path) -> str:
@@ -137,7 +141,8 @@ class Store:
             shutil.rmtree(aside)
         else:
             aside.rename(final)
-        self._checkpoint(run.id).unlink(missing_ok=True)
+        for left in (*final.parent.glob(f"{run.id}.partial*"), *final.parent.glob(f".{run.id}.*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()  # of this process, or of one that was killed
 
     def record(self, run_id: str) -> dict[str, Any]:
         """A run's `run.json`."""

@@ -142,11 +142,12 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
         UserError: naming the arm.
     """
     for arm in {run.arm.name: run.arm for run in runs}.values():
-        model = place.build(arm, 0).eval()
+        model = place.build(arm, 0).train(not arm.given)
         shape = place.view_shape(arm)
+        part = max(1, min(arm.train.batch_size, len(place.splits.train)) // arm.train.accumulate)
         try:
             with torch.no_grad():
-                model(torch.zeros(2, *shape))
+                model(torch.zeros(min(2, part), *shape))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UserError(f"{arm.name}: model {arm.model} does not take images of {'×'.join(map(str, shape))}: "
                             f"{error}") from None

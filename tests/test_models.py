@@ -176,6 +176,14 @@ def test_what_cannot_be_built_is_told(kwargs, words):
         build(**kwargs)
 
 
+def test_a_checkpoint_brings_its_normalisation(tmp_path):
+    save_for_hf(build("mlp_16"), str(tmp_path), safe_serialization=True)  # mean 0.4, deviation 0.2
+    again = build_model(
+        "mlp_16", {}, classes=10, shape=(1, 28, 28), seed=0, mean=(0.9,), std=(0.1,), checkpoint=str(tmp_path)
+    )
+    assert normalisation(again) == ((0.4,), (0.2,))
+
+
 def test_checkpoints_must_fit_and_are_never_unpickled(tmp_path):
     model = build("mlp_16")
     save_for_hf(model, str(tmp_path / "run"), safe_serialization=True)

@@ -253,6 +253,7 @@ def test_arms_of_near_values_have_names_of_their_own(tmp_path):
     [
         ("alone:", "hard:", "a teacher has this name already"),
         ("source: digits", "source: digits, test: other", "has no named splits"),
+        ("alone: {model: mlp_16", "alone: {model: {name: mlp_16, checkpoint_path: x.pt}", "weights come by"),
     ],
 )
 def test_what_cannot_be_told_apart_or_found_is_refused(tmp_path, old, new, words):

@@ -4,6 +4,7 @@ A network's normalisation is part of it: `pretrained_cfg["mean"]` and `["std"]`,
 that a stored run is used rightly by timm alone.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,10 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
                         f"{'×'.join(map(str, shape))}: {error}") from None
     if checkpoint:
         load_weights(model, Path(checkpoint))
+        beside = Path(checkpoint) / "config.json"
+        if beside.is_file():  # a network brings the normalisation that it was trained with
+            stored = json.loads(beside.read_text("utf-8")).get("pretrained_cfg", {})
+            model.pretrained_cfg = dict(model.pretrained_cfg) | {k: stored[k] for k in ("mean", "std") if k in stored}
     if model.num_classes != classes:
         raise UserError(f"model '{name}' has {model.num_classes} classes, the data have {classes}; a given teacher "
                         "needs a head for these classes (give it a loss and it is fine-tuned with a new one)")
