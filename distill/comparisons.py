@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.analysis.statistics import compare, holm
 from distill.losses import TERMS
-from distill.recipe import Arm, Recipe, term_model
+from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, term_model
 
 METRICS = ("top1", "nll", "ece")
 DISTILLED = "Does distillation help the student?"
@@ -76,7 +76,7 @@ def _flat(arm: Arm) -> dict[str, Any]:
     for name, settings in (arm.loss or {}).items():
         full = term_model(TERMS[name])(**settings).model_dump()
         flat |= {f"loss.{name}.{key}": value for key, value in full.items()}
-    flat |= {f"train.{key}": value for key, value in arm.train.model_dump().items()}
+    flat |= {f"train.{key}": value for key, value in arm.train.model_dump(exclude=NOT_IN_FINGERPRINT).items()}
     return flat | {f"augment.{key}": value for key, value in arm.augment.model_dump().items()}
 
 
@@ -86,7 +86,9 @@ def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> str:
         differing = {k for k in first | second if first.get(k) != second.get(k)}
         if differing == {"loss.cross_entropy.smoothing"}:
             return TEACHER_SMOOTHING
-    return QUESTIONS.get((role, key), f"What does {key} change for the {role}?")
+    question = QUESTIONS.get((role, key), f"What does {key} change for the {role}?")
+    more = key == "loss.cross_entropy.smoothing" and _flat(a)[key] > 0
+    return question.replace("label smoothing", "more label smoothing") if more else question
 
 
 def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def read_yaml(text: str, problems: Problems) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "not readable"
         raise RecipeError(f"{problems.file}{line}: not valid YAML: {reason}") from None
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:  # of tags that do not fit
         raise RecipeError(f"{problems.file}: not readable as a recipe: {error}") from None
 
 

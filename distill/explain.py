@@ -54,16 +54,16 @@ def clusters_figure(store: Store, splits: Splits, runs: dict[str, str], to: Path
     for run_id, title in runs.items():
         model = load_stored(store.folder(run_id))
         corners = templates(model).double().numpy()[chosen]
-        try:
-            basis = template_plane(corners)
-        except ValueError as error:
-            raise UserError(f"{title}: {error}") from None
         augment = Augment(**store.record(run_id)["settings"]["augment"])
         panels, ratio = {}, {}
-        for name, split in (("train", splits.train), ("validation", splits.validation)):
-            features, which = _features(model, splits, split, augment, chosen)
-            panels[name] = project(features, corners, basis), which
-            ratio[name] = within_between(features, which)
+        try:
+            basis = template_plane(corners)
+            for name, split in (("train", splits.train), ("validation", splits.validation)):
+                features, which = _features(model, splits, split, augment, chosen)
+                panels[name] = project(features, corners, basis), which
+                ratio[name] = within_between(features, which)
+        except ValueError as error:
+            raise UserError(f"{title}: {error}") from None
         clouds.append(figures.Cloud(title, project(corners, corners, basis), panels, ratio))
     figure = figures.clusters(clouds, [splits.class_names[k] for k in chosen])
     return figures.save(figure, to, "clusters").with_suffix(".png")

@@ -325,6 +325,9 @@ def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:
 def _check_data(data: Data, problems: Problems) -> None:
     if data.source in ("folder", "tar") and not data.root:
         problems.add(("data", "source"), f"source '{data.source}' needs data.root")
+    for name in ("image_size", "channels"):
+        if data.source in ("digits", "synthetic") and getattr(data, name) is not None:
+            problems.add(("data", name), f"source '{data.source}' has images of its own size and channels")
     for role in ("validation", "test"):
         if data.source in ("digits", "synthetic") and isinstance(getattr(data, role), str):
             problems.add(("data", role), f"source '{data.source}' has no named splits; give a fraction")

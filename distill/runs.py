@@ -93,7 +93,7 @@ def _weights_digest(arm: Arm) -> list[str] | None:
     path = Path(arm.checkpoint or place)
     if not arm.checkpoint and kind != "local-dir":
         return None
-    files = [path / "model.safetensors", path / "config.json"] if path.is_dir() else [path]
+    files = [path / "model.safetensors", path / "config.json"] if path.is_dir() else [path, path.parent / "config.json"]
     if not files[0].is_file():
         raise UserError(f"{arm.name}: checkpoint {files[0]} does not exist")
     return [file_digest(file) for file in files if file.is_file()]
@@ -130,27 +130,44 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         cfg = model.pretrained_cfg
-        save_for_hf(model, str(aside), safe_serialization=True,
-                    data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
-        save_file(predictions, aside / "predictions.safetensors")
+        try:
+            save_for_hf(model, str(aside), safe_serialization=True,
+                        data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
+            save_file(predictions, aside / "predictions.safetensors")
+        except SafetensorError as error:
+            raise UserError(f"cannot write {aside}: {error}") from None
         (aside / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
         digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
         record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
         (aside / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-        if final.exists():  # another process was first; its run is the same
+        if self.complete(run.id):  # another process was first; its run is the same
             shutil.rmtree(aside)
         else:
+            shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
-        for left in (*final.parent.glob(f"{run.id}.partial*"), *final.parent.glob(f".{run.id}.*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()  # of this process, or of one that was killed
+        self._checkpoint(run.id).unlink(missing_ok=True)
+        for left in (*final.parent.glob(f"{run.id}.partial.*"), *final.parent.glob(f".{run.id}.*")):
+            if not _alive(left.name.rsplit(".", 1)[1]):  # of a process that was killed while it wrote
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def record(self, run_id: str) -> dict[str, Any]:
         """A run's `run.json`."""
-        return json.loads((self.folder(run_id) / "run.json").read_text())
+        return json.loads(self._text(run_id, "run.json"))
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """A run's epochs, in order."""
-        return [json.loads(line) for line in (self.folder(run_id) / "history.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in self._text(run_id, "history.jsonl").splitlines()]
+
+    def _text(self, run_id: str, name: str) -> str:
+        """A JSON file of a run; UserError if it is damaged."""
+        path = self.folder(run_id) / name
+        try:
+            text = path.read_text("utf-8")
+            for part in text.splitlines() if name.endswith("l") else [text]:
+                json.loads(part)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}); remove its folder and the run is trained again") from None
+        return text
 
     def predictions(self, run_id: str) -> dict[str, Tensor]:
         """``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]`` for test, validation and (part of) train."""
@@ -170,7 +187,10 @@ class Store:
         path = self._checkpoint(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata={"state": json.dumps(state)})
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata={"state": json.dumps(state)})
+        except SafetensorError as error:
+            raise UserError(f"cannot write {aside}: {error}") from None
         aside.replace(path)
 
     def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -216,11 +236,25 @@ def read_results(study: Path) -> dict[str, Any]:
     """
     path = study / "results.json"
     try:
-        return json.loads(path.read_text())
+        results = json.loads(path.read_text("utf-8"))
+        if not {"runs", "comparisons", "study"} <= set(results):
+            raise ValueError("not a study's results")
+        return results
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not readable: {error}; `distill run` of the recipe writes it again") from None
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this number runs here; when in doubt, yes."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        pass
+    return True
 
 
 def write_aside(path: Path, text: str) -> None:

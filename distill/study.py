@@ -88,7 +88,10 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
     Raises:
         UserError: for whatever a person can mend.
     """
+    if recipe.name == "models":
+        raise UserError("a recipe cannot be named models: the runs of all studies lie in the folder of that name")
     accelerator = accelerator or make_accelerator(precision_of(recipe))
+    (Path(out) / "models").mkdir(parents=True, exist_ok=True)  # now, rather than after an hour of training
     with Progress(accelerator.is_main_process) as progress:
         with accelerator.main_process_first():  # one process downloads
             splits = load_splits(recipe.data)
@@ -144,7 +147,8 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
     for arm in {run.arm.name: run.arm for run in runs}.values():
         model = place.build(arm, 0).train(not arm.given)
         shape = place.view_shape(arm)
-        part = max(1, min(arm.train.batch_size, len(place.splits.train)) // arm.train.accumulate)
+        size = min(arm.train.batch_size, len(place.splits.train)) // place.accelerator.num_processes
+        part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
         try:
             with torch.no_grad():
                 model(torch.zeros(min(2, part), *shape))
@@ -228,8 +232,10 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
         resume(members[-1], place.store)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
-    with place.progress.task(title, cohort[0].arm.train.epochs, members[0].epoch) as log:
-        fit(members, teachers, place.splits, place.store, place.accelerator, sharing, log)
+    for epoch in sorted({member.epoch for member in members}):  # one, unless another study trains the same runs
+        level = [member for member in members if member.epoch == epoch]
+        with place.progress.task(title, cohort[0].arm.train.epochs, epoch) as log:
+            fit(level, teachers, place.splits, place.store, place.accelerator, sharing, log)
     for member in members:
         shared = place.accelerator if sharing else None
         predictions = predict_all(member.result, place.splits, member.run.arm.augment, device, shared)
@@ -288,6 +294,7 @@ def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
 def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
     """`recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").unlink(missing_ok=True)  # a report of older results must not outlive them
     write_aside(folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True))
     write_aside(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
@@ -318,6 +325,8 @@ def _draw_teachers(place: Workplace, runs: list[Run], study: Path) -> None:
     """Penultimate clusters of the teachers (of the students, where none was trained), first seed each."""
     from distill.explain import ROWS, clusters_figure  # matplotlib takes a second to import
 
+    for old in (study / "figures").glob("clusters.*"):
+        old.unlink()
     trained = [run for run in runs if not run.arm.given]
     chosen = [run for run in trained if run.arm.role == "teacher"] or trained
     titles: dict[str, str] = {}

@@ -44,7 +44,7 @@ class Member:
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
     steps_per_epoch: int
-    wrapped: nn.Module  # the model, or what accelerate makes of it to share each batch
+    wrapped: nn.Module  # the model, or what shares each batch with the other processes
     epoch: int = 0
     lr: float = 0.0
     seconds: float = 0.0
@@ -92,7 +92,12 @@ def start(run: Run, model: nn.Module, steps_per_epoch: int, accelerator: Acceler
     fp16 = accelerator.mixed_precision == "fp16"
     return Member(run, model, optimizer, scheduler, torch.amp.GradScaler(accelerator.device.type, enabled=fp16),
                   ModelEmaV3(model, decay=train.ema) if train.ema else None, steps_per_epoch,
-                  accelerator.prepare_model(model) if sharing else model)
+                  _shared(model, accelerator.device) if sharing else model)
+
+
+def _shared(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its gradients averaged over the processes; its own forward stays in full precision."""
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -110,7 +115,10 @@ def save_checkpoint(member: Member, store: Store) -> None:
             target[f"optimizer.{number}.{name}"] = value
     if not all(isinstance(value, int | float | str | None) for value in values.values()):
         return  # a few optimizers keep nested state: their runs start again instead
+    groups = [{k: v for k, v in group.items() if k != "params" and isinstance(v, int | float | str | list | None)}
+              for group in member.optimizer.state_dict()["param_groups"]]  # some optimizers count their steps there
     store.save_checkpoint(member.run.id, tensors, {
+        "groups": groups,
         "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
         "values": values, "scaler": member.scaler.state_dict()})
 
@@ -133,7 +141,9 @@ def resume(member: Member, store: Store) -> None:
     for name, value in {**parts["optimizer"], **values}.items():
         number, _, entry = name.partition(".")
         entries.setdefault(int(number), {})[entry] = value
-    member.optimizer.load_state_dict({**member.optimizer.state_dict(), "state": entries})
+    groups = [group | stored for group, stored in
+              zip(member.optimizer.state_dict()["param_groups"], state["groups"], strict=True)]
+    member.optimizer.load_state_dict({"state": entries, "param_groups": groups})
     member.scaler.load_state_dict(state["scaler"])
     member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]
     if member.scheduler:

@@ -269,3 +269,13 @@ def test_processes_that_share_a_tar_file_read_the_right_images(tmp_path):
     assert torch.equal(images.pixels[:, :, 4, 4].long(), expected)
     del splits, images
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    "names", [{"validation": "val", "test": "val"}, {"validation": "validation", "test": "val"}, {"test": "train"}]
+)
+def test_two_splits_of_one_folder_are_refused(tmp_path, names):
+    photos(tmp_path / "train")
+    photos(tmp_path / "val")
+    with pytest.raises(UserError, match="is the same as the"):
+        load_splits(Data(source="folder", root=str(tmp_path), **names))

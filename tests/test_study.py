@@ -25,6 +25,7 @@ from distill.cli import main
 from distill.comparisons import answer, find_pairs
 from distill.data.sources import load_splits
 from distill.data.views import normalise
+from distill.document import UserError
 from distill.models.build import normalisation
 from distill.runs import Store
 
@@ -392,3 +393,23 @@ def test_class_names_cannot_write_html(tmp_path):
 
 def test_the_environment_of_the_tests_is_what_they_say():
     assert os.environ["OMP_NUM_THREADS"] == "1" and torch.get_num_threads() == 1
+
+
+def test_a_damaged_run_is_named_and_one_without_its_record_is_made_again(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    recipe = load_recipe(tmp_path / "tiny.yaml")
+    before = run_study(recipe, tmp_path / "runs")
+    place = tmp_path / "runs" / "models" / before["runs"][0]["id"]
+    (place / "run.json").unlink()
+    assert (
+        run_study(recipe, tmp_path / "runs")["comparisons"] == before["comparisons"] and (place / "run.json").is_file()
+    )
+    for name in ("run.json", "predictions.safetensors"):
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(content[:50])
+        with pytest.raises(UserError, match="is damaged"):
+            run_study(recipe, tmp_path / "runs")
+        (place / name).write_bytes(content)
+    (tmp_path / "runs" / "tiny" / "results.json").write_text("{}")
+    run_study(recipe, tmp_path / "runs")
+    assert json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())["comparisons"] == before["comparisons"]

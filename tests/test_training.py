@@ -109,7 +109,9 @@ def test_equal_networks_of_one_seed_start_alike_and_other_seeds_do_not(tiny, wor
     assert same(a, b) and not same(a, place.build(arms["alone/smoothing=0"], 1).state_dict())
 
 
-@pytest.mark.parametrize("options", [(), ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9")])
+@pytest.mark.parametrize(
+    "options", [(), ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9"), ("train.optimizer=lookahead_lamb",)]
+)
 def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, options):
     whole = workplace(tiny, *options)
     expected = train_study(whole)
@@ -171,7 +173,6 @@ def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
     place = workplace(
         tiny,
         "teachers.hard.model=cifar_resnet8",
-        "data.channels=3",
         "data.source=synthetic",
         "data.synthetic={shape: [3, 8, 8], train: 300}",
         "train.epochs=1",

@@ -30,8 +30,8 @@ def read_batches(splits: Splits, split: Split, parts: list[Tensor], device: torc
             yield images.pixels[positions[part.to(device, non_blocking=True)]]
         return
     loader = DataLoader(Subset(images, split.positions.tolist()), batch_sampler=[p.tolist() for p in parts],
-                        num_workers=splits.settings.workers, worker_init_fn=images.in_worker, collate_fn=stack,
-                        pin_memory=device.type == "cuda")
+                        collate_fn=stack, pin_memory=device.type == "cuda",
+                        **images.processes(splits.settings.workers))
     for batch in loader:
         yield checked(batch).to(device, non_blocking=True)
 

@@ -4,6 +4,7 @@ The embedded digits, noise of any shape, and whatever `timm.data.create_dataset`
 """
 
 import hashlib
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,12 @@ class Images(Dataset):
             image = tvf.center_crop(tvf.resize(image, min(self.size), tvf.InterpolationMode.BICUBIC), list(self.size))
         return tvf.pil_to_tensor(image)
 
-    def in_worker(self, _: int) -> None:
-        """What a process that decodes does first."""
-        if self.reopen:
-            self.reopen()
+    def processes(self, workers: int) -> dict[str, Any]:
+        """Arguments of a DataLoader that decodes in other processes; in this one where none can be forked."""
+        if not workers or "fork" not in multiprocessing.get_all_start_methods():
+            return {"num_workers": 0}
+        return {"num_workers": workers, "multiprocessing_context": "fork",
+                "worker_init_fn": lambda _: self.reopen() if self.reopen else None}
 
     @property
     def nbytes(self) -> int:
@@ -101,8 +104,7 @@ class Images(Dataset):
         """Decode every image once, in `workers` processes."""
         if self.pixels is None:
             workers = workers if len(self) > 2000 else 0  # starting workers costs more than a few images
-            loader = DataLoader(self, batch_size=256, num_workers=workers, collate_fn=stack,
-                                worker_init_fn=self.in_worker)
+            loader = DataLoader(self, batch_size=256, collate_fn=stack, **self.processes(workers))
             self.pixels = torch.cat([checked(batch) for batch in loader])
 
 
@@ -171,6 +173,13 @@ def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
             wanted["test"] = "validation" if data.source.startswith("torch/") else "test"
         places = {"train": (data.root, data.train)}
         places |= {role: (data.root, split) for role, split in wanted.items() if isinstance(split, str)}
+    seen: dict[Any, str] = {}
+    for role, (root, split) in places.items():
+        where = str(Path(root).resolve()) if data.source in ("folder", "tar") else next(
+            (name for name, same in SYNONYMS.items() if split in same), split)
+        if where in seen:
+            raise UserError(f"data: the {role} split is the same as the {seen[where]} split ({where})")
+        seen[where] = role
     train, names = _open(data, *places["train"], None)
     others = {role: _open(data, *place, names)[0] for role, place in places.items() if role != "train"}
     for role, images in others.items():
@@ -288,8 +297,11 @@ def _by_reader(reader: Any, source: str) -> Images:
 
     def reopen() -> None:
         state = getattr(reader, "tar_state", {})
-        for tar in state.values() if isinstance(state, dict) else [state]:
+        tars = list(state.values()) if isinstance(state, dict) else [state]
+        while tars:
+            tar = tars.pop()
             tar.reset()
+            tars += tar.children.values()
 
     root = Path(str(reader.root))
     stamp = getattr(getattr(reader, "dataset", None), "_fingerprint", "")  # of a Hugging Face data set

@@ -7,6 +7,7 @@ Pixels stay in [0, 255] here; each network is given its own normalisation of the
 
 import hashlib
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -77,9 +78,15 @@ def evaluation_view(images: Tensor, augment: Augment) -> Tensor:
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """``(pixels / 255 - mean) / std`` per channel, as float32."""
-    shift = torch.tensor(mean, device=pixels.device).view(-1, 1, 1) * 255
-    factor = 1 / (torch.tensor(std, device=pixels.device).view(-1, 1, 1) * 255)
+    shift, factor = _constants(mean, std, pixels.device)
     return pixels.float().sub_(shift).mul_(factor) if not pixels.is_floating_point() else (pixels - shift) * factor
+
+
+@cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On the device once: a copy from the host in every step would stop it."""
+    shift, scale = (torch.tensor(values, device=device).view(-1, 1, 1) * 255 for values in (mean, std))
+    return shift, 1 / scale
 
 
 def _windows(images: Tensor, size: tuple[int, int], top: Tensor, left: Tensor) -> Tensor:

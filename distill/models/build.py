@@ -59,9 +59,12 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
                         f"{'×'.join(map(str, shape))}: {error}") from None
     if checkpoint:
         load_weights(model, Path(checkpoint))
-        beside = Path(checkpoint) / "config.json"
-        if beside.is_file():  # a network brings the normalisation that it was trained with
-            stored = json.loads(beside.read_text("utf-8")).get("pretrained_cfg", {})
+        folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+        if (folder / "config.json").is_file():  # a network brings the normalisation that it was trained with
+            try:
+                stored = dict(json.loads((folder / "config.json").read_text("utf-8")).get("pretrained_cfg", {}))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error}") from None
             model.pretrained_cfg = dict(model.pretrained_cfg) | {k: stored[k] for k in ("mean", "std") if k in stored}
     if model.num_classes != classes:
         raise UserError(f"model '{name}' has {model.num_classes} classes, the data have {classes}; a given teacher "
