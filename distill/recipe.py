@@ -316,9 +316,9 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
 
 def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:
     if isinstance(seeds, int):
-        seeds = list(range(seeds))
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**31:
-        problems.add(("seeds",), "expected a count of at least 1, or a list of different whole numbers from 0")
+        seeds = list(range(min(seeds, 10_001)))
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**31 or len(seeds) > 10_000:
+        problems.add(("seeds",), "expected a count from 1 to 10000, or a list of different whole numbers from 0")
     return seeds
 
 

@@ -115,8 +115,11 @@ def save_checkpoint(member: Member, store: Store) -> None:
             target[f"optimizer.{number}.{name}"] = value
     if not all(isinstance(value, int | float | str | None) for value in values.values()):
         return  # a few optimizers keep nested state: their runs start again instead
+    groups = member.optimizer.state_dict()["param_groups"]  # some optimizers count their steps there
+    for number, group in enumerate(groups):
+        tensors |= {f"group.{number}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
     groups = [{k: v for k, v in group.items() if k != "params" and isinstance(v, int | float | str | list | None)}
-              for group in member.optimizer.state_dict()["param_groups"]]  # some optimizers count their steps there
+              for group in groups]
     store.save_checkpoint(member.run.id, tensors, {
         "groups": groups,
         "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
@@ -129,7 +132,7 @@ def resume(member: Member, store: Store) -> None:
     if found is None:
         return
     tensors, state = found
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "group": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
@@ -143,6 +146,9 @@ def resume(member: Member, store: Store) -> None:
         entries.setdefault(int(number), {})[entry] = value
     groups = [group | stored for group, stored in
               zip(member.optimizer.state_dict()["param_groups"], state["groups"], strict=True)]
+    for name, value in parts["group"].items():
+        number, _, entry = name.partition(".")
+        groups[int(number)][entry] = value
     member.optimizer.load_state_dict({"state": entries, "param_groups": groups})
     member.scaler.load_state_dict(state["scaler"])
     member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]

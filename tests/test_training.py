@@ -110,7 +110,8 @@ def test_equal_networks_of_one_seed_start_alike_and_other_seeds_do_not(tiny, wor
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9"), ("train.optimizer=lookahead_lamb",)]
+    "options",
+    [(), ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9"), ("train.optimizer=lamb", "train.lr=0.01")],
 )
 def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, options):
     whole = workplace(tiny, *options)
