@@ -323,6 +323,9 @@ def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:
 
 
 def _check_data(data: Data, problems: Problems) -> None:
+    known = ("digits", "synthetic", "folder", "tar")
+    if data.source not in known and "/" not in data.source:
+        problems.add(("data", "source"), f"unknown source '{data.source}'; {nearest(data.source, known)}")
     if data.source in ("folder", "tar") and not data.root:
         problems.add(("data", "source"), f"source '{data.source}' needs data.root")
     for name in ("image_size", "channels"):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from distill.document import UserError, nearest
 from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe
 
+FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
 FORMAT = 1  # raised when the same settings would train to other weights
 
 
@@ -120,7 +121,7 @@ class Store:
 
     def complete(self, run_id: str) -> bool:
         """Whether the run is there; it is never there in part."""
-        return (self.folder(run_id) / "run.json").is_file()
+        return all((self.folder(run_id) / name).is_file() for name in FILES)
 
     def save(self, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
              predictions: dict[str, Tensor]) -> None:

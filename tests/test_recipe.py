@@ -253,6 +253,7 @@ def test_arms_of_near_values_have_names_of_their_own(tmp_path):
     [
         ("alone:", "hard:", "a teacher has this name already"),
         ("source: digits", "source: digits, test: other", "has no named splits"),
+        ("source: digits", "source: digit", "did you mean 'digits'"),
         ("alone: {model: mlp_16", "alone: {model: {name: mlp_16, checkpoint_path: x.pt}", "weights come by"),
     ],
 )

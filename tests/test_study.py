@@ -400,9 +400,10 @@ def test_a_damaged_run_is_named_and_one_without_its_record_is_made_again(tmp_pat
     recipe = load_recipe(tmp_path / "tiny.yaml")
     before = run_study(recipe, tmp_path / "runs")
     place = tmp_path / "runs" / "models" / before["runs"][0]["id"]
-    (place / "run.json").unlink()
+    (place / "model.safetensors").unlink()
     assert (
-        run_study(recipe, tmp_path / "runs")["comparisons"] == before["comparisons"] and (place / "run.json").is_file()
+        run_study(recipe, tmp_path / "runs")["comparisons"] == before["comparisons"]
+        and (place / "model.safetensors").is_file()
     )
     for name in ("run.json", "predictions.safetensors"):
         content = (place / name).read_bytes()

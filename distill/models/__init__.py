@@ -1,1 +1,3 @@
-"""Networks: timm's, and the paper's small ones registered beside them."""
+"""Networks: timm's, and the paper's small ones, which importing this registers beside them."""
+
+from distill.models import small  # noqa: F401
