@@ -19,6 +19,11 @@ BATCH = 500
 TRAIN_SAMPLE = 10_000  # training examples that are evaluated and stored, spread evenly over the split
 
 
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of ``[N, K]`` logits whose largest is the label's ``[N]``, in [0, 1]."""
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
 @torch.no_grad()
 def predict(model: nn.Module, splits: Splits, split: Split, augment: Augment, device: torch.device,
             positions: Tensor | None = None, sharing: Accelerator | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -183,23 +184,24 @@ class Store:
     def _checkpoint(self, run_id: str) -> Path:
         return self.root / "models" / f"{run_id}.partial"
 
-    def save_checkpoint(self, run_id: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Replace a run's checkpoint: tensors, and JSON values beside them."""
+    def save_checkpoint(self, run_id: str, state: dict[str, Any]) -> None:
+        """Replace a run's checkpoint, a tree of tensors and JSON values, by another."""
         path = self._checkpoint(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}")
+        tensors: dict[str, Tensor] = {}
+        tree = json.dumps(_without_tensors(state, tensors))
         try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, aside, metadata={"state": json.dumps(state)})
+            save_file(tensors, aside, metadata={"tree": tree})
         except SafetensorError as error:
             raise UserError(f"cannot write {aside}: {error}") from None
         aside.replace(path)
 
-    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load_checkpoint(self, run_id: str) -> dict[str, Any] | None:
         """A run's checkpoint, or None if there is none that can be read."""
-        path = self._checkpoint(run_id)
         try:
-            with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+            with safe_open(self._checkpoint(run_id), "pt") as file:
+                return _with_tensors(json.loads(file.metadata()["tree"]), file.get_tensor)
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
             return None
 
@@ -227,6 +229,29 @@ class Store:
         if len(found) != 1:
             raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
         return found
+
+
+def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A tree as JSON, its tensors put aside under numbers; keys keep their types, tuples become lists."""
+    if isinstance(value, Tensor):
+        tensors[str(len(tensors))] = value.detach().clone(memory_format=torch.contiguous_format)
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _without_tensors(child, tensors)] for key, child in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(child, tensors) for child in value]
+    return value
+
+
+def _with_tensors(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """The tree that `_without_tensors` took apart."""
+    if isinstance(value, list):
+        return [_with_tensors(child, tensor) for child in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensor(value["tensor"])
+    return {key: _with_tensors(child, tensor) for key, child in value["items"]}
 
 
 def read_results(study: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from distill import recipe as recipes
 from distill.comparisons import compare_arms
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
-from distill.evaluation import metrics, predict_all
+from distill.evaluation import accuracy, metrics, predict_all
 from distill.losses import TERMS, Outputs, weighted_sum
 from distill.models.build import build_model, load_stored, parameter_count
 from distill.progress import Progress
@@ -176,12 +176,12 @@ def _steps(splits: Splits, arm: Arm) -> int:
     return max(1, len(splits.train) // arm.train.batch_size)
 
 
-def cohorts_of(runs: list[Run], epochs_done: dict[str, int]) -> list[list[Run]]:
-    """Runs that train side by side: equal in seed, views, batches, epochs and, if resumed, in how far they are."""
+def cohorts_of(runs: list[Run]) -> list[list[Run]]:
+    """Runs that train side by side: equal in seed, views, batches and epochs."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         train = run.arm.train
-        same = (run.seed, run.arm.augment, train.batch_size, train.accumulate, train.epochs, epochs_done.get(run.id, 0))
+        same = (run.seed, run.arm.augment, train.batch_size, train.accumulate, train.epochs)
         groups.setdefault(same, []).append(run)
     return list(groups.values())
 
@@ -214,10 +214,8 @@ def _train_phase(place: Workplace, runs: list[Run]) -> None:
     runs = [run for run in runs if not run.arm.given]
     if not runs:
         return
-    done = {run.id: (place.store.load_checkpoint(run.id) or (None, {"epoch": 0}))[1]["epoch"] for run in runs}
-    place.accelerator.wait_for_everyone()  # before a checkpoint is replaced
     process, processes = place.accelerator.process_index, place.accelerator.num_processes
-    cohorts, sharing = share_out(cohorts_of(runs, done), processes, runs[0].arm.train.spread)
+    cohorts, sharing = share_out(cohorts_of(runs), processes, runs[0].arm.train.spread)
     for cohort in cohorts if sharing else cohorts[process::processes]:
         _train_cohort(place, cohort, sharing)
 
@@ -232,7 +230,7 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
         resume(members[-1], place.store)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
-    for epoch in sorted({member.epoch for member in members}):  # one, unless another study trains the same runs
+    for epoch in sorted({member.epoch for member in members}):  # a kill between two checkpoints leaves two
         level = [member for member in members if member.epoch == epoch]
         with place.progress.task(title, cohort[0].arm.train.epochs, epoch) as log:
             fit(level, teachers, place.splits, place.store, place.accelerator, sharing, log)
@@ -261,8 +259,7 @@ def _check_teachers(place: Workplace, teachers: list[Run]) -> None:
         logits, labels = predictions["validation.logits"], predictions["validation.labels"]
         if place.recipe.check_teachers:
             check_teacher(run.title, logits, labels)
-        right = (logits.argmax(1) == labels).double().mean().item()
-        place.progress.say(f"teacher {run.title}: {right:.2%} of {len(labels)} validation images")
+        place.progress.say(f"teacher {run.title}: {accuracy(logits, labels):.2%} of {len(labels)} validation images")
 
 
 # ----------------------------------------------------------------------------------------------- the results
@@ -351,8 +348,9 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
         pass once a cohort, from passes timed now.
     """
     with Progress(speaking=False) as progress:
-        place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), make_accelerator(None), progress)
-    runs = plan_runs(recipe, place.splits.identity, precision_of(recipe) or place.accelerator.mixed_precision)
+        accelerator = make_accelerator(precision_of(recipe))
+        place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), accelerator, progress)
+    runs = plan_runs(recipe, place.splits.identity, accelerator.mixed_precision)
     missing = _missing(place, runs)
     preflight(place, missing)
     seconds: dict[str, float] = {}
@@ -365,7 +363,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     cohorts = []
     for depth in sorted({run.depth for run in missing}):
         trained = [run for run in missing if run.depth == depth and not run.arm.given]
-        for cohort in cohorts_of(trained, {}):
+        for cohort in cohorts_of(trained):
             arms = {run.teacher.arm.name: run.teacher.arm for run in cohort if run.teacher}
             per_image = sum(map(cost, arms.values())) + 3 * sum(cost(run.arm) for run in cohort)
             epochs = cohort[0].arm.train.epochs

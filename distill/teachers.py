@@ -25,8 +25,8 @@ class Teacher(nn.Module):
         return Outputs(self.model(images).float())
 
 
-def check_teacher(name: str, logits: Tensor, labels: Tensor) -> float:
-    """A teacher's accuracy on held-out examples, measured before any student starts.
+def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
+    """Refuse a teacher that is no better than chance on held-out examples, before any student starts.
 
     Args:
         name: of the teacher, for the message.
@@ -46,4 +46,3 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> float:
             f"than chance ({chance:.1%}): its students would learn nothing. Is it trained long enough, are its "
             "head, its normalisation and its order of classes those of these data? (check_teachers=false goes on)"
         )
-    return accuracy

@@ -23,7 +23,7 @@ from distill.data.loaders import Batch, training_batches
 from distill.data.sources import Splits
 from distill.data.views import key, normalise
 from distill.document import UserError
-from distill.evaluation import predict
+from distill.evaluation import accuracy, predict
 from distill.losses import Outputs, weighted_sum
 from distill.models.build import normalisation
 from distill.recipe import Train
@@ -104,52 +104,22 @@ def _shared(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def save_checkpoint(member: Member, store: Store) -> None:
-    """All that the next epoch depends on, as tensors and JSON."""
-    tensors = {f"model.{k}": v for k, v in member.model.state_dict().items()}
-    if member.ema:
-        tensors |= {f"ema.{k}": v for k, v in member.ema.module.state_dict().items()}
-    values: dict[str, Any] = {}
-    for number, entries in member.optimizer.state_dict()["state"].items():
-        for name, value in entries.items():
-            target = tensors if isinstance(value, Tensor) else values
-            target[f"optimizer.{number}.{name}"] = value
-    if not all(isinstance(value, int | float | str | None) for value in values.values()):
-        return  # a few optimizers keep nested state: their runs start again instead
-    groups = member.optimizer.state_dict()["param_groups"]  # some optimizers count their steps there
-    for number, group in enumerate(groups):
-        tensors |= {f"group.{number}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
-    groups = [{k: v for k, v in group.items() if k != "params" and isinstance(v, int | float | str | list | None)}
-              for group in groups]
-    store.save_checkpoint(member.run.id, tensors, {
-        "groups": groups,
+    """All that the next epoch depends on."""
+    store.save_checkpoint(member.run.id, {
         "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
-        "values": values, "scaler": member.scaler.state_dict()})
+        "model": member.model.state_dict(), "ema": member.ema.module.state_dict() if member.ema else {},
+        "optimizer": member.optimizer.state_dict(), "scaler": member.scaler.state_dict()})
 
 
 def resume(member: Member, store: Store) -> None:
     """Continue from the run's checkpoint, if it has one."""
-    found = store.load_checkpoint(member.run.id)
-    if found is None:
+    state = store.load_checkpoint(member.run.id)
+    if state is None:
         return
-    tensors, state = found
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "group": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    member.model.load_state_dict(parts["model"])
+    member.model.load_state_dict(state["model"])
     if member.ema:
-        member.ema.module.load_state_dict(parts["ema"])
-    entries: dict[int, dict[str, Any]] = {}
-    values = {name.removeprefix("optimizer."): value for name, value in state["values"].items()}
-    for name, value in {**parts["optimizer"], **values}.items():
-        number, _, entry = name.partition(".")
-        entries.setdefault(int(number), {})[entry] = value
-    groups = [group | stored for group, stored in
-              zip(member.optimizer.state_dict()["param_groups"], state["groups"], strict=True)]
-    for name, value in parts["group"].items():
-        number, _, entry = name.partition(".")
-        groups[int(number)][entry] = value
-    member.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        member.ema.module.load_state_dict(state["ema"])
+    member.optimizer.load_state_dict(state["optimizer"])
     member.scaler.load_state_dict(state["scaler"])
     member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]
     if member.scheduler:
@@ -188,10 +158,12 @@ def fit(members: list[Member], teachers: dict[str, Teacher], splits: Splits, sto
         batches = training_batches(splits, augment, size, seed, epoch, accelerator.device, rank, world)
         for step, batch in enumerate(batches, epoch * first.steps_per_epoch):
             _step(members, teachers, batch, step, size, accelerator, world, rank)
-        images = first.steps_per_epoch * size
+        images, shared = first.steps_per_epoch * size, accelerator if sharing else None
+        means = [_means(member, epoch, images, shared) for member in members]  # waits for the device
         rate = images / (time.monotonic() - began)
+        for member, mean in zip(members, means, strict=True):
+            _finish_epoch(member, epoch, mean, splits, shared, accelerator.device)
         for member in members:
-            _finish_epoch(member, epoch, images, splits, accelerator if sharing else None, accelerator.device)
             member.seconds += (time.monotonic() - began) / len(members)
         last = epoch + 1 == train.epochs
         if not last and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
@@ -253,9 +225,8 @@ def _update(member: Member, step: int) -> None:
         member.scheduler.step_update(step + 1)
 
 
-def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, sharing: Accelerator | None,
-                  device: torch.device) -> None:
-    """One line of history: means of the loss and its terms before their weights, accuracies."""
+def _means(member: Member, epoch: int, images: int, sharing: Accelerator | None) -> dict[str, float]:
+    """Over the epoch's images: the loss (under ""), its terms before their weights, and top1."""
     names = sorted(member.sums)
     totals = torch.stack([member.sums[name] for name in names])
     totals = sharing.reduce(totals, "sum") if sharing else totals
@@ -264,9 +235,17 @@ def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, shari
         terms = ", ".join(f"{name} {value:g}" for name, value in means.items() if name not in ("", "top1"))
         raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms});"
                         " lower train.lr, or clip with train.clip_grad")
+    return means
+
+
+def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: Splits, sharing: Accelerator | None,
+                  device: torch.device) -> None:
+    """Judge the member on the validation split and write its line of history."""
     member.epoch = epoch + 1
-    for buffer in (*member.model.buffers(), *member.result.buffers()) if sharing else ():
-        torch.distributed.broadcast(buffer, 0)  # each process has batch statistics of its own
+    if sharing:
+        for model in {member.model, member.result}:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)  # each process has batch statistics of its own
     logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
     if not logits.isfinite().all():
         raise UserError(f"{member.run.title}: after epoch {epoch + 1} its answers are not finite; lower train.lr")
@@ -274,11 +253,11 @@ def _finish_epoch(member: Member, epoch: int, images: int, splits: Splits, shari
     member.history.append({
         "epoch": epoch + 1,
         "lr": member.lr,
-        "loss": means.pop(""),
-        "train": {"top1": means.pop("top1")},
-        "terms": means,
+        "loss": means[""],
+        "train": {"top1": means["top1"]},
+        "terms": {name: value for name, value in means.items() if name not in ("", "top1")},
         "validation": {
-            "top1": (logits.argmax(1) == labels).double().mean().item(),
+            "top1": accuracy(logits, labels),
             "nll": nn.functional.cross_entropy(logits.double(), labels).item(),
         },
     })

@@ -157,7 +157,9 @@ def test_streamed_and_resident_give_the_same_pixels(tmp_path):
     parts = [torch.tensor([3, 1]), torch.tensor([0])]
     for workers in (0, 2):
         streamed.settings = streamed.settings.model_copy(update={"workers": workers})
-        a, b = (list(read_batches(s, s.train, parts, torch.device("cpu"))) for s in (resident, streamed))
+        a, b = (
+            [images for _, images in read_batches(s, s.train, parts, torch.device("cpu"))] for s in (resident, streamed)
+        )
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (2, 3, 8, 8)
     assert resident.identity == streamed.identity
 

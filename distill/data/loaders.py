@@ -20,20 +20,25 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-def read_batches(splits: Splits, split: Split, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The uint8 images of each part (numbers within the split), on the device, in order."""
+def read_batches(splits: Splits, split: Split, parts: list[Tensor],
+                 device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each part (numbers within the split, on the CPU): the numbers and their uint8 images, on the device.
+
+    The numbers are copied to the device once, before the first batch.
+    """
     images = split.images
+    numbers = torch.cat(parts).to(device).split([len(part) for part in parts])
     if splits.resident:
         images.pixels = images.pixels.to(device)  # the first time only
         positions = split.positions.to(device)
-        for part in parts:
-            yield images.pixels[positions[part.to(device, non_blocking=True)]]
+        for number in numbers:
+            yield number, images.pixels[positions[number]]
         return
     loader = DataLoader(Subset(images, split.positions.tolist()), batch_sampler=[p.tolist() for p in parts],
                         collate_fn=stack, pin_memory=device.type == "cuda",
                         **images.processes(splits.settings.workers))
-    for batch in loader:
-        yield checked(batch).to(device, non_blocking=True)
+    for number, batch in zip(numbers, loader, strict=True):
+        yield number, checked(batch).to(device, non_blocking=True)
 
 
 def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: int, epoch: int, device: torch.device,
@@ -47,11 +52,9 @@ def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: in
     order = epoch_order(len(split), seed, epoch)
     batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
     parts = [torch.cat([b, partners(b, len(split), seed, epoch)]) for b in batches] if mixing else batches
-    labels = split.labels
-    for own, part, images in zip(batches, parts, read_batches(splits, split, parts, device), strict=True):
-        index = part.to(device, non_blocking=True)
-        views = make_views(images, index, augment, seed, epoch)
-        target = labels[part].to(device, non_blocking=True)
+    labels = split.labels.to(device)
+    for own, (number, images) in zip(batches, read_batches(splits, split, parts, device), strict=True):
+        views, target = make_views(images, number, augment, seed, epoch), labels[number]
         if mixing:
             half = len(own)
             views, target = mix(views[:half], views[half:], target[:half], target[half:], own, classes, augment,
@@ -63,6 +66,7 @@ def evaluation_batches(splits: Splits, split: Split, augment: Augment, batch_siz
                        positions: Tensor | None = None) -> Iterator[Batch]:
     """A split (or some of it) in order, each example once, without anything random."""
     positions = torch.arange(len(split)) if positions is None else positions
-    parts, labels = list(positions.split(batch_size)), split.labels
-    for part, images in zip(parts, read_batches(splits, split, parts, device), strict=True):
-        yield Batch(evaluation_view(images, augment), labels[part].to(device))
+    labels = split.labels.to(device)
+    if len(positions):
+        for number, images in read_batches(splits, split, list(positions.split(batch_size)), device):
+            yield Batch(evaluation_view(images, augment), labels[number])
