@@ -27,6 +27,8 @@ class RecipeError(UserError):
 # ------------------------------------------------------------------------------------------ YAML with lines
 
 MAX_NODES = 20_000  # a recipe is short; a bomb of aliases is not
+PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in (
+    "str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge", "value"))
 
 
 class Problems:
@@ -64,6 +66,9 @@ def read_yaml(text: str, problems: Problems) -> Any:
         problems.lines.setdefault(key, node.start_mark.line + 1)
         if next(budget) > MAX_NODES:
             raise RecipeError(f"{problems.file}: more than {MAX_NODES} values")
+        if not node.tag.startswith(PLAIN_TAGS):
+            place = f"{problems.file}:{node.start_mark.line + 1}"
+            raise RecipeError(f"{place}: not valid YAML here: the tag {node.tag} stands for no plain value")
         if isinstance(node, yaml.SequenceNode):
             return [value(child, (*key, i)) for i, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):

@@ -10,12 +10,13 @@ from torch import nn
 
 from distill import figures
 from distill.analysis.clusters import most_confused, project, template_plane, within_between
+from distill.arms import load
 from distill.data.sources import Split, Splits, load_splits
 from distill.document import UserError, nearest
 from distill.evaluation import predict
 from distill.losses import TERMS
 from distill.models.build import load_stored, penultimate, templates
-from distill.recipe import Augment, load
+from distill.recipe import Augment
 from distill.runs import Store, read_results
 
 EXAMPLES = 100  # of each class, as the paper draws (appendix A)

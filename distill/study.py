@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from distill import recipe as recipes
+from distill import arms
 from distill.comparisons import compare_arms
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
@@ -32,8 +32,8 @@ from distill.training import Member, fit, make_optimizer, resume, start
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """The study that a YAML file states, with ``KEY=VALUE`` overrides; see `distill.recipe.load`."""
-    return recipes.load(path, TERMS, overrides)
+    """The study that a YAML file states, with ``KEY=VALUE`` overrides; see `distill.arms.load`."""
+    return arms.load(path, TERMS, overrides)
 
 
 @dataclass

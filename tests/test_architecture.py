@@ -12,7 +12,8 @@ PACKAGE = ROOT / "distill"
 # Who may import whom, from the bottom up; a module may also import its own folder.
 ALLOWED: dict[str, set[str]] = {
     "document": set(),
-    "recipe": {"document"},
+    "recipe": set(),
+    "arms": {"document", "recipe"},
     "progress": set(),
     "losses": {"document", "recipe"},
     "models": {"document", "recipe"},
@@ -24,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"document", "recipe", "data", "models", "analysis"},
     "comparisons": {"document", "recipe", "losses", "analysis"},
     "training": {"document", "recipe", "losses", "models", "data", "evaluation", "teachers", "runs"},
-    "explain": {"document", "recipe", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
+    "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
     "report": {"document", "recipe", "analysis", "figures", "runs", "comparisons"},
 }
 ALLOWED["study"] = set(ALLOWED) - {"study"}

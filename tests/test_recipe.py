@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill import load_recipe
+from distill.arms import load
 from distill.cli import main
 from distill.document import RecipeError, UserError
 from distill.losses import TERMS
-from distill.recipe import json_schema, load
+from distill.recipe import json_schema
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
@@ -139,7 +140,7 @@ WRONG = {
         "seeds: 2",
         "seeds: !!python/object/apply:os.system [ls]",
         13,
-        ["not valid YAML|whole|list|count"],
+        ["not valid YAML"],
     ),
 }
 
@@ -156,7 +157,7 @@ def test_a_wrong_recipe_is_told_with_its_line(tmp_path, capsys, monkeypatch, nam
     message = capsys.readouterr().err
     assert stop.value.code == 2
     assert f"wrong.yaml:{line}:" in message and "Traceback" not in message
-    assert all(re.search(word, message) if "|" in word else word in message for word in words), message
+    assert all(word in message for word in words), message
 
 
 def test_all_problems_are_told_at_once(tmp_path):

@@ -1,0 +1,244 @@
+"""From a recipe's file to its arms: axes are multiplied out, and every problem is told at once."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from distill.document import Key, Problems, RecipeError, UserError, check, dotted, nearest, override, read_yaml
+from distill.recipe import Arm, ArmSettings, Augment, Data, Document, Recipe, Terms, Train, needs_teacher, term_model
+
+
+def load(path: str | Path, terms: Terms, overrides: Iterable[str] = ()) -> Recipe:
+    """The study that a YAML file states.
+
+    Args:
+        path: the recipe.
+        terms: loss terms by name; the recipe's terms are checked by these functions' signatures.
+        overrides: ``KEY=VALUE`` texts, applied before anything is checked.
+
+    Raises:
+        RecipeError: with every problem found, each with its place.
+        UserError: if the file cannot be read or an override is not one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
+    problems = Problems(str(path))
+    document = read_yaml(text, problems)
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: expected a mapping with data, train, teachers, students; got {document!r}")
+    override(document, overrides, problems)
+    recipe = build(path.stem, document, terms, problems)
+    problems.stop()
+    return recipe
+
+
+def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems) -> Recipe:
+    """Check a document and expand its arms; problems are noted, not raised."""
+    top = check(Document, document, (), problems)
+    raw = {k: v if isinstance(v, dict) else {} for k, v in document.items()}
+    train_raw = raw.get("train", {})
+    if isinstance(document.get("train"), dict):
+        check(Train, train_raw, ("train",), problems)
+    data = check(Data, raw.get("data", {}), ("data",), problems) if isinstance(document.get("data"), dict) else None
+    if data:
+        _check_data(data, problems)
+    augment_raw = raw.get("data", {}).get("augment")
+    common = (train_raw, augment_raw if isinstance(augment_raw, dict) else {})
+
+    written = {}
+    for role in ("teachers", "students"):
+        for group, arm in raw.get(role, {}).items():
+            if role == "students" and group in raw.get("teachers", {}):
+                problems.add((role, group), "a teacher has this name already")
+            if isinstance(arm, dict):
+                written[role, group] = expand(arm, (role, group), problems)
+    names = _short_names({path for arms in written.values() for picked, _ in arms for path in picked})
+    teachers: dict[str, list[Arm]] = {}
+    students: list[Arm] = []
+    for (role, group), arms in written.items():
+        made: list[Arm] = []
+        for picked, settings in arms:
+            axes = {names[path]: value for path, value in picked.items()}
+            made += _arms(role, group, axes, settings, common, teachers, terms, problems)
+        if role == "teachers":
+            teachers[group] = made
+        else:
+            students += made
+    seeds = _seeds(top.seeds if top else 1, problems)
+    if top and not written:
+        problems.add((), "nothing to train: name at least one arm under teachers or students")
+    return Recipe(name, data, [a for group in teachers.values() for a in group], students, seeds,
+                  top.check_teachers if top else True, document)
+
+
+def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:
+    if isinstance(seeds, int):
+        seeds = list(range(min(seeds, 10_001)))
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**31 or len(seeds) > 10_000:
+        problems.add(("seeds",), "expected a count from 1 to 10000, or a list of different whole numbers from 0")
+    return seeds
+
+
+def _check_data(data: Data, problems: Problems) -> None:
+    known = ("digits", "synthetic", "folder", "tar")
+    if data.source not in known and "/" not in data.source:
+        problems.add(("data", "source"), f"unknown source '{data.source}'; {nearest(data.source, known)}")
+    if data.source in ("folder", "tar") and not data.root:
+        problems.add(("data", "source"), f"source '{data.source}' needs data.root")
+    for name in ("image_size", "channels"):
+        if data.source in ("digits", "synthetic") and getattr(data, name) is not None:
+            problems.add(("data", name), f"source '{data.source}' has images of its own size and channels")
+    for role in ("validation", "test"):
+        if data.source in ("digits", "synthetic") and isinstance(getattr(data, role), str):
+            problems.add(("data", role), f"source '{data.source}' has no named splits; give a fraction")
+    if data.synthetic and data.source != "synthetic":
+        problems.add(("data", "synthetic"), "only source: synthetic has this key")
+    if (data.mean is None) != (data.std is None):
+        problems.add(("data",), "mean and std stand together or not at all")
+    if data.std and min(data.std) <= 0:
+        problems.add(("data", "std"), "must be positive")
+
+
+def _arms(role: str, group: str, axes: dict[str, Any], settings: dict[str, Any], common: tuple[dict, dict],
+          teachers: dict[str, list[Arm]], terms: Terms, problems: Problems) -> list[Arm]:
+    """The arms of one expanded setting: one, or one for each arm of the teacher that it names."""
+    key = (role, group)
+    arm = check(ArmSettings, settings, key, problems)
+    settings = {name: settings.get(name) if isinstance(settings.get(name), dict) else {}
+                for name in ("loss", "train", "augment")}
+    train = check(Train, {**common[0], **settings["train"]}, (*key, "train"), _only(problems, settings["train"]))
+    augment = check(Augment, {**common[1], **settings["augment"]}, (*key, "augment"),
+                    _only(problems, settings["augment"]))
+    loss = {name: _term(name, value, (*key, "loss", name), terms, problems) for name, value in settings["loss"].items()}
+    if arm is None or train is None or augment is None or None in loss.values():
+        return []
+    model = arm.model if isinstance(arm.model, dict) else {"name": arm.model}
+    if not isinstance(model.get("name"), str):
+        problems.add((*key, "model"), "expected a name, or a mapping with the key name")
+        return []
+    _check_arm(role, arm, model, loss, key, terms, problems)
+    options: list[Arm | None] = [None]
+    if arm.teacher is not None:
+        single = [a for arms in teachers.values() for a in arms if a.name == arm.teacher]
+        options = list(teachers.get(arm.teacher) or single)
+        if not options and arm.teacher not in teachers:  # else its own problems are told
+            problems.add((*key, "teacher"), f"unknown teacher '{arm.teacher}'; {nearest(arm.teacher, teachers)}")
+    made = []
+    for teacher in options:
+        full = axes | ({f"teacher.{k}": v for k, v in teacher.axes.items()} if teacher else {})
+        full = {k: axis_text(v) if isinstance(v, dict) else v for k, v in full.items()}
+        name = "/".join([group, *(f"{k}={axis_text(v)}" for k, v in full.items())])
+        made.append(Arm("teacher" if role == "teachers" else "student", name, full, model["name"],
+                        {k: v for k, v in model.items() if k != "name"}, arm.pretrained, arm.checkpoint,
+                        teacher.name if teacher else None, loss or None, train, augment))
+    return made
+
+
+def _check_arm(role: str, arm: ArmSettings, model: dict[str, Any], loss: dict[str, Any], key: Key, terms: Terms,
+               problems: Problems) -> None:
+    """What no single key shows: weights to start from, a loss to train with, a teacher and who needs it."""
+    for name in {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "num_classes",
+                 "in_chans"} & set(model):
+        problems.add((*key, "model", name), "not an argument here: weights come by pretrained or checkpoint beside "
+                     "model, classes and channels from the data")
+    if role == "students" and not loss:
+        problems.add(key, "a student needs a loss; known terms: " + ", ".join(sorted(terms)))
+    if not loss and not (arm.pretrained or arm.checkpoint):
+        problems.add(key, "needs a loss to be trained with, or pretrained: true or checkpoint: PATH to be given")
+    needing = [name for name in loss if needs_teacher(terms[name])]
+    if needing and arm.teacher is None:
+        problems.add((*key, "loss", needing[0]), "this term needs a teacher; name one with the key teacher")
+    if arm.teacher is not None and not needing:
+        problems.add((*key, "teacher"), "no term of the loss learns from it; add kd, logit_mse or hard_label")
+
+
+def _only(problems: Problems, own: dict[str, Any]) -> Problems:
+    """Where an arm says nothing of its own, the common block has been checked already: stay silent."""
+    return problems if own else Problems("")
+
+
+def _term(name: str, value: Any, key: Key, terms: Terms, problems: Problems) -> dict[str, Any] | None:
+    """A term's keys without those at their defaults, so that a default written out is the same run."""
+    if name not in terms:
+        problems.add(key, f"unknown loss term; {nearest(name, terms)}")
+        return None
+    if not isinstance(value, dict):
+        problems.add(key, "expected a mapping; write {} for the defaults")
+        return None
+    checked = check(term_model(terms[name]), value, key, problems)
+    return checked.model_dump(exclude_defaults=True) if checked else None
+
+
+# ------------------------------------------------------------------------------------------------------ axes
+
+
+def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[tuple[dict[Key, Any], dict[str, Any]]]:
+    """The product of an arm's lists: ``(axis values by path, the arm without lists)`` for each arm.
+
+    A list stands for an axis wherever one value is expected; a list that is itself a value is nested,
+    ``[[…]]``. A list of mappings is an axis only as `model`.
+    """
+    axes: dict[Key, list[Any]] = {}
+
+    def find(value: Any, path: Key) -> None:
+        if isinstance(value, dict):
+            for name, child in value.items():
+                find(child, (*path, name))
+        elif isinstance(value, list):
+            if path in [(), ("loss",), ("train",), ("augment",)] or (path[:1] == ("loss",) and len(path) == 2):
+                problems.add((*key, *path), "expected a mapping (KEY: VALUE), got a list: no axis may stand here")
+            elif not value:
+                problems.add((*key, *path), "an axis needs at least one value")
+            elif path != ("model",) and any(isinstance(v, dict) for v in value):
+                problems.add((*key, *path), "an axis is a list of plain values, not of mappings")
+            elif any(value.index(v) != i for i, v in enumerate(value)):
+                problems.add((*key, *path), "the same value stands twice in this axis")
+            else:
+                axes[path] = value
+
+    before = len(problems.found)
+    find(arm, ())
+    if len(problems.found) > before:
+        return []  # checked as it stands, the list would be told again, as a value of the wrong type
+    size = 1
+    for values in axes.values():
+        size *= len(values)
+    if size > 10_000:
+        problems.add(key, f"its axes make {size} arms; at most 10000 are allowed")
+        return []
+    result = []
+    for choice in itertools.product(*axes.values()):
+        picked = dict(zip(axes, choice, strict=True))
+        result.append((picked, _replace(arm, (), picked)))
+    return result
+
+
+def _replace(value: Any, path: Key, picked: dict[Key, Any]) -> Any:
+    if path in picked:
+        return picked[path]
+    if isinstance(value, dict):
+        return {name: _replace(child, (*path, name), picked) for name, child in value.items()}
+    return value
+
+
+def axis_text(value: Any) -> str:
+    """An axis value as it stands in an arm's name."""
+    if isinstance(value, dict):
+        rest = ",".join(f"{k}={axis_text(v)}" for k, v in value.items() if k != "name")
+        return f"{value.get('name')}({rest})" if rest else str(value.get("name"))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _short_names(paths: set[Key]) -> dict[Key, str]:
+    """Each axis by the last word of its path, by more words where that would name two."""
+    names = {}
+    for path in paths:
+        length = 1
+        while any(other[-length:] == path[-length:] for other in paths - {path}) and length < len(path):
+            length += 1
+        names[path] = dotted(path[-length:])
+    return names
