@@ -121,21 +121,29 @@ def _arms(role: str, group: str, axes: dict[str, Any], settings: dict[str, Any],
         problems.add((*key, "model"), "expected a name, or a mapping with the key name")
         return []
     _check_arm(role, arm, model, loss, key, terms, problems)
-    options: list[Arm | None] = [None]
-    if arm.teacher is not None:
-        single = [a for arms in teachers.values() for a in arms if a.name == arm.teacher]
-        options = list(teachers.get(arm.teacher) or single)
-        if not options and arm.teacher not in teachers:  # else its own problems are told
-            problems.add((*key, "teacher"), f"unknown teacher '{arm.teacher}'; {nearest(arm.teacher, teachers)}")
     made = []
-    for teacher in options:
-        full = axes | ({f"teacher.{k}": v for k, v in teacher.axes.items()} if teacher else {})
-        full = {k: axis_text(v) if isinstance(v, dict) else v for k, v in full.items()}
+    for chosen in itertools.product(*_named_teachers(arm, teachers, (*key, "teacher"), problems)):
+        prefix = [t.name.split("/")[0] if len(chosen) > 1 else "teacher" for t in chosen]
+        full = axes | {f"{of}.{k}": v for of, t in zip(prefix, chosen, strict=True) for k, v in t.axes.items()}
+        full = {k: axis_text(v) if isinstance(v, dict | list) else v for k, v in full.items()}
         name = "/".join([group, *(f"{k}={axis_text(v)}" for k, v in full.items())])
         made.append(Arm("teacher" if role == "teachers" else "student", name, full, model["name"],
                         {k: v for k, v in model.items() if k != "name"}, arm.pretrained, arm.checkpoint,
-                        teacher.name if teacher else None, loss or None, train, augment))
+                        tuple(teacher.name for teacher in chosen), loss or None, train, augment))
     return made
+
+
+def _named_teachers(arm: ArmSettings, teachers: dict[str, list[Arm]], key: Key, problems: Problems) -> list[list[Arm]]:
+    """For each teacher that an arm names, the arms that the name stands for: those of its group, or the one."""
+    names = [] if arm.teacher is None else [arm.teacher] if isinstance(arm.teacher, str) else arm.teacher
+    if isinstance(arm.teacher, list) and (len(names) < 2 or len(set(names)) < len(names)):
+        problems.add(key, "an ensemble needs at least two different teachers")
+    found = []
+    for name in names:
+        found.append(teachers.get(name) or [a for arms in teachers.values() for a in arms if a.name == name])
+        if not found[-1] and name not in teachers:  # else its own problems are told
+            problems.add(key, f"unknown teacher '{name}'; {nearest(name, teachers)}")
+    return found
 
 
 def _check_arm(role: str, arm: ArmSettings, model: dict[str, Any], loss: dict[str, Any], key: Key, terms: Terms,
@@ -153,7 +161,7 @@ def _check_arm(role: str, arm: ArmSettings, model: dict[str, Any], loss: dict[st
     if needing and arm.teacher is None:
         problems.add((*key, "loss", needing[0]), "this term needs a teacher; name one with the key teacher")
     if arm.teacher is not None and not needing:
-        problems.add((*key, "teacher"), "no term of the loss learns from it; add kd, logit_mse or hard_label")
+        problems.add((*key, "teacher"), "no term of the loss learns from it; add kd, dkd, logit_mse or another")
 
 
 def _only(problems: Problems, own: dict[str, Any]) -> Problems:
@@ -227,6 +235,8 @@ def _replace(value: Any, path: Key, picked: dict[Key, Any]) -> Any:
 
 def axis_text(value: Any) -> str:
     """An axis value as it stands in an arm's name."""
+    if isinstance(value, list):
+        return "+".join(map(axis_text, value))
     if isinstance(value, dict):
         rest = ",".join(f"{k}={axis_text(v)}" for k, v in value.items() if k != "name")
         return f"{value.get('name')}({rest})" if rest else str(value.get("name"))

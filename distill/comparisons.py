@@ -51,7 +51,8 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
 def _amount(recipe: Recipe, key: str, value: Any) -> float:
     """Where a value stands on its axis: numbers by size, teachers by their smoothing, the rest as written."""
     if key == "teacher" and value:
-        value = (recipe.arm(value).loss or {}).get("cross_entropy", {}).get("smoothing", 0.0)
+        losses = [recipe.arm(name).loss or {} for name in value]
+        value = max(loss.get("cross_entropy", {}).get("smoothing", 0.0) for loss in losses)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
@@ -59,9 +60,9 @@ def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
     def kept(arm: Arm) -> str:
         return json.dumps({k: v for k, v in _flat(arm).items() if k != "teacher" and not k.startswith("loss.")})
 
-    alone = [arm for arm in arms if arm.teacher is None and set(arm.loss) == {"cross_entropy"}]
+    alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
     for arm in arms:
-        if arm.teacher is not None:
+        if arm.teachers:
             own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
             base = next((a for a in alone if kept(a) == kept(arm)
                          and a.loss["cross_entropy"].get("smoothing", 0.0) == own), None)
@@ -71,8 +72,8 @@ def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
 
 def _flat(arm: Arm) -> dict[str, Any]:
     """An arm's settings by dotted key, defaults filled in, so that two arms can be laid side by side."""
-    flat: dict[str, Any] = {"model": arm.model + json.dumps(arm.model_args, sort_keys=True), "teacher": arm.teacher,
-                            "start": [arm.pretrained, arm.checkpoint]}
+    flat: dict[str, Any] = {"model": arm.model + json.dumps(arm.model_args, sort_keys=True),
+                            "teacher": list(arm.teachers), "start": [arm.pretrained, arm.checkpoint]}
     for name, settings in (arm.loss or {}).items():
         full = term_model(TERMS[name])(**settings).model_dump()
         flat |= {f"loss.{name}.{key}": value for key, value in full.items()}
@@ -81,8 +82,8 @@ def _flat(arm: Arm) -> dict[str, Any]:
 
 
 def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> str:
-    if key == "teacher" and a.teacher and b.teacher:
-        first, second = (_flat(recipe.arm(t)) for t in (a.teacher, b.teacher))
+    if key == "teacher" and len(a.teachers) == len(b.teachers) == 1:
+        first, second = (_flat(recipe.arm(arm.teachers[0])) for arm in (a, b))
         differing = {k for k in first | second if first.get(k) != second.get(k)}
         if differing == {"loss.cross_entropy.smoothing"}:
             return TEACHER_SMOOTHING

@@ -15,7 +15,8 @@ from distill.data.sources import Split, Splits, load_splits
 from distill.document import UserError, nearest
 from distill.evaluation import predict
 from distill.losses import TERMS
-from distill.models.build import load_stored, penultimate, templates
+from distill.models.build import load_stored
+from distill.models.inside import penultimate, templates
 from distill.recipe import Augment
 from distill.runs import Store, read_results
 
@@ -54,7 +55,7 @@ def clusters_figure(store: Store, splits: Splits, runs: dict[str, str], to: Path
     clouds = []
     for run_id, title in runs.items():
         model = load_stored(store.folder(run_id))
-        corners = templates(model).double().numpy()[chosen]
+        corners = templates(model).detach().double().numpy()[chosen]
         augment = Augment(**store.record(run_id)["settings"]["augment"])
         panels, ratio = {}, {}
         try:

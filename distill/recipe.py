@@ -86,13 +86,15 @@ class Train(Strict):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an average of the weights, which is "
                               "then what is stored and evaluated")
     precision: Literal["no", "bf16", "fp16"] | None = Field(None, description="the launcher's by default")
+    weight_norms: bool = Field(False, description="log the norms of every layer's weights, and how far they are from "
+                               "the start, each epoch")
     spread: Literal["auto", "runs", "data"] = Field("auto", description="what several processes share out: "
                                                     "whole runs, or each batch")
     checkpoint_minutes: float = Field(1.0, ge=0, description="at most this much work is lost to a kill, and "
                                       "the epoch under way")
 
 
-NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes"}
+NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms"}
 
 
 class ArmSettings(Strict):
@@ -101,7 +103,8 @@ class ArmSettings(Strict):
     model: str | dict[str, Any]
     pretrained: bool = False
     checkpoint: str | None = None
-    teacher: str | None = None
+    teacher: str | list[str] | None = Field(None, description="an arm of teachers; [[a, b]] is an ensemble, the "
+                                            "mean of their probabilities")
     loss: dict[str, dict[str, Any]] | None = None
     train: dict[str, Any] = {}
     augment: dict[str, Any] = {}
@@ -129,7 +132,7 @@ class Arm:
     model_args: dict[str, Any]
     pretrained: bool
     checkpoint: str | None
-    teacher: str | None
+    teachers: tuple[str, ...]  # more than one are an ensemble
     loss: dict[str, dict[str, Any]] | None
     train: Train
     augment: Augment
@@ -157,14 +160,24 @@ class Recipe:
         return next(a for a in self.teachers + self.students if a.name == name)
 
 
+SUPPLIED = frozenset({"part", "progress"})  # arguments of terms that come from the loop, not from a recipe
+
+
+class Weighted(Strict):
+    """What every term of a loss has, beside the keyword arguments of its function."""
+
+    weight: float = Field(1.0, ge=0, description="what the term is multiplied by")
+    warmup: float = Field(0.0, ge=0, le=1, description="share of training over which the weight grows from 0")
+
+
 @cache
-def term_model(function: Callable[..., Any]) -> type[BaseModel]:
-    """The keys of a loss term: the keyword-only arguments of its function, and a weight."""
+def term_model(function: Callable[..., Any], weighted: bool = True) -> type[BaseModel]:
+    """The keys of a loss term: the keyword-only arguments of its function, and those of every term."""
     hints = get_type_hints(function, include_extras=True)
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    keywords = [p for p in inspect.signature(function).parameters.values()
+                if p.kind is p.KEYWORD_ONLY and p.name not in SUPPLIED]
     fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in keywords}
-    weight = (Annotated[float, Field(ge=0, description="what the term is multiplied by")], 1.0)
-    return pydantic.create_model(function.__name__, __base__=Strict, weight=weight, **fields)
+    return pydantic.create_model(function.__name__, __base__=Weighted if weighted else Strict, **fields)
 
 
 def needs_teacher(function: Callable[..., Any]) -> bool:

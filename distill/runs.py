@@ -38,20 +38,20 @@ class Run:
         id: the first 16 digits of the fingerprint.
         arm: of the study at hand; not part of the identity, so studies share runs.
         seed: None for a network that is given, not trained.
-        teacher: the run that it learns from.
+        teachers: the runs that it learns from; more than one are an ensemble.
         settings: all that the weights depend on: what the fingerprint is of.
     """
 
     id: str
     arm: Arm
     seed: int | None
-    teacher: "Run | None"
+    teachers: "tuple[Run, ...]"
     settings: dict[str, Any] = field(repr=False, compare=False)
 
     @property
     def depth(self) -> int:
         """How many networks must be there before this one can be trained."""
-        return self.teacher.depth + 1 if self.teacher else 0
+        return 1 + max((teacher.depth for teacher in self.teachers), default=-1)
 
     @property
     def title(self) -> str:
@@ -64,17 +64,15 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
     runs: dict[tuple[str, int | None], Run] = {}
     for arm in recipe.teachers + recipe.students:
         for seed in recipe.seeds if not arm.given else [None]:
-            teacher = None
-            if arm.teacher is not None:
-                teacher = runs.get((arm.teacher, seed)) or runs[arm.teacher, None]
-            settings = _settings(arm, seed, teacher, data_identity, precision)
+            teachers = tuple(runs.get((name, seed)) or runs[name, None] for name in arm.teachers)
+            settings = _settings(arm, seed, teachers, data_identity, precision)
             text = json.dumps(settings, sort_keys=True)
             run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-            runs[arm.name, seed] = Run(run_id, arm, seed, teacher, settings)
+            runs[arm.name, seed] = Run(run_id, arm, seed, teachers, settings)
     return list(runs.values())
 
 
-def _settings(arm: Arm, seed: int | None, teacher: Run | None, data_identity: dict[str, Any],
+def _settings(arm: Arm, seed: int | None, teachers: tuple[Run, ...], data_identity: dict[str, Any],
               precision: str) -> dict[str, Any]:
     """Defaults are left out, so that an option that a later version adds does not change old identities."""
     settings = {
@@ -85,8 +83,13 @@ def _settings(arm: Arm, seed: int | None, teacher: Run | None, data_identity: di
     if arm.loss is not None:
         train = arm.train.model_dump(exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"})
         settings |= {"loss": arm.loss, "train": train, "precision": precision, "seed": seed,
-                     "teacher": teacher.id if teacher else None}
+                     "teacher": one_or_list([teacher.id for teacher in teachers])}
     return settings
+
+
+def one_or_list(ids: list[str]) -> str | list[str] | None:
+    """None for none, the one alone, else all: how files name the teachers of a run."""
+    return ids if len(ids) > 1 else next(iter(ids), None)
 
 
 def _weights_digest(arm: Arm) -> list[str] | None:

@@ -14,19 +14,22 @@ import torch
 import yaml
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill import arms
 from distill.comparisons import compare_arms
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
 from distill.evaluation import accuracy, metrics, predict_all
-from distill.losses import TERMS, Outputs, weighted_sum
+from distill.losses import TERMS, Outputs, ensemble, make_parts, needs_of, weighted_sum
 from distill.models.build import build_model, load_stored, parameter_count
+from distill.models.heads import last_linear
+from distill.models.inside import has, observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe, term_model
 from distill.report import write_report
-from distill.runs import Run, Store, plan_runs, read_results, versions, write_aside
+from distill.runs import Run, Store, one_or_list, plan_runs, read_results, versions, write_aside
 from distill.teachers import Teacher, check_teacher
 from distill.training import Member, fit, make_optimizer, resume, start
 
@@ -144,32 +147,57 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
     Raises:
         UserError: naming the arm.
     """
-    for arm in {run.arm.name: run.arm for run in runs}.values():
+    arms = {run.arm.name: run.arm for run in runs}
+    needs = frozenset().union(*(needs_of(arm.loss or {}) for arm in arms.values() if arm.teachers))
+    answers: dict[tuple[str, int], Outputs] = {}  # of the teachers, to one or two blank images
+
+    def answer(name: str, views: Tensor) -> Outputs:
+        if (name, len(views)) not in answers:
+            model = place.build(place.recipe.arm(name), 0)
+            answers[name, len(views)] = Teacher(model, needs & has(model))(views)
+        return answers[name, len(views)]
+
+    for arm in arms.values():
         model = place.build(arm, 0).train(not arm.given)
         shape = place.view_shape(arm)
         size = min(arm.train.batch_size, len(place.splits.train)) // place.accelerator.num_processes
         part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
+        views = torch.zeros(min(2, part), *shape)
         try:
-            with torch.no_grad():
-                model(torch.zeros(min(2, part), *shape))
+            with observe(model, needs_of(arm.loss or {})) as seen:
+                student = Outputs(model(views), **seen)
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UserError(f"{arm.name}: model {arm.model} does not take images of {'×'.join(map(str, shape))}: "
                             f"{error}") from None
+        except UserError as error:
+            raise UserError(f"{arm.name}: {error}") from None
         if arm.given:
             continue
-        if arm.teacher and place.view_shape(place.recipe.arm(arm.teacher)) != shape:
+        if any(place.view_shape(place.recipe.arm(name)) != shape for name in arm.teachers):
             raise UserError(f"{arm.name}: its views are {shape[1]}×{shape[2]} and its teacher's are not: student and "
                             "teacher see the same view, so augment.crop must be the same")
         if arm.train.batch_size < place.accelerator.num_processes:
             raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
                             "processes")
         make_optimizer(model, arm.train, _steps(place.splits, arm), arm.name)
-        classes = len(place.splits.class_names)
-        logits = Outputs(torch.zeros(2, classes))
-        try:
-            weighted_sum(arm.loss, logits, torch.tensor([0, 1]), logits if arm.teacher else None, 2)
-        except ValueError as error:
-            raise UserError(f"{arm.name}: loss: {error}") from None
+        teacher = ensemble([answer(name, views) for name in arm.teachers]) if arm.teachers else None
+        _try_loss(arm, student, teacher, last_linear(model))
+
+
+def _try_loss(arm: Arm, student: Outputs, teacher: Outputs | None, head: nn.Module | None) -> None:
+    """One evaluation of an arm's loss on what its networks say: terms refuse what they cannot do."""
+    classes, count = student.logits.shape[1], len(student.logits)
+    labels = torch.arange(count) % classes
+    mixed = arm.augment.mixup > 0 or arm.augment.cutmix > 0
+    try:
+        parts = make_parts(arm.loss, student, teacher, 0)
+        loss, _ = weighted_sum(arm.loss, student, F.one_hot(labels, classes).float() if mixed else labels,
+                               teacher, count, parts)
+    except ValueError as error:
+        raise UserError(f"{arm.name}: loss: {error}") from None
+    if head is not None and torch.autograd.grad(loss, head.weight, allow_unused=True)[0] is None:
+        raise UserError(f"{arm.name}: no term of its loss trains the last layer, so its answers stay random; add "
+                        "cross_entropy or kd")
 
 
 def _steps(splits: Splits, arm: Arm) -> int:
@@ -222,11 +250,12 @@ def _train_phase(place: Workplace, runs: list[Run]) -> None:
 
 def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
     device = place.accelerator.device
-    teachers = {run.teacher.id: Teacher(place.load(run.teacher)) for run in cohort if run.teacher}
+    teachers = _teachers_of(place, cohort)
     members: list[Member] = []
     for run in cohort:
         model = place.build(run.arm, run.seed)
-        members.append(start(run, model, _steps(place.splits, run.arm), place.accelerator, sharing))
+        members.append(start(run, model, teachers, place.view_shape(run.arm), _steps(place.splits, run.arm),
+                             place.accelerator, sharing))
         resume(members[-1], place.store)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
@@ -241,6 +270,16 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
             record = {"model": member.run.arm.model, "parameters": parameter_count(member.result),
                       "epochs": member.train.epochs, "seconds": round(member.seconds, 3)}
             place.store.save(member.run, member.result, record, member.history, predictions)
+
+
+def _teachers_of(place: Workplace, cohort: list[Run]) -> dict[str, Teacher]:
+    """The networks that a cohort learns from, by id, ready to tell what its losses look at."""
+    needs: dict[str, set[str]] = {}
+    for run in cohort:
+        for teacher in run.teachers:
+            needs.setdefault(teacher.id, set()).update(needs_of(run.arm.loss) if len(run.teachers) == 1 else ())
+    known = {teacher.id: teacher for run in cohort for teacher in run.teachers}
+    return {name: Teacher(place.load(known[name]), wanted) for name, wanted in needs.items()}
 
 
 def _store_given(place: Workplace, run: Run) -> None:
@@ -272,20 +311,29 @@ def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
         if run.id not in predictions:
             predictions[run.id] = place.store.predictions(run.id)
         kd = (run.arm.loss or {}).get("kd")
-        temperature = term_model(TERMS["kd"])(**kd).temperature if kd is not None else None
+        settings = term_model(TERMS["kd"])(**kd) if kd is not None else None
+        temperature = (settings.final_temperature or settings.temperature) if settings else None
         record = place.store.record(run.id)
         rows.append({
             "id": run.id, "role": run.arm.role, "arm": run.arm.name, "axes": run.arm.axes, "seed": run.seed,
             "model": record["model"], "parameters": record["parameters"],
-            "teacher": run.teacher.id if run.teacher else None, "epochs": record["epochs"],
+            "teacher": one_or_list([teacher.id for teacher in run.teachers]), "epochs": record["epochs"],
             "seconds": record["seconds"], "hardware": record["versions"]["hardware"],
-            "metrics": metrics(predictions[run.id], predictions[run.teacher.id] if run.teacher else None, temperature),
+            "metrics": metrics(predictions[run.id], _together([predictions[t.id] for t in run.teachers]), temperature),
         })
     return {"study": place.recipe.name, "versions": versions(), "classes": place.splits.class_names,
             "data": {"source": place.recipe.data.source, "train": len(place.splits.train),
                      "validation": len(place.splits.validation), "test": len(place.splits.test)},
             "precision": place.accelerator.mixed_precision, "seeds": place.recipe.seeds,
             "runs": rows, "comparisons": compare_arms(place.recipe, rows)}
+
+
+def _together(teachers: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
+    """The predictions of the teacher that a student has, an ensemble's as it learns from them."""
+    if not teachers:
+        return None
+    return {name: ensemble([Outputs(t[name]) for t in teachers]).logits if name.endswith(".logits") else value
+            for name, value in teachers[0].items()}
 
 
 def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
@@ -364,7 +412,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     for depth in sorted({run.depth for run in missing}):
         trained = [run for run in missing if run.depth == depth and not run.arm.given]
         for cohort in cohorts_of(trained):
-            arms = {run.teacher.arm.name: run.teacher.arm for run in cohort if run.teacher}
+            arms = {teacher.arm.name: teacher.arm for run in cohort for teacher in run.teachers}
             per_image = sum(map(cost, arms.values())) + 3 * sum(cost(run.arm) for run in cohort)
             epochs = cohort[0].arm.train.epochs
             cohorts.append({"runs": [run.title for run in cohort], "epochs": epochs,

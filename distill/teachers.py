@@ -1,19 +1,27 @@
 """The teacher's contract: frozen, in eval mode whatever is asked, and shown to be worth learning from."""
 
+from collections.abc import Collection
+
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from distill.document import UserError
 from distill.losses import Outputs
+from distill.models.inside import observe
 
 
 class Teacher(nn.Module):
-    """A network that answers and never changes: no gradients, no dropout, no updates of its buffers."""
+    """A network that answers and never changes: no gradients, no dropout, no updates of its buffers.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        model: the network.
+        needs: what its students' losses look at beside logits: "features", "maps".
+    """
+
+    def __init__(self, model: nn.Module, needs: Collection[str] = ()) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model, self.needs = model.requires_grad_(False).eval(), {"features", "maps"} & set(needs)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in eval mode."""
@@ -22,7 +30,9 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
         """Answers for normalised images ``[B, C, H, W]``."""
-        return Outputs(self.model(images).float())
+        with observe(self.model, self.needs) as seen:
+            logits = self.model(images).float()
+        return Outputs(logits, **seen)
 
 
 def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:

@@ -19,13 +19,16 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from distill.analysis.drift import norms, template_spread, total
 from distill.data.loaders import Batch, training_batches
 from distill.data.sources import Splits
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.evaluation import accuracy, predict
-from distill.losses import Outputs, weighted_sum
+from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum
 from distill.models.build import normalisation
+from distill.models.heads import last_linear
+from distill.models.inside import decayed, observe
 from distill.recipe import Train
 from distill.runs import Run, Store
 from distill.teachers import Teacher
@@ -45,6 +48,8 @@ class Member:
     ema: ModelEmaV3 | None
     steps_per_epoch: int
     wrapped: nn.Module  # the model, or what shares each batch with the other processes
+    parts: nn.ModuleDict  # of the loss, by term: a projector, online targets
+    initial: dict[str, Tensor] | None  # weights at the start, where their drift is logged
     epoch: int = 0
     lr: float = 0.0
     seconds: float = 0.0
@@ -57,13 +62,20 @@ class Member:
         return self.ema.module if self.ema else self.model
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """Ids of the runs it learns from."""
+        return tuple(teacher.id for teacher in self.run.teachers)
+
+    @property
     def train(self) -> Train:
         """The run's training settings."""
         return self.run.arm.train
 
 
-def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: str) -> tuple[Any, Any]:
-    """timm's optimizer and its scheduler (None for 'none'), which steps on every update.
+def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: str,
+                   parts: nn.Module | None = None) -> tuple[Any, Any]:
+    """timm's optimizer, of the model and of what its loss learns beside it, and its scheduler (None for
+    'none'), which steps on every update.
 
     Raises:
         UserError: if timm knows no such name or argument.
@@ -72,6 +84,9 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     name, shape = optimizer.pop("name", "sgd"), schedule.pop("name", "cosine")
     try:
         made = create_optimizer_v2(model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **optimizer)
+        own = list(parts.parameters()) if parts else []
+        if own:
+            made.add_param_group({"params": own, "weight_decay": train.weight_decay})
     except Exception as error:
         raise UserError(f"{place}: train.optimizer '{name}': {error}") from None
     if shape == "plateau":
@@ -84,15 +99,37 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     return made, scheduler
 
 
-def start(run: Run, model: nn.Module, steps_per_epoch: int, accelerator: Accelerator, sharing: bool) -> Member:
-    """A member at its first step, on the device."""
+def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int], steps_per_epoch: int,
+          accelerator: Accelerator, sharing: bool) -> Member:
+    """A member at its first step, on the device; `shape` is that of one view."""
     train = run.arm.train
     model = model.to(accelerator.device)
-    optimizer, scheduler = make_optimizer(model, train, steps_per_epoch, run.title)
+    parts = parts_of(run, model, teachers, shape).to(accelerator.device)
+    optimizer, scheduler = make_optimizer(model, train, steps_per_epoch, run.title, parts)
     fp16 = accelerator.mixed_precision == "fp16"
     return Member(run, model, optimizer, scheduler, torch.amp.GradScaler(accelerator.device.type, enabled=fp16),
                   ModelEmaV3(model, decay=train.ema) if train.ema else None, steps_per_epoch,
-                  _shared(model, accelerator.device) if sharing else model)
+                  _shared(model, accelerator.device) if sharing else model, parts,
+                  {name: w.detach().clone() for name, w in decayed(model).items()} if train.weight_norms else None)
+
+
+@torch.no_grad()
+def parts_of(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int]) -> nn.ModuleDict:
+    """The modules that the run's loss owns, made for what the networks say about one blank view.
+
+    Raises:
+        UserError: if the networks have not what a term needs.
+    """
+    view = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    needs, was_training = needs_of(run.arm.loss), model.training
+    with observe(model.eval(), needs) as seen:
+        student = Outputs(model(view), **seen)
+    model.train(was_training)
+    answers = [teachers[teacher.id](view) for teacher in run.teachers]
+    try:
+        return make_parts(run.arm.loss, student, ensemble(answers) if answers else None, run.seed)
+    except ValueError as error:
+        raise UserError(f"{run.arm.name}: loss: {error}") from None
 
 
 def _shared(model: nn.Module, device: torch.device) -> nn.Module:
@@ -108,7 +145,8 @@ def save_checkpoint(member: Member, store: Store) -> None:
     store.save_checkpoint(member.run.id, {
         "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
         "model": member.model.state_dict(), "ema": member.ema.module.state_dict() if member.ema else {},
-        "optimizer": member.optimizer.state_dict(), "scaler": member.scaler.state_dict()})
+        "optimizer": member.optimizer.state_dict(), "scaler": member.scaler.state_dict(),
+        "parts": member.parts.state_dict()})
 
 
 def resume(member: Member, store: Store) -> None:
@@ -117,6 +155,7 @@ def resume(member: Member, store: Store) -> None:
     if state is None:
         return
     member.model.load_state_dict(state["model"])
+    member.parts.load_state_dict(state["parts"])
     if member.ema:
         member.ema.module.load_state_dict(state["ema"])
     member.optimizer.load_state_dict(state["optimizer"])
@@ -154,10 +193,12 @@ def fit(members: list[Member], teachers: dict[str, Teacher], splits: Splits, sto
         began = time.monotonic()
         for member in members:
             member.model.train()
+            member.parts.train()
             member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
         batches = training_batches(splits, augment, size, seed, epoch, accelerator.device, rank, world)
         for step, batch in enumerate(batches, epoch * first.steps_per_epoch):
-            _step(members, teachers, batch, step, size, accelerator, world, rank)
+            progress = step / (first.steps_per_epoch * train.epochs)
+            _step(members, teachers, batch, step, progress, size, accelerator, world, rank)
         images, shared = first.steps_per_epoch * size, accelerator if sharing else None
         means = [_means(member, epoch, images, shared) for member in members]  # waits for the device
         rate = images / (time.monotonic() - began)
@@ -174,8 +215,8 @@ def fit(members: list[Member], teachers: dict[str, Teacher], splits: Splits, sto
         log(epoch + 1, train.epochs, rate, ", ".join(f"{m.history[-1]['validation']['top1']:.1%}" for m in members))
 
 
-def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, step: int, size: int,
-          accelerator: Accelerator, world: int, rank: int) -> None:
+def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, step: int, progress: float,
+          size: int, accelerator: Accelerator, world: int, rank: int) -> None:
     """One update of every member, each batch in `accumulate` parts; no synchronisation with the device."""
     for member in members:
         member.optimizer.zero_grad(set_to_none=True)
@@ -183,18 +224,20 @@ def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, ste
     parts = list(zip(batch.views.chunk(parts), batch.labels.chunk(parts), strict=True))
     for number, (views, labels) in enumerate(parts):
         inputs: dict[Any, Tensor] = {}
-        answers: dict[str, Outputs] = {}
+        answers: dict[str | tuple[str, ...], Outputs] = {}
         for member in members:
-            teacher_id = member.run.teacher.id if member.run.teacher else None
-            if teacher_id and teacher_id not in answers:
+            for teacher in set(member.teachers) - answers.keys():
                 with accelerator.autocast():
-                    answers[teacher_id] = teachers[teacher_id](_input(teachers[teacher_id].model, views, inputs))
+                    answers[teacher] = teachers[teacher](_input(teachers[teacher].model, views, inputs))
+            if member.teachers and member.teachers not in answers:
+                answers[member.teachers] = ensemble([answers[teacher] for teacher in member.teachers])
             torch.manual_seed(key("dropout", member.run.seed, step, number, rank))  # each run's own dropout
             last = number + 1 == len(parts)
             with nullcontext() if last else accelerator.no_sync(member.wrapped):
-                with accelerator.autocast():
+                with accelerator.autocast(), observe(member.model, needs_of(member.run.arm.loss)) as seen:
                     logits = member.wrapped(_input(member.model, views, inputs))
-                loss, sums = weighted_sum(member.run.arm.loss, Outputs(logits), labels, answers.get(teacher_id), size)
+                loss, sums = weighted_sum(member.run.arm.loss, Outputs(logits, **seen), labels,
+                                          answers.get(member.teachers), size, member.parts, progress)
                 # DDP takes the mean over the processes, so the sum over the whole batch needs their number
                 member.scaler.scale(loss * world).backward()
             hard = labels.argmax(1) if labels.ndim == 2 else labels
@@ -202,7 +245,7 @@ def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, ste
             for name, value in sums.items():
                 member.sums[name] = member.sums.get(name, 0) + value.float()
     for member in members:
-        _update(member, step)
+        _update(member, step, world)
 
 
 def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor]) -> Tensor:
@@ -213,10 +256,14 @@ def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor]) -> Tensor:
     return made[wanted]
 
 
-def _update(member: Member, step: int) -> None:
+def _update(member: Member, step: int, world: int) -> None:
+    own = [p for p in member.parts.parameters() if p.grad is not None]
+    for weight in own if world > 1 else ():  # the network's gradients are averaged already
+        torch.distributed.all_reduce(weight.grad)
+        weight.grad /= world
     if member.train.clip_grad:
         member.scaler.unscale_(member.optimizer)
-        nn.utils.clip_grad_norm_(member.model.parameters(), member.train.clip_grad)
+        nn.utils.clip_grad_norm_([*member.model.parameters(), *own], member.train.clip_grad)
     member.scaler.step(member.optimizer)
     member.scaler.update()
     if member.ema:
@@ -242,6 +289,9 @@ def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: S
                   device: torch.device) -> None:
     """Judge the member on the validation split and write its line of history."""
     member.epoch = epoch + 1
+    for part in member.parts.values():
+        if hasattr(part, "end_epoch"):
+            part.end_epoch((lambda x: sharing.reduce(x, "sum")) if sharing else (lambda x: x))
     if sharing:
         for model in {member.model, member.result}:
             for buffer in model.buffers():
@@ -260,4 +310,13 @@ def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: S
             "top1": accuracy(logits, labels),
             "nll": nn.functional.cross_entropy(logits.double(), labels).item(),
         },
-    })
+    } | ({"weights": drift(member)} if member.initial is not None else {}))
+
+
+def drift(member: Member) -> dict[str, Any]:
+    """Norms of the run's weights, by layer and in all, and how far they are from where they started."""
+    weights = {name: w.detach() for name, w in decayed(member.model).items()}
+    head = last_linear(member.model)
+    spread = template_spread(head.weight.detach().flatten(1)) if head is not None else None
+    return {"total": total(weights, member.initial), "template_spread": spread,
+            "layers": {name: norms(w, member.initial[name]) for name, w in weights.items()}}

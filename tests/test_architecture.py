@@ -21,10 +21,10 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"document", "recipe"},
     "figures": {"document", "recipe", "analysis"},
     "runs": {"document", "recipe"},
-    "teachers": {"document", "recipe", "losses"},
+    "teachers": {"document", "recipe", "losses", "models"},
     "evaluation": {"document", "recipe", "data", "models", "analysis"},
     "comparisons": {"document", "recipe", "losses", "analysis"},
-    "training": {"document", "recipe", "losses", "models", "data", "evaluation", "teachers", "runs"},
+    "training": {"document", "recipe", "losses", "models", "data", "analysis", "evaluation", "teachers", "runs"},
     "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
     "report": {"document", "recipe", "analysis", "figures", "runs", "comparisons"},
 }

@@ -7,15 +7,8 @@ from timm.models import save_for_hf
 from torch import nn
 
 from distill.document import UserError
-from distill.models.build import (
-    build_model,
-    last_layer,
-    load_weights,
-    normalisation,
-    parameter_count,
-    penultimate,
-    templates,
-)
+from distill.models.build import build_model, load_weights, normalisation, parameter_count
+from distill.models.inside import last_layer, penultimate, templates
 from distill.models.small import NETWORKS
 
 

@@ -55,7 +55,7 @@ def test_axes_make_the_product_of_arms_and_a_teacher_with_axes_is_one(tmp_path):
     ]
     last = recipe.students[-1]
     assert last.axes == {"teacher": "smoothed", "temperature": 4.5, "teacher.smoothing": 0.3}
-    assert (last.teacher, last.loss) == ("smoothed/smoothing=0.3", {"kd": {"temperature": 4.5}})
+    assert (last.teachers, last.loss) == (("smoothed/smoothing=0.3",), {"kd": {"temperature": 4.5}})
     assert recipe.seeds == [0, 1]
 
 

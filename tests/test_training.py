@@ -133,13 +133,16 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
         if epoch == 2:
             raise StopHereError
 
-    members = [start(r, place.build(r.arm, 0), _steps(place.splits, r.arm), place.accelerator, False) for r in cohort]
-    teachers = {r.teacher.id: Teacher(place.load(r.teacher)) for r in cohort}
+    teachers = {t.id: Teacher(place.load(t)) for r in cohort for t in r.teachers}
+
+    def begin(run):
+        steps, shape = _steps(place.splits, run.arm), place.view_shape(run.arm)
+        return start(run, place.build(run.arm, 0), teachers, shape, steps, place.accelerator, False)
+
+    members = [begin(run) for run in cohort]
     with pytest.raises(StopHereError):
         fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
-    again = start(
-        cohort[0], place.build(cohort[0].arm, 0), _steps(place.splits, cohort[0].arm), place.accelerator, False
-    )
+    again = begin(cohort[0])
     resume(again, place.store)
     assert again.epoch == 2 and not place.store.complete(cohort[0].id)
     _train_phase(place, cohort)
@@ -190,7 +193,8 @@ def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
     teacher = Teacher(place.load(runs["hard"]))
     teacher.train()
     assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
-    student = start(runs["distilled"], place.build(runs["distilled"].arm, 0), 2, place.accelerator, False)
+    network, shape = place.build(runs["distilled"].arm, 0), place.view_shape(runs["distilled"].arm)
+    student = start(runs["distilled"], network, {runs["hard"].id: teacher}, shape, 2, place.accelerator, False)
     fit([student], {runs["hard"].id: teacher}, place.splits, place.store, place.accelerator, False, SILENT)
     assert same(teacher.model.state_dict(), before)
     assert not same(student.model.state_dict(), before)

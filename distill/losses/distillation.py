@@ -1,18 +1,22 @@
-"""Losses on a teacher: what a student learns from another network's answers.
+"""Losses on a teacher's answers.
 
 The same form as in `distill.losses.labels`; here `teacher` has no default, which is how a recipe knows
 that the term needs one. No gradient reaches the teacher.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
-from distill.losses.labels import Outputs
+from distill.losses.labels import Outputs, of_class, precise, rows, without_class
 
 Temperature = Annotated[float, Gt(0)]
+Factor = Annotated[float, Ge(0)]
 
 
 def kd(
@@ -22,6 +26,10 @@ def kd(
     *,
     temperature: Temperature = 4.0,
     student_temperature: Temperature | None = None,
+    final_temperature: Temperature | None = None,
+    standardise: bool = False,
+    t_squared: bool = True,
+    progress: float = 0.0,
 ) -> Tensor:
     """Knowledge distillation, ``S² KL(p_t(T) ‖ p_s(S))`` (Hinton et al. 2015, section 2).
 
@@ -31,25 +39,33 @@ def kd(
     distribution have the same gradient; KL is 0 where the student agrees.
 
     Args:
-        student: logits ``[B, K]``.
+        student: logits ``[B, K]`` or ``[B, K, d…]``.
         labels: not used.
-        teacher: logits ``[B, K]``.
+        teacher: logits of the same shape.
         temperature: T > 0, of the teacher.
         student_temperature: S > 0; T by default.
+        final_temperature: T goes from `temperature` to this, linearly over training.
+        standardise: each example's logits first get mean 0 and standard deviation 1 (Sun et al. 2024), so
+            that the student need not match their size; the authors use T = 2 and a weight of 9.
+        t_squared: whether S² multiplies the divergence; without it the gradient falls as 1/S.
+        progress: share of training that is done, in [0, 1].
 
     Returns:
-        ``[B]``, in nats times S².
+        ``[B]`` or ``[B, d…]``, in nats times S².
 
     Raises:
-        ValueError: if a temperature is not positive, or the class counts differ.
+        ValueError: if a temperature is not positive, the shapes differ, or K < 2 with `standardise`.
     """
+    if final_temperature is not None:
+        temperature = temperature + (final_temperature - temperature) * progress
     own = temperature if student_temperature is None else student_temperature
-    if temperature <= 0 or own <= 0:
-        raise ValueError(f"temperatures must be positive, got {temperature:g} and {own:g}")
+    _positive(temperature, own, final_temperature or 1.0)
     ours, theirs = _both(student, teacher)
+    if standardise:
+        ours, theirs = _standardised(ours), _standardised(theirs)
     log_p = F.log_softmax(ours / own, dim=1)
     log_q = F.log_softmax(theirs / temperature, dim=1)
-    return F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * own**2
+    return F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * (own**2 if t_squared else 1.0)
 
 
 def logit_mse(
@@ -58,27 +74,31 @@ def logit_mse(
     teacher: Outputs,
     *,
     over_classes: Literal["sum", "mean"] = "sum",
+    centre: bool = False,
 ) -> Tensor:
     """Half the squared distance of the logits, ``½ Σ_k (z_s - z_t)²`` (Ba and Caruana 2014; Müller et al.
     2019, appendix A.5, "equivalent to picking a high temperature").
 
-    The paper does not say whether the classes are summed or averaged; `over_classes` does. Not invariant
-    to a shift of the logits, as kd is.
+    The paper does not say whether the classes are summed or averaged; `over_classes` does.
 
     Args:
-        student: logits ``[B, K]``.
+        student: logits ``[B, K]`` or ``[B, K, d…]``.
         labels: not used.
-        teacher: logits ``[B, K]``.
+        teacher: logits of the same shape.
         over_classes: sum, or mean (1/K of it).
+        centre: subtract each side's mean logit first; without it a shift of the logits costs, unlike in kd.
 
     Returns:
-        ``[B]``, in squared logits.
+        ``[B]`` or ``[B, d…]``, in squared logits.
 
     Raises:
-        ValueError: if the class counts differ.
+        ValueError: if the shapes differ.
     """
     ours, theirs = _both(student, teacher)
-    squares = (ours - theirs).square()
+    difference = ours - theirs
+    if centre:
+        difference = difference - difference.mean(1, keepdim=True)
+    squares = difference.square()
     return 0.5 * (squares.sum(1) if over_classes == "sum" else squares.mean(1))
 
 
@@ -86,22 +106,171 @@ def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
     """Cross-entropy with the class that the teacher answers (Touvron et al. 2021, DeiT's hard distillation).
 
     Args:
-        student: logits ``[B, K]``.
+        student: logits ``[B, K]`` or ``[B, K, d…]``.
         labels: not used.
-        teacher: logits ``[B, K]``; of equal largest ones, the first counts.
+        teacher: logits of the same shape; of equal largest ones, the first counts.
 
     Returns:
-        ``[B]``, in nats.
+        ``[B]`` or ``[B, d…]``, in nats.
 
     Raises:
-        ValueError: if the class counts differ.
+        ValueError: if the shapes differ.
     """
     ours, theirs = _both(student, teacher)
     return F.cross_entropy(ours, theirs.argmax(1), reduction="none")
+
+
+def dkd(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs,
+    *,
+    temperature: Temperature = 4.0,
+    target_weight: Factor = 1.0,
+    others_weight: Factor = 8.0,
+) -> Tensor:
+    """Decoupled distillation, ``T² (target_weight TCKD + others_weight NCKD)`` (Zhao et al. 2022, equation 7).
+
+    TCKD is the divergence of (p_y, 1 - p_y), NCKD that of the other classes among themselves; kd is the same
+    sum with the weights 1 and 1 - p_t[y]. The authors' code lets the term grow over the first 20 of 240
+    epochs: ``warmup: 0.083``.
+
+    Args:
+        student: logits ``[B, K]`` or ``[B, K, d…]``, K ≥ 2.
+        labels: classes.
+        teacher: logits of the same shape.
+        temperature: T > 0, of both.
+        target_weight: of TCKD.
+        others_weight: of NCKD.
+
+    Returns:
+        ``[B]`` or ``[B, d…]``, in nats times T².
+
+    Raises:
+        ValueError: if the temperature is not positive, the shapes differ, or the labels are soft.
+    """
+    _positive(temperature)
+    ours, theirs = _both(student, teacher)
+    ours, classes, finish = rows(ours / temperature, labels)
+    theirs = rows(theirs / temperature, labels)[0]
+    own_s, rest_s, others_s = _split(ours, classes)
+    own_t, rest_t, others_t = _split(theirs, classes)
+    target = own_t.exp() * (own_t - own_s) + rest_t.exp() * (rest_t - rest_s)
+    others = F.kl_div(others_s, others_t, log_target=True, reduction="none").sum(1)
+    return finish(temperature**2 * (target_weight * target + others_weight * others))
+
+
+def nkd(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs,
+    *,
+    temperature: Temperature = 1.0,
+    others_weight: Factor = 1.5,
+) -> Tensor:
+    """Normalised distillation, ``-p_t[y] log p_s[y] - others_weight T² Σ_{j≠y} N(p_t)_j log N(p_s)_j`` (Yang
+    et al. 2023, equation 9), N being the other classes' probabilities at T, normalised among themselves.
+
+    Args:
+        student: logits ``[B, K]`` or ``[B, K, d…]``, K ≥ 2.
+        labels: classes.
+        teacher: logits of the same shape.
+        temperature: T > 0, of the second part alone.
+        others_weight: of the second part.
+
+    Returns:
+        ``[B]`` or ``[B, d…]``, in nats (the second part times T²).
+
+    Raises:
+        ValueError: if the temperature is not positive, the shapes differ, or the labels are soft.
+    """
+    _positive(temperature)
+    ours, theirs = _both(student, teacher)
+    ours, classes, finish = rows(ours, labels)
+    theirs = rows(theirs, labels)[0]
+    target = of_class(theirs, classes).sub(theirs.logsumexp(1)).exp() * F.cross_entropy(ours, classes, reduction="none")
+    others_s = F.log_softmax(without_class(ours, classes) / temperature, 1)
+    others_t = F.softmax(without_class(theirs, classes) / temperature, 1)
+    return finish(target - others_weight * temperature**2 * (others_t * others_s).sum(1))
+
+
+def dist(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs,
+    *,
+    temperature: Temperature = 1.0,
+    inter_weight: Factor = 1.0,
+    intra_weight: Factor = 1.0,
+) -> Tensor:
+    """Distillation by correlation, ``T² (inter_weight inter + intra_weight intra)`` (Huang et al. 2022, DIST).
+
+    inter is 1 - Pearson's correlation of an example's probabilities over the classes; intra, the same of each
+    class over the examples of the batch, is shared by all of them. So the loss depends on the batch (with
+    several processes or `accumulate`, on its part), and one example alone has no intra.
+
+    Args:
+        student: logits ``[B, K]``.
+        labels: not used.
+        teacher: logits ``[B, K]``.
+        temperature: T > 0, of both.
+        inter_weight: of an example's correlation.
+        intra_weight: of the classes' correlations.
+
+    Returns:
+        ``[B]``, correlations times T², each part in [0, 2].
+
+    Raises:
+        ValueError: if the temperature is not positive or the shapes differ.
+    """
+    _positive(temperature)
+    ours, theirs = (F.softmax(z / temperature, 1) for z in _both(student, teacher))
+    inter = 1 - _pearson(ours, theirs, 1)
+    intra = 1 - _pearson(ours, theirs, 0).mean() if len(ours) > 1 else torch.zeros_like(inter[:1])
+    return temperature**2 * (inter_weight * inter + intra_weight * intra)
+
+
+def ensemble(teachers: Sequence[Outputs]) -> Outputs:
+    """Several teachers as one: the logarithm of their mean probability at temperature 1.
+
+    A temperature of the loss then softens this one distribution. Features and maps are those of a single
+    teacher, so an ensemble has none.
+    """
+    if len(teachers) == 1:
+        return teachers[0]
+    log_p = torch.stack([F.log_softmax(precise(t.logits), 1) for t in teachers])
+    return Outputs(log_p.logsumexp(0) - math.log(len(teachers)))
 
 
 def _both(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{list(student.logits.shape)} and {list(teacher.logits.shape)}"
         raise ValueError(f"student and teacher must have logits of one shape, got {shapes}")
-    return student.logits.float(), teacher.logits.detach().float()
+    return precise(student.logits), precise(teacher.logits.detach())
+
+
+def _positive(*temperatures: float) -> None:
+    if not all(0 < t < math.inf for t in temperatures):
+        raise ValueError(f"temperatures must be positive, got {' and '.join(f'{t:g}' for t in temperatures)}")
+
+
+def _standardised(logits: Tensor) -> Tensor:
+    if logits.shape[1] < 2:
+        raise ValueError("standardised logits need at least 2 classes: they must have a standard deviation")
+    centred = logits - logits.mean(1, keepdim=True)
+    variance = centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
+    return centred / variance.clamp(min=1e-14).sqrt()  # equal logits stay 0, with a finite gradient
+
+
+def _split(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p_y and log(1 - p_y) ``[N]``, and the other classes' log-probabilities among themselves ``[N, K]``."""
+    own, masked = of_class(logits, classes), without_class(logits, classes)
+    rest = masked.logsumexp(1)
+    total = torch.logaddexp(own, rest)
+    return own - total, rest - total, masked - rest[:, None]
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Correlation along a dimension; 0 where a side is constant."""
+    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
+    return F.cosine_similarity(a, b, dim=dim, eps=1e-8)

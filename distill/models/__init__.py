@@ -1,3 +1,3 @@
-"""Networks: timm's, and the paper's small ones, which importing this registers beside them."""
+"""Networks: timm's, and the small ones and a cosine head, which importing this registers beside them."""
 
-from distill.models import small  # noqa: F401
+from distill.models import heads, small  # noqa: F401

@@ -1,22 +1,20 @@
-"""Building networks through timm, and looking into them: penultimate features and templates.
+"""Building networks through timm.
 
 A network's normalisation is part of it: `pretrained_cfg["mean"]` and `["std"]`, where timm keeps them, so
 that a stored run is used rightly by timm alone.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg, is_model, load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from distill.document import UserError, nearest
-from distill.models import small  # noqa: F401  (registers the small networks)
+from distill.models import heads, small  # noqa: F401  (registers the small networks and the cosine head)
 
 
 def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[int, int, int], seed: int,
@@ -49,7 +47,8 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     if not keep_head or not pretrained:
         kwargs["num_classes"] = classes
     try:
-        if ":" not in name and getattr(get_pretrained_cfg(name), "fixed_input_size", False):
+        inner = str(args.get("base", name))  # of a network within another
+        if ":" not in inner and getattr(get_pretrained_cfg(inner), "fixed_input_size", False):
             kwargs.setdefault("img_size", shape[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -124,42 +123,3 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable weights."""
     return sum(p.numel() for p in model.parameters())
-
-
-# ----------------------------------------------------------------------------- penultimate layer and templates
-
-
-def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The layer whose output are the logits.
-
-    Raises:
-        UserError: for networks that have no single one (two heads, token heads, auxiliary heads).
-    """
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
-    inner = getattr(head, "fc", None)
-    head = inner if inner is not None else head
-    single = isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1))
-    if not single or type(model).__name__ == "VOLO":
-        raise UserError(f"{type(model).__name__} has no single last layer, so it has no penultimate features "
-                        "and no templates here")
-    return head
-
-
-def templates(model: nn.Module) -> Tensor:
-    """The last layer's weight ``[K, D]``: a row is the template of a class, the paper's w_k."""
-    return last_layer(model).weight.detach().flatten(1)
-
-
-@contextmanager
-def penultimate(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it, each forward pass appends its penultimate features ``[B, D]`` to the list."""
-    features: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features.append(inputs[0].flatten(1) if isinstance(module, nn.Conv2d) else inputs[0])
-
-    handle = last_layer(model).register_forward_pre_hook(keep)
-    try:
-        yield features
-    finally:
-        handle.remove()

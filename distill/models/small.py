@@ -5,7 +5,7 @@ networks are those of the distillation tables that the field shares (Tian et al.
 Representation Distillation", table 1), so that accuracies compare.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,11 @@ def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Con
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
+def _stage_ends(container: str, widths: Sequence[int], ends: Sequence[int]) -> list[dict[str, Any]]:
+    """Which modules give the feature maps of the stages, as timm's networks tell it."""
+    return [{"module": f"{container}.{end}", "num_chs": width} for width, end in zip(widths, ends, strict=True)]
+
+
 class _Block(nn.Module):
     """Post-activation residual block: conv, norm, relu, conv, norm, sum, relu."""
 
@@ -104,6 +109,7 @@ class CifarResNet(_Classifier):
         self.stages = nn.Sequential(*(
             _Block(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1)
             for s in range(3) for b in range(blocks)))
+        self.feature_info = _stage_ends("stages", widths[1:], range(blocks - 1, 3 * blocks, blocks))
         self.head = nn.Linear(widths[3], num_classes)
         _init_he(self)
 
@@ -144,6 +150,7 @@ class WideResNet(_Classifier):
         self.stages = nn.Sequential(*(
             _PreBlock(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1, drop_rate)
             for s in range(3) for b in range(blocks)))
+        self.feature_info = _stage_ends("stages", widths[1:], range(blocks - 1, 3 * blocks, blocks))
         self.bn = nn.BatchNorm2d(widths[3])
         self.head = nn.Linear(widths[3], num_classes)
         _init_he(self)
@@ -159,15 +166,17 @@ class CifarVGG(_Classifier):
     def __init__(self, stages: tuple[tuple[int, ...], ...], num_classes: int = 10, in_chans: int = 3,
                  drop_rate: float = 0.0) -> None:
         super().__init__(num_classes, in_chans, drop_rate)
-        layers, width = [], in_chans
+        layers, width, ends = [], in_chans, []
         for number, stage in enumerate(stages):
             for outputs in stage:
                 layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
                 width = outputs
+            ends.append(len(layers) - 1)
             if number < 3:  # the tables' networks keep 4×4 maps in the last two stages
                 layers.append(nn.MaxPool2d(2))
         self.num_features = width
         self.features = nn.Sequential(*layers)
+        self.feature_info = _stage_ends("features", [stage[-1] for stage in stages], ends)
         self.head = nn.Linear(width, num_classes)
         _init_he(self)
 

@@ -1,0 +1,84 @@
+"""A term as a module, for a loop of one's own."""
+
+import inspect
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from distill.document import Problems, check, nearest
+from distill.losses import TERMS
+from distill.losses.labels import IGNORED, Outputs, warn_if_smoothed
+from distill.recipe import needs_teacher, term_model
+
+
+class Criterion(nn.Module):
+    """``Criterion("cross_entropy", smoothing=0.1)``: any term, with a reduction, wherever its inputs are.
+
+    In eval mode it is the same function, but a part that learns from what it sees (`OnlineTargets`) rests.
+
+    Args:
+        name: of a term.
+        reduction: "mean" over the examples that are not ignored (0 if all are), "sum", or "none".
+        ignore_index: label of examples that give no loss and no gradient.
+        part: the module of the terms that have one: `nn.Linear(D_s, D_t)` for hint, `OnlineTargets(K)` for
+            online_smoothing, whose `part.end_epoch()` is to be called after each epoch.
+        hyperparameters: of the term, checked here.
+
+    Raises:
+        ValueError: for an unknown name or hyperparameter, or a value out of its range.
+    """
+
+    def __init__(self, name: str, reduction: Literal["mean", "sum", "none"] = "mean", *, ignore_index: int = IGNORED,
+                 part: nn.Module | None = None, **hyperparameters: Any) -> None:
+        super().__init__()
+        if name not in TERMS:
+            raise ValueError(f"unknown term '{name}'; {nearest(name, TERMS)}")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
+        hyperparameters = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in hyperparameters.items()}
+        problems = Problems("")
+        problems.lines[()] = f"Criterion('{name}')"
+        model = term_model(TERMS[name], weighted=False)
+        check(model, hyperparameters, (), problems)
+        if problems.found:
+            raise ValueError("\n".join(problems.found))
+        if ("part" in inspect.signature(TERMS[name]).parameters) != (part is not None):
+            raise ValueError(f"Criterion('{name}'): " + ("this term has no part" if part else "this term needs its part"))
+        self.name, self.reduction, self.ignore_index, self.part = name, reduction, ignore_index, part
+        self.hyperparameters = hyperparameters
+        self._unseen = True
+
+    def forward(self, student: Tensor | Outputs, labels: Tensor, teacher: Tensor | Outputs | None = None,
+                **supplied: float) -> Tensor:
+        """The reduced loss.
+
+        Args:
+            student: logits ``[B, K]`` or ``[B, K, d…]``, or `Outputs`.
+            labels: ``[B]`` or ``[B, d…]``, or soft labels in the shape of the logits.
+            teacher: as `student`, for terms on a teacher.
+            supplied: `progress` in [0, 1], for a scheduled temperature.
+
+        Raises:
+            ValueError: if the term needs a teacher and there is none.
+        """
+        if teacher is None and needs_teacher(TERMS[self.name]):
+            raise ValueError(f"Criterion('{self.name}') needs the teacher's logits as its third argument")
+        student, teacher = (Outputs(x) if isinstance(x, Tensor) else x for x in (student, teacher))
+        hard = not labels.is_floating_point()
+        if self._unseen and not hard and labels.device.type != "cpu":  # once: looking waits for the device
+            warn_if_smoothed(labels, self.hyperparameters.get("smoothing", 0.0))
+            self._unseen = False
+        if hard and self.ignore_index != IGNORED:
+            labels = labels.masked_fill(labels == self.ignore_index, IGNORED)
+        keywords = self.hyperparameters | supplied | ({"part": self.part} if self.part is not None else {})
+        loss = TERMS[self.name](student, labels, teacher, **keywords)
+        counted = (labels != IGNORED).expand_as(loss) if hard else loss.new_ones(loss.shape, dtype=bool)
+        loss = loss.masked_fill(~counted, 0)  # terms that read no label count every example
+        if self.reduction == "none":
+            return loss
+        return loss.sum() / counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
+
+    def extra_repr(self) -> str:
+        """The term and its settings."""
+        settings = [f"{key}={value}" for key, value in self.hyperparameters.items()]
+        return ", ".join([self.name, f"reduction={self.reduction}", *settings])

@@ -1,0 +1,185 @@
+"""Margin softmax: cross-entropy in which the label's logit is first made smaller.
+
+The margin is for training alone; evaluation sees the plain logits. AM-Softmax and ArcFace need logits that
+are s·cos(angle): those of a cosine head, in a recipe ``model: {name: cosine_head, base: NAME, scale: 16}``,
+elsewhere ``Outputs(logits, scale=s)``. L-Softmax and A-Softmax look at features and templates.
+
+On a simplex the gap of s·cos logits is at most s (K / (K - 1) - margin): a small scale cannot reach the
+optimum of a smoothed loss (`optimal_logit_gap`).
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from distill.losses.labels import Mass, Outputs, of_class, precise, rows, uniform_mass
+
+
+def sm_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
+               margin: Annotated[float, Ge(0)] = 1.0, smoothing: Mass = 0.0) -> Tensor:
+    """Soft-margin softmax: the label's logit is ``z_y - margin`` (Liang et al. 2017, equation 4).
+
+    Args:
+        student: logits ``[B, K]`` or ``[B, K, d…]``.
+        labels: classes.
+        teacher: not used.
+        margin: in logits; 0 is cross-entropy.
+        smoothing: over all classes, of the loss after the margin.
+
+    Returns:
+        ``[B]`` or ``[B, d…]``, in nats.
+
+    Raises:
+        ValueError: if margin or smoothing is out of its range, or the labels are soft.
+    """
+    logits, classes, finish = rows(student.logits, labels)
+    return finish(_with_own(logits, classes, of_class(logits, classes) - _checked(margin), smoothing))
+
+
+def am_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
+               margin: Annotated[float, Ge(0)] = 0.35, smoothing: Mass = 0.0) -> Tensor:
+    """Additive margin, ``s (cos θ_y - margin)`` (Wang et al. 2018, AM-Softmax; Wang et al. 2018, CosFace).
+
+    Args:
+        student: logits ``s cos θ`` ``[B, K]``, and their scale s.
+        labels: classes.
+        teacher: not used.
+        margin: of the cosine.
+        smoothing: over all classes, of the loss after the margin.
+
+    Returns:
+        ``[B]``, in nats.
+
+    Raises:
+        ValueError: if there is no scale, margin or smoothing is out of its range, or the labels are soft.
+    """
+    logits, classes, finish = rows(student.logits, labels)
+    own = of_class(logits, classes) - _scale(student) * _checked(margin)
+    return finish(_with_own(logits, classes, own, smoothing))
+
+
+def arcface(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
+            margin: Annotated[float, Ge(0), Le(math.pi)] = 0.5, smoothing: Mass = 0.0) -> Tensor:
+    """Additive angular margin, ``s cos(θ_y + margin)`` (Deng et al. 2019, equation 3).
+
+    Beyond θ = π - margin, where that would rise again, ``s (cos θ - margin sin margin)``, as in the authors' code.
+
+    Args:
+        student: logits ``s cos θ`` ``[B, K]``, and their scale s.
+        labels: classes.
+        teacher: not used.
+        margin: in radians.
+        smoothing: over all classes, of the loss after the margin.
+
+    Returns:
+        ``[B]``, in nats.
+
+    Raises:
+        ValueError: if there is no scale, margin or smoothing is out of its range, or the labels are soft.
+    """
+    logits, classes, finish = rows(student.logits, labels)
+    scale, margin = _scale(student), _checked(margin)
+    cos = (of_class(logits, classes) / scale).clamp(-1, 1)
+    sin = (1 - cos.square()).clamp(min=1e-12).sqrt()  # its gradient is infinite where an angle is 0 or π
+    turned = cos * math.cos(margin) - sin * math.sin(margin)
+    own = torch.where(cos >= -math.cos(margin), turned, cos - margin * math.sin(margin))
+    return finish(_with_own(logits, classes, scale * own, smoothing))
+
+
+def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
+              margin: Annotated[int, Ge(1)] = 4, smoothing: Mass = 0.0) -> Tensor:
+    """Large margin, ``‖W_y‖ ‖f‖ ψ(θ_y)``, ``ψ = (-1)^k cos(mθ) - 2k`` on ``[kπ/m, (k+1)π/m]`` (Liu et al. 2016).
+
+    A bias of the last layer stays in the logits. The paper's annealing is a sum with cross-entropy.
+
+    Args:
+        student: logits ``[B, K]``, features ``[B, D]`` and templates ``[K, D]``.
+        labels: classes.
+        teacher: not used.
+        margin: m, a whole number; 1 is cross-entropy.
+        smoothing: over all classes, of the loss after the margin.
+
+    Returns:
+        ``[B]``, in nats.
+
+    Raises:
+        ValueError: if features or templates are missing, margin or smoothing is out of its range, or the
+            labels are soft.
+    """
+    logits, classes, finish = rows(student.logits, labels)
+    features, templates = _inside(student)
+    own = of_class(logits, classes) + _widening(features, templates[classes], margin)
+    return finish(_with_own(logits, classes, own, smoothing))
+
+
+def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
+              margin: Annotated[int, Ge(1)] = 4, smoothing: Mass = 0.0) -> Tensor:
+    """Angular softmax, ``‖f‖ ψ(θ_y)`` with templates of norm 1 and no bias (Liu et al. 2017, SphereFace).
+
+    ψ as in `l_softmax`. So that evaluation has the same logits, the network needs a head with such templates:
+    ``{name: cosine_head, base: NAME, scale: 0}``.
+
+    Args:
+        student: features ``[B, D]`` and templates ``[K, D]``, of any norm; of the logits only the shape counts.
+        labels: classes.
+        teacher: not used.
+        margin: m, a whole number; 1 is cross-entropy.
+        smoothing: over all classes, of the loss after the margin.
+
+    Returns:
+        ``[B]``, in nats.
+
+    Raises:
+        ValueError: if features or templates are missing, margin or smoothing is out of its range, or the
+            labels are soft.
+    """
+    _, classes, finish = rows(student.logits, labels)
+    features, templates = _inside(student)
+    templates = F.normalize(templates, dim=1)
+    with torch.autocast(features.device.type, enabled=False):
+        logits = features @ templates.T
+    own = of_class(logits, classes) + _widening(features, templates[classes], margin)
+    return finish(_with_own(logits, classes, own, smoothing))
+
+
+def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) -> Tensor:
+    """Smoothed cross-entropy ``[N]`` of logits ``[N, K]`` whose label has the logit `own` ``[N]`` instead."""
+    mass = uniform_mass(smoothing, logits.shape[1])
+    logits = logits.scatter(1, classes[:, None], own[:, None])
+    return F.cross_entropy(logits, classes, label_smoothing=mass, reduction="none")
+
+
+def _widening(features: Tensor, own: Tensor, margin: int) -> Tensor:
+    """``‖W_y‖ ‖f‖ (ψ(θ) - cos θ)``, for features and their own templates ``[N, D]``."""
+    if margin < 1 or margin != int(margin):
+        raise ValueError(f"margin must be a whole number from 1, got {margin:g}")
+    radius = features.norm(dim=1) * own.norm(dim=1)
+    cos = F.cosine_similarity(features, own).clamp(-1, 1)
+    before, turned = torch.ones_like(cos), cos
+    for _ in range(int(margin) - 1):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
+        before, turned = turned, 2 * cos * turned - before
+    k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
+    return radius * ((1 - 2 * (k % 2)) * turned - 2 * k - cos)
+
+
+def _checked(margin: float) -> float:
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be at least 0, got {margin:g}")
+    return margin
+
+
+def _scale(student: Outputs) -> Annotated[float, Gt(0)]:
+    if not student.scale:
+        raise ValueError("this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
+                         "base: NAME, scale: 16}; else Outputs(logits, scale=…)")
+    return student.scale
+
+
+def _inside(student: Outputs) -> tuple[Tensor, Tensor]:
+    if student.features is None or student.templates is None:
+        raise ValueError("this term needs Outputs with features and templates")
+    return precise(student.features), precise(student.templates)

@@ -1,0 +1,55 @@
+"""Penalties on the weights, as terms of a loss. Biases and norms are left alone.
+
+An optimizer's `weight_decay` w is ``l2_penalty: {weight: w}`` under plain SGD, and something else under Adam.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distill.losses.labels import Outputs, precise
+
+
+def l1_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
+    """``Σ |w|`` over the weights, the same for every example; the subgradient at 0 is 0.
+
+    Args:
+        student: weights.
+        labels: only their shape counts.
+        teacher: not used.
+
+    Returns:
+        ``[B]``, all equal.
+
+    Raises:
+        ValueError: if there are no weights.
+    """
+    return _each([torch.linalg.vector_norm(precise(w), 1) for w in _weights(student)], labels)
+
+
+def l2_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
+    """``½ Σ w²`` over the weights, the same for every example; its gradient is w.
+
+    Args:
+        student: weights.
+        labels: only their shape counts.
+        teacher: not used.
+
+    Returns:
+        ``[B]``, all equal.
+
+    Raises:
+        ValueError: if there are no weights.
+    """
+    return _each([precise(w).square().sum() / 2 for w in _weights(student)], labels)
+
+
+def _weights(student: Outputs) -> Sequence[Tensor]:
+    if not student.weights:
+        raise ValueError("a penalty on weights needs Outputs with weights")
+    return student.weights
+
+
+def _each(sums: list[Tensor], labels: Tensor) -> Tensor:
+    return torch.stack(sums).sum().expand(len(labels))
