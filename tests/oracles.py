@@ -25,7 +25,7 @@ def softmax(logits, temperature=1.0):
 
 def kl(log_q, log_p):
     """KL(q || p) = sum_j q_j (log q_j - log p_j), both given as log-probabilities."""
-    return sum(math.exp(a) * (a - b) for a, b in zip(log_q, log_p, strict=False))
+    return sum(math.exp(a) * (a - b) for a, b in zip(log_q, log_p, strict=True))
 
 
 def mean(values):
@@ -35,7 +35,7 @@ def mean(values):
 
 def dot(a, b):
     """sum_i a_i b_i."""
-    return sum(x * y for x, y in zip(a, b, strict=False))
+    return sum(x * y for x, y in zip(a, b, strict=True))
 
 
 def length(a):
@@ -158,7 +158,7 @@ def sparse_probabilities(z, k):
     """softmax over the k largest logits, 0 elsewhere."""
     kept = sorted(range(len(z)), key=lambda j: z[j], reverse=True)[:k]
     p = [0.0] * len(z)
-    for j, value in zip(kept, softmax([z[j] for j in kept]), strict=False):
+    for j, value in zip(kept, softmax([z[j] for j in kept]), strict=True):
         p[j] = value
     return p
 
@@ -253,7 +253,7 @@ def logit_mse(z, t, over_classes="sum", centre=False):
     """1/2 sum (or mean) of (z-t)^2; centre: z - mean(z) and t - mean(t) first."""
     if centre:
         z, t = [v - mean(z) for v in z], [v - mean(t) for v in t]
-    total = 0.5 * sum((a - b) ** 2 for a, b in zip(z, t, strict=False))
+    total = 0.5 * sum((a - b) ** 2 for a, b in zip(z, t, strict=True))
     return total / len(z) if over_classes == "mean" else total
 
 
@@ -303,7 +303,7 @@ def dist(Z, T_, inter_weight, intra_weight, temperature):
 
 def hint(projected, f_t, over_features="mean"):
     """1/2 mean (or sum) over D of (projected - f_t)^2."""
-    total = 0.5 * sum((a - b) ** 2 for a, b in zip(projected, f_t, strict=False))
+    total = 0.5 * sum((a - b) ** 2 for a, b in zip(projected, f_t, strict=True))
     return total / len(projected) if over_features == "mean" else total
 
 
@@ -320,14 +320,14 @@ def attention_transfer(maps_s, maps_t):
     total = 0.0
     for back in range(1, min(len(maps_s), len(maps_t)) + 1):
         a_s, a_t = attention(maps_s[-back]), attention(maps_t[-back])
-        total += mean([(a - b) ** 2 for a, b in zip(a_s, a_t, strict=False)])
+        total += mean([(a - b) ** 2 for a, b in zip(a_s, a_t, strict=True)])
     return total
 
 
 def scaled_distances(F):
     """|f_i - f_j| / mean of the same over ordered pairs i != j."""
     B = len(F)
-    d = [[length([a - b for a, b in zip(F[i], F[j], strict=False)]) for j in range(B)] for i in range(B)]
+    d = [[length([a - b for a, b in zip(F[i], F[j], strict=True)]) for j in range(B)] for i in range(B)]
     scale = mean([d[i][j] for i in range(B) for j in range(B) if i != j])
     return [[d[i][j] / scale for j in range(B)] for i in range(B)]
 
@@ -339,7 +339,7 @@ def angle_cosines(F):
     for i in range(B):
         units = []
         for j in range(B):
-            step = [a - b for a, b in zip(F[j], F[i], strict=False)]
+            step = [a - b for a, b in zip(F[j], F[i], strict=True)]
             norm = length(step)
             units.append([v / norm for v in step] if norm > 0 else step)
         cosines.append([[dot(units[j], units[k]) for k in range(B)] for j in range(B)])

@@ -93,14 +93,14 @@ def test_values_and_gradients_are_finite_at_the_edges(name, dtype, autocast):
             f: [m.requires_grad_() for m in v] if isinstance(v, list) else v.requires_grad_() for f, v in fields.items()
         }
         logits = patterns.to(dtype).requires_grad_()
-        batch.student = batch.student._replace(logits=logits, **wanted)
+        batch.student = batch.student._replace(logits=logits)
         batch.teacher = batch.teacher._replace(logits=theirs.to(dtype))
         with torch.autocast("cpu", dtype if autocast and dtype != torch.float32 else torch.bfloat16, enabled=autocast):
             loss = batch.call(name)
         assert loss.dtype == torch.float32 and loss.isfinite().all()
         if loss.requires_grad:
             loss.sum().backward()
-        leaves = [logits, *(t for v in wanted.values() for t in (v if isinstance(v, list) else [v]))]
+        leaves = [logits, *(t for v in fields.values() for t in (v if isinstance(v, list) else [v]))]
         assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves)
 
 

@@ -43,7 +43,7 @@ class Criterion(nn.Module):
         if problems.found:
             raise ValueError("\n".join(problems.found))
         if ("part" in inspect.signature(TERMS[name]).parameters) != (part is not None):
-            raise ValueError(f"Criterion('{name}'): " + ("this term has no part" if part else "this term needs its part"))
+            raise ValueError(f"Criterion('{name}'): this term {'has no' if part else 'needs its'} part")
         self.name, self.reduction, self.ignore_index, self.part = name, reduction, ignore_index, part
         self.hyperparameters = hyperparameters
         self._unseen = True
