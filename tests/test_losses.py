@@ -89,9 +89,9 @@ def test_values_and_gradients_are_finite_at_the_edges(name, dtype, autocast):
         batch = make(name, 5, 4, 0, spread=30.0, dtype=dtype)
         batch.labels = torch.tensor([1, 0, 1, 2, 3])
         fields = {f: getattr(batch.student, f) for f in NEEDS.get(name, ()) if f != "weights"}
-        wanted = {
-            f: [m.requires_grad_() for m in v] if isinstance(v, list) else v.requires_grad_() for f, v in fields.items()
-        }
+        for value in fields.values():
+            for leaf in value if isinstance(value, list) else [value]:
+                leaf.requires_grad_()
         logits = patterns.to(dtype).requires_grad_()
         batch.student = batch.student._replace(logits=logits)
         batch.teacher = batch.teacher._replace(logits=theirs.to(dtype))
@@ -301,7 +301,7 @@ def test_the_table_of_terms_is_complete():
     rows = re.findall(r"^\| `(\w+)` \|(.*)$", text, re.M)
     assert [name for name, _ in rows] == list(TERMS)
     for name, rest in rows:
-        cells = [cell.strip() for cell in rest.split("|")[:-1]]
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)[:-1]]
         assert len(cells) == 4 and all(cells), f"{name}: formula, settings, when to use, source"
         settings = [p for p in inspect.signature(TERMS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for p in settings:
