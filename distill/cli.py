@@ -22,11 +22,11 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, train nothing.")] = False,
 ) -> None:
     """Train what is not trained yet, evaluate, and write the report. The same command resumes."""
-    from distill import study
+    from distill import planning, study
 
     plan = study.load_recipe(recipe, overrides or [])
     if dry_run:
-        _print_plan(study.dry_run(plan, out))
+        _print_plan(planning.dry_run(plan, out))
         return
     accelerator = study.make_accelerator(study.precision_of(plan))
     try:
@@ -98,6 +98,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for cohort in plan["cohorts"]:
         print(f"  {len(cohort['runs'])} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
               f"{'; '.join(cohort['runs'])}")
+    for note in plan["notes"]:
+        print(f"note: {note}")
     print(f"about {_time(plan['seconds'])} of training on this machine")
 
 

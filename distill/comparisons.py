@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from distill.analysis.statistics import compare, holm
+from distill.analysis.statistics import compare, holm, mean_interval
 from distill.losses import TERMS
 from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, term_model
 
 METRICS = ("top1", "nll", "ece")
 DISTILLED = "Does distillation help the student?"
+ANOTHER_LOSS = "Is the loss better than plain cross-entropy?"
 TEACHER_SMOOTHING = "Does label smoothing in the teacher help its student?"
 QUESTIONS = {
     ("student", "loss.cross_entropy.smoothing"): "Does label smoothing help the student?",
@@ -28,7 +29,8 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
     the smallest number, the least smoothed teacher.
 
     A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
-    compare if all the rest is equal, with the smoothing that the distilled student's own labels have.
+    compare if all the rest is equal, with the smoothing that the distilled student's own labels have. So do
+    students alone with other losses and the one with plain cross-entropy.
     """
     pairs = []
     for role, arms in (("student", recipe.students), ("teacher", [a for a in recipe.teachers if not a.given])):
@@ -45,6 +47,8 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
                 pairs += [(_question(recipe, role, key, group[0], other), group[0], other) for other in group[1:]]
         if role == "student":
             pairs += _alone_and_distilled(arms)
+            known = {(a.name, b.name) for _, a, b in pairs}
+            pairs += [pair for pair in _losses(arms) if (pair[1].name, pair[2].name) not in known]
     return pairs
 
 
@@ -57,17 +61,29 @@ def _amount(recipe: Recipe, key: str, value: Any) -> float:
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
-    def kept(arm: Arm) -> str:
-        return json.dumps({k: v for k, v in _flat(arm).items() if k != "teacher" and not k.startswith("loss.")})
-
     alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
     for arm in arms:
         if arm.teachers:
             own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
-            base = next((a for a in alone if kept(a) == kept(arm)
+            base = next((a for a in alone if _but_loss(a) == _but_loss(arm)
                          and a.loss["cross_entropy"].get("smoothing", 0.0) == own), None)
             if base:
                 yield DISTILLED, base, arm
+
+
+def _losses(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
+    """Students alone with other losses, against the one with plain cross-entropy."""
+    alone = [arm for arm in arms if not arm.teachers]
+    for arm in alone:
+        base = next((a for a in alone if a.loss == {"cross_entropy": {}} and _but_loss(a) == _but_loss(arm)), None)
+        if base and base is not arm:
+            yield ANOTHER_LOSS, base, arm
+
+
+def _but_loss(arm: Arm) -> str:
+    """All but the loss and its teacher, to be equal or not."""
+    kept = {k: v for k, v in _flat(arm).items() if k != "teacher" and not k.startswith("loss.")}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _flat(arm: Arm) -> dict[str, Any]:
@@ -111,6 +127,27 @@ def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, A
         for comparison, adjusted in zip(own, holm([c["p_value"] for c in own]), strict=True):
             comparison["p_holm"] = adjusted
     return result
+
+
+def rank_students(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The students by mean test accuracy, best first, each with the paired difference to the best.
+
+    The best is picked by the same numbers, so differences to it are a little too large. `p_holm` is adjusted
+    for all students; None for the best, with one seed, and where there is no spread.
+    """
+    names = list(dict.fromkeys(run["arm"] for run in runs if run["role"] == "student"))
+    top1 = {(run["arm"], run["seed"]): run["metrics"]["test"]["top1"] for run in runs}
+    values = {name: [top1[name, seed] for seed in recipe.seeds] for name in names}
+    names.sort(key=lambda name: -sum(values[name]))
+    rows = []
+    for rank, name in enumerate(names, 1):
+        mean, sd, interval = mean_interval(values[name])
+        paired = compare(values[names[0]], values[name])
+        rows.append({"rank": rank, "arm": name, "mean": mean, "sd": sd, "ci95": interval,
+                     "difference": paired.difference, "difference_ci95": paired.ci95, "p_value": paired.p_value})
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
 
 
 def answer(comparison: dict[str, Any]) -> str:

@@ -66,6 +66,8 @@ class Data(Strict):
     std: list[float] | None = None
     augment: Augment = Augment()
     synthetic: Synthetic | None = None
+    background: bool = Field(False, description="put a class without examples before the others, as TF-slim's "
+                             "1001-class ImageNet networks have it; it takes a share of a smoothed target")
     resident_gb: float = Field(4.0, ge=0, description="splits up to this size live on the device as uint8")
     workers: int = Field(2, ge=0, description="processes that decode images")
 

@@ -15,7 +15,7 @@ from distill.data.sources import load_splits
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.runs import Store
-from distill.study import Workplace
+from distill.workplace import Workplace
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent

@@ -28,8 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
     "report": {"document", "recipe", "analysis", "figures", "runs", "comparisons"},
 }
+ALLOWED["advice"] = {"recipe", "losses"}
+ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
+ALLOWED["planning"] = ALLOWED["workplace"] | {"workplace", "advice", "losses", "teachers", "training"}
 ALLOWED["study"] = set(ALLOWED) - {"study"}
-ALLOWED["cli"] = {"document", "recipe", "losses", "report", "runs", "explain", "study"}
+ALLOWED["cli"] = {"document", "recipe", "losses", "report", "runs", "explain", "study", "planning"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {"study"}
 

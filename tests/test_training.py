@@ -10,7 +10,8 @@ from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.models.build import normalisation
 from distill.runs import plan_runs
-from distill.study import _steps, _train_cohort, _train_phase, cohorts_of, share_out
+from distill.planning import cohorts_of, share_out, steps_of
+from distill.study import _train_cohort, _train_phase
 from distill.teachers import Teacher, check_teacher
 from distill.training import fit, make_optimizer, resume, start
 
@@ -136,7 +137,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
     teachers = {t.id: Teacher(place.load(t)) for r in cohort for t in r.teachers}
 
     def begin(run):
-        steps, shape = _steps(place.splits, run.arm), place.view_shape(run.arm)
+        steps, shape = steps_of(place.splits, run.arm), place.view_shape(run.arm)
         return start(run, place.build(run.arm, 0), teachers, shape, steps, place.accelerator, False)
 
     members = [begin(run) for run in cohort]

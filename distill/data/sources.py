@@ -52,7 +52,8 @@ class Splits:
     def identity(self) -> dict[str, Any]:
         """All that the images of a study depend on, but for where they lie: part of a run's fingerprint."""
         same = self.settings.model_dump(include={"source", "train", "validation", "test", "mean", "std", "synthetic"})
-        return {**same, "shape": self.shape, "digest": self.digest}
+        more = {"background": True} if self.settings.background else {}  # left out, older runs keep their names
+        return {**same, **more, "shape": self.shape, "digest": self.digest}
 
     @cached_property
     def resident(self) -> bool:
@@ -104,7 +105,16 @@ def load_splits(data: Data) -> Splits:
             raise UserError(f"data: the {name} split is empty")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
             raise UserError(f"data: the {name} split has labels outside of the {len(names)} classes")
+    if data.background:
+        _add_background(splits)
     return splits
+
+
+def _add_background(splits: Splits) -> None:
+    """Shift all labels by one and put a class without examples before them."""
+    splits.class_names.insert(0, "background")
+    for images in {id(s.images): s.images for s in (splits.train, splits.validation, splits.test)}.values():
+        images.labels = images.labels + 1
 
 
 def held_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,11 @@ def terminal_tables(results: dict[str, Any]) -> list[Table]:
     return [accuracy, questions] if results["comparisons"] else [accuracy]
 
 
+def _interval(bounds: list[float] | None, sign: str = "") -> str:
+    """Bounds of fractions, as percentages."""
+    return " to ".join(f"{100 * bound:{sign}.2f}" for bound in bounds) if bounds else "–"
+
+
 def draw(results: dict[str, Any], store: Store, folder: Path) -> None:
     """The figures of a study, from its results and its runs' stored predictions and history."""
     from distill import figures  # matplotlib takes a second to import, and tables do not need it
@@ -102,6 +107,7 @@ def write_report(study: Path, store: Store) -> None:
     draw(results, store, study / "figures")
     pictures = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in (study / "figures").glob("*.svg")}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["interval"] = _interval
     template = environment.from_string(files("distill.report").joinpath("report.html.jinja").read_text("utf-8"))
     page = template.render(
         results=results, rows=summary(results), comparisons=headline(results), headings=SHOWN, pictures=pictures,

@@ -1,0 +1,61 @@
+"""What every part of a study works with: recipe, data, store, device."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import nn
+
+from distill.data.sources import Splits
+from distill.document import UserError
+from distill.models.build import build_model, load_stored
+from distill.progress import Progress
+from distill.recipe import Arm, Recipe
+from distill.runs import Run, Store
+
+
+@dataclass
+class Workplace:
+    """What every part of a study works with: made once, passed on."""
+
+    recipe: Recipe
+    splits: Splits
+    store: Store
+    accelerator: Accelerator
+    progress: Progress
+
+    def view_shape(self, arm: Arm) -> tuple[int, int, int]:
+        """Channels, height and width of what an arm's network is shown."""
+        channels, height, width = self.splits.shape
+        side = arm.augment.crop
+        if side and side > min(height, width):
+            raise UserError(f"{arm.name}: augment.crop {side} is larger than the images ({height}×{width})")
+        return channels, side or height, side or width
+
+    def build(self, arm: Arm, seed: int | None) -> nn.Module:
+        """The network of an arm, with its initial weights."""
+        mean, std = self.splits.normalisation
+        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names),
+                           shape=self.view_shape(arm), seed=seed or 0, mean=mean, std=std,
+                           class_names=self.splits.class_names, pretrained=arm.pretrained, checkpoint=arm.checkpoint,
+                           keep_head=arm.given)
+
+    def load(self, run: Run) -> nn.Module:
+        """The stored network of a run, on the device."""
+        return load_stored(self.store.folder(run.id)).to(self.accelerator.device)
+
+
+def make_accelerator(precision: str | None) -> Accelerator:
+    """The one accelerator of a process: device, precision and, under a launcher, the other processes."""
+    processes = InitProcessGroupKwargs(timeout=timedelta(days=7))  # whole runs are trained between two barriers
+    return Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+                       mixed_precision=precision, kwargs_handlers=[processes])
+
+
+def precision_of(recipe: Recipe) -> str | None:
+    """The one precision of a study, None for the launcher's."""
+    precisions = {arm.train.precision for arm in recipe.teachers + recipe.students}
+    if len(precisions) > 1:
+        raise UserError("train.precision is one for the whole study: a process has one precision")
+    return precisions.pop()

@@ -1,0 +1,238 @@
+"""Terms in the loop: those with parts, state, insides or several teachers, trained, stopped and stored."""
+
+import json
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from test_training import plan, same, train_phase, train_study
+from torch import nn
+
+from distill.advice import advise
+from distill.data.loaders import training_batches
+from distill.data.views import normalise
+from distill.document import UserError
+from distill.losses import OnlineTargets, Outputs, make_parts
+from distill.models.build import normalisation
+from distill.models.heads import CosineHead
+from distill.models.inside import observe
+from distill.planning import dry_run, preflight, steps_of
+from distill.study import _train_phase, collect
+from distill.teachers import Teacher
+from distill.training import fit, make_optimizer, resume, start
+
+ALL = """\
+data: {source: digits, augment: {shift: 1}}
+train: {epochs: 3, batch_size: 128, lr: 0.05, checkpoint_minutes: 0, weight_norms: true}
+teachers:
+  hard: {model: mlp_32, loss: {cross_entropy: {}}}
+  soft: {model: mlp_64, loss: {cross_entropy: {smoothing: 0.1}}}
+students:
+  online: {model: mlp_16, loss: {cross_entropy: {weight: 0.5}, online_smoothing: {weight: 0.5}}}
+  hinted: {model: mlp_16, teacher: hard, loss: {cross_entropy: {}, hint: {}}}
+  related: {model: mlp_16, teacher: hard, loss: {kd: {temperature: 1}, rkd: {weight: 5}}}
+  margin: {model: {name: cosine_head, base: mlp_16, scale: 8}, loss: {am_softmax: {margin: 0.2}}}
+  sphere: {model: {name: cosine_head, base: mlp_16, scale: 0}, loss: {a_softmax: {margin: 2}}}
+  large: {model: mlp_16, loss: {l_softmax: {margin: 2}}}
+  decayed: {model: mlp_16, loss: {cross_entropy: {}, l2_penalty: {weight: 0.001}}}
+  both: {model: mlp_16, teacher: [[hard, soft]], loss: {kd: {temperature: 1}, dkd: {weight: 0.1, warmup: 0.5}}}
+seeds: [3]
+check_teachers: false
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(ALL)
+    return path
+
+
+def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workplace):
+    whole, place = workplace(recipe), workplace(recipe, out="stopped")
+    expected = train_study(whole)
+    runs = plan(place)
+    train_phase(place, [r for r in runs if r.depth == 0 and r.arm.role == "teacher"])
+    students = [r for r in runs if r.arm.role == "student"]
+    teachers = {t.id: Teacher(place.load(t), {"features"}) for r in students for t in r.teachers}
+
+    class StopHereError(Exception):
+        pass
+
+    def stop_after_two(epoch, *_):
+        if epoch == 2:
+            raise StopHereError
+
+    members = [
+        start(r, place.build(r.arm, 3), teachers, (1, 8, 8), steps_of(place.splits, r.arm), place.accelerator, False)
+        for r in students
+    ]
+    with pytest.raises(StopHereError):
+        fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
+    again = start(students[0], place.build(students[0].arm, 3), teachers, (1, 8, 8), 9, place.accelerator, False)
+    resume(again, place.store)
+    assert isinstance(again.parts["online_smoothing"], OnlineTargets)
+    assert (again.parts["online_smoothing"].targets.diagonal() > 0.11).all(), "what it learned is in the checkpoint"
+    for depth in (0, 1):
+        _train_phase(place, [r for r in students if r.depth == depth])
+    for run in students:
+        assert same(place.load(run).state_dict(), expected[run.arm.name]), run.arm.name
+        assert place.store.history(run.id) == whole.store.history(run.id)
+
+
+def test_hints_train_their_projector_as_a_loop_by_hand_does(recipe, workplace):
+    place = workplace(recipe, "students.hinted.loss.hint.weight=0.7", "train.epochs=2")
+    runs = {r.arm.name: r for r in plan(place)}
+    train_phase(place, [runs["hard"]])
+    trained = train_phase(place, [runs["hinted"]])["hinted"]
+
+    teacher, model = place.load(runs["hard"]).eval(), place.build(runs["hinted"].arm, 3).train()
+    shapes = Outputs(torch.zeros(1, 10), torch.zeros(1, 16)), Outputs(torch.zeros(1, 10), torch.zeros(1, 32))
+    projector = make_parts(runs["hinted"].arm.loss, *shapes, 3)["hint"]
+    both = nn.ModuleList([model, projector])
+    train, steps = runs["hinted"].arm.train, steps_of(place.splits, runs["hinted"].arm)
+    optimizer, scheduler = make_optimizer(both, train, steps, "")
+    for epoch in range(2):
+        batches = training_batches(place.splits, runs["hinted"].arm.augment, 128, 3, epoch, torch.device("cpu"))
+        for step, batch in enumerate(batches, epoch * steps + 1):
+            x = normalise(batch.views, *normalisation(model))
+            features = model.forward_features(x)
+            with torch.no_grad():
+                theirs = teacher.forward_features(x)
+            loss = F.cross_entropy(model.head(features), batch.labels)
+            loss = loss + 0.7 * F.mse_loss(projector(features), theirs) / 2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step_update(step)
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(trained[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_ensemble_is_what_a_student_learns_from_and_is_judged_by(recipe, workplace):
+    place = workplace(recipe)
+    train_study(place)
+    runs = plan(place)
+    results = collect(place, runs)
+    row = next(run for run in results["runs"] if run["arm"] == "both/teacher=hard+soft")
+    ids = [run.id for run in runs if run.arm.role == "teacher"]
+    assert row["teacher"] == ids
+    logits = [place.store.predictions(i)["test.logits"] for i in ids]
+    mean = sum(z.double().softmax(1) for z in logits) / 2
+    own = place.store.predictions(row["id"])["test.logits"].double()
+    agreed = (own.argmax(1) == mean.argmax(1)).double().mean().item()
+    assert row["metrics"]["test"]["agreement"] == pytest.approx(agreed)
+    expected = F.kl_div(own.log_softmax(1), mean, reduction="batchmean").item()
+    assert row["metrics"]["test"]["kl_to_teacher"] == pytest.approx(expected, rel=1e-4)
+    json.dumps(results, allow_nan=False)
+    ranked = [r["arm"] for r in results["ranking"]]
+    by_arm = {r["arm"]: r["metrics"]["test"]["top1"] for r in results["runs"] if r["role"] == "student"}
+    assert set(ranked) == set(by_arm) and [by_arm[a] for a in ranked] == sorted(by_arm.values(), reverse=True)
+
+
+def test_a_cosine_head_is_stored_and_read_by_timm(recipe, workplace):
+    place = workplace(recipe, "train.epochs=1")
+    for name in ("margin", "sphere"):
+        run = next(r for r in plan(place) if r.arm.name == name)
+        train_phase(place, [run])
+        model = timm.create_model(f"local-dir:{place.store.folder(run.id)}", pretrained=True).eval()
+        assert isinstance(model.head, CosineHead)
+        images = place.splits.validation.images.pixels[place.splits.validation.positions]
+        with torch.no_grad(), observe(model, {"features", "templates"}) as seen:
+            logits = model(normalise(images, *normalisation(model)))
+        torch.testing.assert_close(logits, place.store.predictions(run.id)["validation.logits"], rtol=1e-5, atol=1e-5)
+        cosines = F.normalize(seen["features"], dim=1) @ seen["templates"].T
+        length = 8 if name == "margin" else seen["features"].norm(dim=1, keepdim=True)
+        torch.testing.assert_close(logits, length * cosines, rtol=1e-5, atol=1e-5)
+        assert seen["scale"] == (8 if name == "margin" else None)
+
+
+def test_convolutional_networks_show_their_stages(tmp_path, workplace):
+    path = tmp_path / "maps.yaml"
+    path.write_text(
+        "data: {source: synthetic, synthetic: {shape: [3, 16, 16], train: 200}}\n"
+        "train: {epochs: 1, batch_size: 50}\n"
+        "teachers: {t: {model: cifar_wrn_16_2, loss: {cross_entropy: {}}}}\n"
+        "students: {s: {model: [cifar_resnet8, resnet10t], teacher: t, loss: {kd: {}, attention_transfer: {}}}}\n"
+    )
+    place = workplace(path, "check_teachers=false")
+    preflight(place, plan(place))
+    train_study(place)
+    history = [place.store.history(r.id)[0]["terms"]["attention_transfer"] for r in plan(place) if r.depth]
+    assert all(value > 0 for value in history)
+    for name, shapes in (
+        ("cifar_resnet20", [(16, 8, 8), (32, 4, 4), (64, 2, 2)]),
+        ("cifar_vgg8", [(64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1), (512, 1, 1)]),
+        ("swin_tiny_patch4_window7_224", [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]),
+    ):
+        model = timm.create_model(name, **({"num_classes": 4} if "swin" in name else {})).eval()
+        side = 224 if "swin" in name else 8
+        with torch.no_grad(), observe(model, {"maps"}) as seen:
+            model(torch.zeros(1, 3, side, side))
+        assert [tuple(m.shape[1:]) for m in seen["maps"]] == shapes, name
+
+
+def test_norms_and_drift_are_logged_for_every_layer_and_epoch(recipe, workplace):
+    place = workplace(recipe)
+    run = next(r for r in plan(place) if r.arm.name == "decayed")
+    begun = {name: w.clone() for name, w in place.build(run.arm, 3).state_dict().items()}
+    trained = train_phase(place, [run])["decayed"]
+    lines = [line["weights"] for line in place.store.history(run.id)]
+    assert len(lines) == 3 and all(set(line["layers"]) == {"fc1.weight", "fc2.weight", "head.weight"} for line in lines)
+    layer, w = lines[-1]["layers"]["fc2.weight"], trained["fc2.weight"]
+    assert layer["l2"] == pytest.approx(w.norm().item(), rel=1e-5)
+    assert layer["distance"] == pytest.approx((w - begun["fc2.weight"]).norm().item(), rel=1e-5)
+    assert lines[0]["total"]["distance"] < lines[-1]["total"]["distance"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["students.hinted.teacher=[[hard, soft]]"], "hint needs features, of the student and of one teacher"),
+        (["students.margin.model=mlp_16"], r"margin: loss: .*cosine_head"),
+        (["students.large.loss={sparse_softmax: {}}", "students.large.augment={mixup: 0.5}"], "mixup"),
+        (["students.hinted.loss={hint: {}}"], "hinted: no term of its loss trains the last layer"),
+        (["students.hinted.loss={kd: {}, attention_transfer: {}}"], "hinted: .*feature maps"),
+        (["students.both.teacher=[[hard, hart]]"], "unknown teacher 'hart'; did you mean 'hard'"),
+        (["students.both.teacher=[[hard, hard]]"], "two different teachers"),
+        (["students.both.teacher=[[hard]]"], "two different teachers"),
+        (["students.online.loss={online_smoothing: {part: 1}}"], "unknown key"),
+        (["students.online.loss={cross_entropy: {over: others, smoothing: 0.95}}"], "online: loss: .*taught"),
+        (["students.online.loss={sparse_softmax: {k: 0}}"], "greater than or equal to 1"),
+        (["students.both.loss={kd: {temperature: 0}}"], "greater than 0"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_trained(recipe, workplace, options, words):
+    with pytest.raises(UserError, match=words):
+        place = workplace(recipe, *options)
+        preflight(place, plan(place))
+
+
+def test_advice_is_given_where_smoothing_meets_smoothing(recipe, workplace, tmp_path):
+    place = workplace(
+        recipe,
+        "students.related.teacher=soft",
+        "students.related.loss.kd.temperature=4",
+        "students.online.loss={cross_entropy: {smoothing: 0.1}, max_sup: {weight: 0.1}}",
+        "students.margin.model.scale=2",
+        "students.margin.loss.am_softmax.smoothing=0.1",
+    )
+    notes = advise(place.recipe, 10)
+    assert len(notes) == 3, notes
+    assert "related, both/teacher=hard+soft: learns from a smoothed teacher at a temperature above 1" in notes[1]
+    assert "max_sup smooths as well" in notes[0]
+    # 2 (10/9 - 0.2) = 1.82 is less than log((10 - 0.9) / 0.1) = 4.51
+    assert "wants a logit gap of 4.5" in notes[2] and "1.8 at most" in notes[2]
+    assert dry_run(place.recipe, tmp_path / "runs")["notes"] == notes
+    assert advise(workplace(recipe, "students.both.teacher=hard", "students.both.loss={kd: {}}").recipe, 10) == []
+
+
+def test_a_background_class_is_a_class_without_examples(recipe, workplace):
+    place, plain = workplace(recipe, "data.background=true"), workplace(recipe)
+    assert place.splits.class_names == ["background", *plain.splits.class_names]
+    for name in ("train", "validation", "test"):
+        assert torch.equal(getattr(place.splits, name).labels, getattr(plain.splits, name).labels + 1)
+    assert place.splits.identity != plain.splits.identity and "background" not in plain.splits.identity
+    run = next(r for r in plan(place) if r.arm.name == "online")
+    assert train_phase(place, [run])["online"]["head.weight"].shape[0] == 11
