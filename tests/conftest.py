@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests sta
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from accelerate import Accelerator
@@ -18,6 +19,8 @@ from distill.runs import Store
 from distill.workplace import Workplace
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("distill", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("distill")
 ROOT = Path(__file__).parent.parent
 
 TINY = """\
