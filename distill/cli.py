@@ -86,6 +86,8 @@ def _print_results(results: dict[str, Any]) -> None:
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
     for table in terminal_tables(results):
+        if not sys.stdout.isatty():
+            table.box = None  # lines help the eye, not a pipe
         console.print(table)
 
 

@@ -106,6 +106,7 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
                              place.accelerator, sharing))
         resume(members[-1], place.store)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
+    names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
     for epoch in sorted({member.epoch for member in members}):  # a kill between two checkpoints leaves two
         level = [member for member in members if member.epoch == epoch]

@@ -22,6 +22,7 @@ class Batch:
     labels: torch.Tensor
     teacher: Outputs
     part: nn.Module | None
+    templates: torch.Tensor  # that the logits of some terms are made with
 
     def call(self, name: str, **settings: Any) -> torch.Tensor:
         part = {} if self.part is None else {"part": self.part}
@@ -44,6 +45,8 @@ def make(
     features, templates = normal(size, depth) / spread, normal(classes, depth)
     if name in ("am_softmax", "arcface"):
         logits = SCALE * torch.rand(size, classes, generator=generator, dtype=torch.float64) * 1.99 - SCALE * 0.995
+    if name == "a_softmax":
+        logits = features @ nn.functional.normalize(templates, dim=1).T
     if name == "l_softmax":
         logits = features @ templates.T + normal(classes) / spread
     fields = {
@@ -72,9 +75,11 @@ def make(
             return [cast(v) for v in value]
         return value.to(dtype)
 
-    ours = Outputs(cast(logits), **{k: cast(v) for k, v in student.items()}, scale=SCALE)
+    ours = Outputs(
+        cast(logits), **{k: cast(v) for k, v in student.items()}, scale=0.0 if name == "a_softmax" else SCALE
+    )
     other = Outputs(cast(theirs), **{k: cast(v) for k, v in teacher.items() if k in needs})
-    return Batch(ours, labels, other, part.to(torch.promote_types(dtype, torch.float32)) if part else None)
+    return Batch(ours, labels, other, part.to(torch.promote_types(dtype, torch.float32)) if part else None, templates)
 
 
 # ------------------------------------------------------------------------------------------------ the cases
@@ -102,7 +107,7 @@ def _l_softmax(b: Batch, **h: Any) -> list[float]:
 
 
 def _a_softmax(b: Batch, **h: Any) -> list[float]:
-    w, f = b.student.templates.tolist(), b.student.features.tolist()
+    w, f = b.templates.tolist(), b.student.features.tolist()
     return [oracles.a_softmax(f_i, w, y, **h) for f_i, y in zip(f, b.labels.tolist(), strict=True)]
 
 

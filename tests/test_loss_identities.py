@@ -104,7 +104,7 @@ def test_kd_is_hintons_in_torch_and_timms_task():
 def test_margins_are_those_of_pytorch_metric_learning():
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     batch = make("a_softmax", 16, 10, 3)
-    f, w, labels = batch.student.features, batch.student.templates, batch.labels
+    f, w, labels = batch.student.features, batch.templates, batch.labels
     cosines = F.normalize(f, dim=1) @ F.normalize(w, dim=1).T
 
     def theirs(loss, matrix):
@@ -117,11 +117,11 @@ def test_margins_are_those_of_pytorch_metric_learning():
     expected = theirs(losses.ArcFaceLoss(10, 4, margin=math.degrees(0.5), scale=SCALE), w)
     assert_close(arcface(cosine, labels, margin=0.5).mean(), expected)
     for m in (1, 2, 3, 4):
-        plain = Outputs(f @ w.T, f, w)
+        plain, sphere = Outputs(f @ w.T, f, w), Outputs(f @ F.normalize(w, dim=1).T, f, scale=0.0)
         expected = theirs(losses.LargeMarginSoftmaxLoss(10, 4, margin=m), w)
         assert_close(TERMS["l_softmax"](plain, labels, margin=m).mean(), expected)
         expected = theirs(losses.SphereFaceLoss(10, 4, margin=m), w)
-        assert_close(TERMS["a_softmax"](plain, labels, margin=m).mean(), expected)
+        assert_close(TERMS["a_softmax"](sphere, labels, margin=m).mean(), expected)
 
 
 def test_distillation_is_that_of_torchdistill():
@@ -448,6 +448,8 @@ def test_angles_need_a_scale_and_standard_deviations_two_classes():
     for term in (am_softmax, arcface):
         with pytest.raises(ValueError, match="cosine_head"):
             term(Outputs(student.logits), labels)
+    with pytest.raises(ValueError, match="scale: 0"):
+        TERMS["a_softmax"](Outputs(student.logits, torch.zeros(16, 4), scale=1.0), labels)
     one = Outputs(torch.zeros(2, 1))
     with pytest.raises(ValueError, match="2 classes"):
         kd(one, torch.zeros(2).long(), one, standardise=True)

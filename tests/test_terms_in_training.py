@@ -145,7 +145,7 @@ def test_a_cosine_head_is_stored_and_read_by_timm(recipe, workplace):
         cosines = F.normalize(seen["features"], dim=1) @ seen["templates"].T
         length = 8 if name == "margin" else seen["features"].norm(dim=1, keepdim=True)
         torch.testing.assert_close(logits, length * cosines, rtol=1e-5, atol=1e-5)
-        assert seen["scale"] == (8 if name == "margin" else None)
+        assert seen["scale"] == (8 if name == "margin" else 0)
 
 
 def test_convolutional_networks_show_their_stages(tmp_path, workplace):

@@ -53,7 +53,7 @@ TERMS: Mapping[str, Term] = MappingProxyType({term.__name__: term for term in (
 )})
 
 NEEDS: Mapping[str, frozenset[str]] = MappingProxyType({  # fields of Outputs beside logits and scale
-    "l_softmax": frozenset({"features", "templates"}), "a_softmax": frozenset({"features", "templates"}),
+    "l_softmax": frozenset({"features", "templates"}), "a_softmax": frozenset({"features"}),
     "hint": frozenset({"features"}), "rkd": frozenset({"features"}), "attention_transfer": frozenset({"maps"}),
     "l1_penalty": frozenset({"weights"}), "l2_penalty": frozenset({"weights"}),
 })

@@ -35,7 +35,8 @@ class Outputs(NamedTuple):
         templates: weight of the last layer ``[K, D]``.
         maps: feature maps of the stages, each ``[B, C, H, W]``.
         weights: the network's weights but for biases and norms.
-        scale: s where the logits are s·cos(angle to the template), as those of a cosine head.
+        scale: s where the logits are s·cos(angle to the template), as those of a cosine head; 0 where s is the
+            length of the features.
     """
 
     logits: Tensor

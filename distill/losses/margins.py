@@ -2,7 +2,7 @@
 
 The margin is for training alone; evaluation sees the plain logits. AM-Softmax and ArcFace need logits that
 are s·cos(angle): those of a cosine head, in a recipe ``model: {name: cosine_head, base: NAME, scale: 16}``,
-elsewhere ``Outputs(logits, scale=s)``. L-Softmax and A-Softmax look at features and templates.
+elsewhere ``Outputs(logits, scale=s)``; A-Softmax needs such a head of scale 0, whose logits are ‖f‖·cos.
 
 On a simplex the gap of s·cos logits is at most s (K / (K - 1) - margin): a small scale cannot reach the
 optimum of a smoothed loss (`optimal_logit_gap`).
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from distill.losses.labels import Mass, Outputs, of_class, precise, rows, uniform_mass
@@ -111,8 +111,12 @@ def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
             labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    features, templates = _inside(student)
-    own = of_class(logits, classes) + _widening(features, templates[classes], margin)
+    if student.features is None or student.templates is None:
+        raise ValueError("this term needs Outputs with features and templates")
+    features, own = precise(student.features), F.embedding(classes, precise(student.templates))
+    cos = F.cosine_similarity(features, own).clamp(-1, 1)
+    widening = features.norm(dim=1) * own.norm(dim=1) * (_psi(cos, margin) - cos)
+    own = of_class(logits, classes) + widening
     return finish(_with_own(logits, classes, own, smoothing))
 
 
@@ -120,11 +124,10 @@ def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
               margin: Annotated[int, Ge(1)] = 4, smoothing: Mass = 0.0) -> Tensor:
     """Angular softmax, ``‖f‖ ψ(θ_y)`` with templates of norm 1 and no bias (Liu et al. 2017, SphereFace).
 
-    ψ as in `l_softmax`. So that evaluation has the same logits, the network needs a head with such templates:
-    ``{name: cosine_head, base: NAME, scale: 0}``.
+    ψ as in `l_softmax`.
 
     Args:
-        student: features ``[B, D]`` and templates ``[K, D]``, of any norm; of the logits only the shape counts.
+        student: logits ``‖f‖ cos θ`` ``[B, K]``, features ``[B, D]``, and a scale of 0.
         labels: classes.
         teacher: not used.
         margin: m, a whole number; 1 is cross-entropy.
@@ -134,16 +137,16 @@ def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
         ``[B]``, in nats.
 
     Raises:
-        ValueError: if features or templates are missing, margin or smoothing is out of its range, or the
-            labels are soft.
+        ValueError: if the features are missing or the scale is not 0, margin or smoothing is out of its range,
+            or the labels are soft.
     """
-    _, classes, finish = rows(student.logits, labels)
-    features, templates = _inside(student)
-    templates = F.normalize(templates, dim=1)
-    with torch.autocast(features.device.type, enabled=False):
-        logits = features @ templates.T
-    own = of_class(logits, classes) + _widening(features, templates[classes], margin)
-    return finish(_with_own(logits, classes, own, smoothing))
+    logits, classes, finish = rows(student.logits, labels)
+    if student.features is None or student.scale != 0:
+        raise ValueError("this term needs features, and logits that are their length · cosine: in a recipe, model: "
+                         "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)")
+    radius = precise(student.features).norm(dim=1)
+    cos = (of_class(logits, classes) / radius.clamp(min=1e-12)).clamp(-1, 1)
+    return finish(_with_own(logits, classes, radius * _psi(cos, margin), smoothing))
 
 
 def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) -> Tensor:
@@ -153,17 +156,15 @@ def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) ->
     return F.cross_entropy(logits, classes, label_smoothing=mass, reduction="none")
 
 
-def _widening(features: Tensor, own: Tensor, margin: int) -> Tensor:
-    """``‖W_y‖ ‖f‖ (ψ(θ) - cos θ)``, for features and their own templates ``[N, D]``."""
+def _psi(cos: Tensor, margin: int) -> Tensor:
+    """ψ(θ), which falls from 1 at θ = 0 to 1 - 2m at π, for ``cos θ`` in [-1, 1]."""
     if margin < 1 or margin != int(margin):
         raise ValueError(f"margin must be a whole number from 1, got {margin:g}")
-    radius = features.norm(dim=1) * own.norm(dim=1)
-    cos = F.cosine_similarity(features, own).clamp(-1, 1)
     before, turned = torch.ones_like(cos), cos
     for _ in range(int(margin) - 1):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
         before, turned = turned, 2 * cos * turned - before
     k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
-    return radius * ((1 - 2 * (k % 2)) * turned - 2 * k - cos)
+    return (1 - 2 * (k % 2)) * turned - 2 * k
 
 
 def _checked(margin: float) -> float:
@@ -172,14 +173,8 @@ def _checked(margin: float) -> float:
     return margin
 
 
-def _scale(student: Outputs) -> Annotated[float, Gt(0)]:
+def _scale(student: Outputs) -> float:
     if not student.scale:
         raise ValueError("this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
                          "base: NAME, scale: 16}; else Outputs(logits, scale=…)")
     return student.scale
-
-
-def _inside(student: Outputs) -> tuple[Tensor, Tensor]:
-    if student.features is None or student.templates is None:
-        raise ValueError("this term needs Outputs with features and templates")
-    return precise(student.features), precise(student.templates)

@@ -30,7 +30,7 @@ class OnlineTargets(nn.Module):
     def observe(self, log_p: Tensor, classes: Tensor, counted: Tensor) -> None:
         """Add the right answers among ``[N, K]`` log-probabilities whose classes are ``[N]``."""
         right = ((log_p.argmax(1) == classes) & (counted != 0)).to(self.sums.dtype)
-        self.sums.index_add_(0, classes, (log_p.exp() * right[:, None]).to(self.sums.dtype))
+        self.sums.index_add_(0, classes, log_p.exp().mul_(right[:, None]).to(self.sums.dtype))
         self.counts.index_add_(0, classes, right)
 
     @torch.no_grad()
@@ -64,4 +64,4 @@ def online_smoothing(student: Outputs, labels: Tensor, teacher: Outputs | None =
     log_p = F.log_softmax(logits, 1)
     if part.training:
         part.observe(log_p, classes, finish(torch.ones_like(log_p[:, 0])).reshape(-1))
-    return finish(-(part.targets.to(log_p.dtype)[classes] * log_p).sum(1))
+    return finish(-(F.embedding(classes, part.targets.to(log_p.dtype)) * log_p).sum(1))

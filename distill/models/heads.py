@@ -23,19 +23,17 @@ class CosineHead(nn.Linear):
 
     With a scale of 0 features keep their length, so that logits are ‖f‖ cos θ, as A-Softmax has them.
 
-    Attributes:
-        scale: of the logits, None where they have none.
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.scale = scale or None
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, K]`` of features ``[B, D]``."""
         with torch.autocast(x.device.type, enabled=False):  # two digits are too few for a cosine
             x, weight = x.to(self.weight.dtype), F.normalize(self.weight, dim=1)
-            return F.linear(x, weight) if self.scale is None else self.scale * F.linear(F.normalize(x, dim=1), weight)
+            return self.scale * F.linear(F.normalize(x, dim=1), weight) if self.scale else F.linear(x, weight)
 
 
 def last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
