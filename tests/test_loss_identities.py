@@ -464,8 +464,11 @@ def test_smoothing_twice_warns():
     smoothed = smoothed_targets(labels, 10, 0.1).double()
     with pytest.warns(UserWarning, match="smoothed already"):
         cross_entropy(student, smoothed, smoothing=0.1)
+    with pytest.warns(UserWarning, match="smoothed already"):
+        cross_entropy(Outputs(torch.zeros(2, 3)), torch.full((2, 3), 1 / 3), smoothing=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        cross_entropy(Outputs(torch.zeros(2, 2)), torch.full((2, 2), 0.5), smoothing=0.1)  # mixup of two classes
         cross_entropy(student, smoothed)
         mixed = 0.5 * F.one_hot(labels, 10) + 0.5 * F.one_hot(labels.flip(0), 10)
         cross_entropy(student, mixed.double(), smoothing=0.1)
