@@ -182,6 +182,28 @@ def test_dense_logits_are_their_positions(name):
     torch.testing.assert_close(batch.call(name), flat.view(2, 3, 2))
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prior": [0.1, 0.2, 0.3, 0.1, 0.3]},
+        {"class_weights": [1.0, 2.0, 3.0, 4.0, 5.0]},
+        {"subtract_entropy": True},
+        {"prior": [0.1, 0.2, 0.3, 0.1, 0.3], "subtract_entropy": True},
+        {"over": "others"},
+    ],
+    ids=lambda s: "+".join(s),
+)
+def test_dense_cross_entropy_with_all_its_settings(settings, soft):
+    batch = make("cross_entropy", 12, 5, 3)
+    labels = F.one_hot(batch.labels, 5).double().roll(1, 0) * 0.3 + F.one_hot(batch.labels, 5) * 0.7
+    labels = labels if soft else batch.labels
+    flat = cross_entropy(batch.student, labels, smoothing=0.2, **settings)
+    logits = batch.student.logits.view(2, 3, 2, 5).movedim(3, 1)
+    labels = labels.view(2, 3, 2, 5).movedim(3, 1) if soft else labels.view(2, 3, 2)
+    torch.testing.assert_close(cross_entropy(Outputs(logits), labels, smoothing=0.2, **settings), flat.view(2, 3, 2))
+
+
 @pytest.mark.parametrize("name", [n for n in READ_LABELS if n not in ("kd", "logit_mse", "hard_label")])
 def test_ignored_examples_give_nothing_and_change_nothing(name):
     batch = make(name, 6, 5, 4)
