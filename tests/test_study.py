@@ -3,12 +3,10 @@
 import csv
 import html
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -16,13 +14,12 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import ROOT, TINY
+from conftest import TINY
 from safetensors.torch import load_file
 from scipy import stats
 
 from distill import load_recipe, run_study
 from distill.cli import main
-from distill.comparisons import answer, find_pairs
 from distill.data.sources import load_splits
 from distill.data.views import normalise
 from distill.document import UserError
@@ -310,74 +307,6 @@ def test_runs_are_found_by_folder_id_and_arm(study):
     assert store.find("tiny:hard")[0] == run["id"] and len(store.find("tiny:hard")) == 3
 
 
-def test_which_arms_compare(tmp_path):
-    recipe = load_recipe(ROOT / "recipes" / "digits.yaml")
-    pairs = {(q, a.name, b.name) for q, a, b in find_pairs(recipe)}
-    assert pairs == {
-        ("Does label smoothing help the teacher itself?", "hard", "smoothed"),
-        ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
-        *(
-            (
-                "Does label smoothing in the teacher help its student?",
-                f"distilled/teacher=hard/temperature={t}",
-                f"distilled/teacher=smoothed/temperature={t}",
-            )
-            for t in (1, 4)
-        ),
-        *(
-            (
-                "Does a higher temperature help the student?",
-                f"distilled/teacher={t}/temperature=1",
-                f"distilled/teacher={t}/temperature=4",
-            )
-            for t in ("hard", "smoothed")
-        ),
-        *(
-            ("Does distillation help the student?", "alone/smoothing=0", f"distilled/teacher={t}/temperature={n}")
-            for t in ("hard", "smoothed")
-            for n in (1, 4)
-        ),
-    }
-
-
-@pytest.mark.parametrize(
-    ("difference", "ci95", "p_holm", "seeds", "words"),
-    [
-        (0.01, None, None, 1, "answers nothing yet"),
-        (0.01, [0.005, 0.015], 0.01, 5, "yes: +1.00 points"),
-        (-0.01, [-0.015, -0.005], 0.01, 5, "no, it hurts: -1.00"),
-        (0.01, [-0.01, 0.03], 0.3, 5, "no difference that"),
-        (0.01, [0.001, 0.019], 0.2, 5, "not sure among so many"),
-        (0.01, [-0.01, 0.03], 0.3, 2, "fewer than 3 seeds"),
-        (0.01, None, None, 4, "in every one of 4 seeds"),
-    ],
-)
-def test_answers_say_how_sure_they_are(difference, ci95, p_holm, seeds, words):
-    numbers = {"difference": difference, "ci95": ci95, "p_holm": p_holm, "seeds": seeds}
-    assert words in answer({"question": "Does it help?"} | numbers)
-    assert "yes" not in answer({"question": "Which is better?"} | numbers)
-
-
-def test_the_smaller_number_and_the_less_smoothed_teacher_are_compared_against(tmp_path):
-    text = """
-    data: {source: digits}
-    train: {epochs: 1, lr: 0.1}
-    teachers:
-      smoothed: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}
-      hard: {model: mlp_16, loss: {cross_entropy: {}}}
-    students:
-      alone: {model: mlp_16, loss: {cross_entropy: {smoothing: [0.1, 0.0]}}}
-      taught: {model: mlp_32, teacher: [smoothed, hard], loss: {kd: {temperature: 4}}}
-    """
-    (tmp_path / "r.yaml").write_text(textwrap.dedent(text))
-    pairs = {(a.name, b.name) for _, a, b in find_pairs(load_recipe(tmp_path / "r.yaml"))}
-    assert pairs == {
-        ("hard", "smoothed"),
-        ("alone/smoothing=0", "alone/smoothing=0.1"),
-        ("taught/teacher=hard", "taught/teacher=smoothed"),
-    }
-
-
 def test_class_names_cannot_write_html(tmp_path):
     from PIL import Image
 
@@ -389,10 +318,6 @@ def test_class_names_cannot_write_html(tmp_path):
     run_study(load_recipe(tmp_path / "<b>x.yaml", ["seeds=1"]), tmp_path / "runs")
     page = (tmp_path / "runs" / "<b>x" / "report.html").read_text()
     assert "<script" not in page and "<b>x" not in page and "&lt;b&gt;x" in page
-
-
-def test_the_environment_of_the_tests_is_what_they_say():
-    assert os.environ["OMP_NUM_THREADS"] == "1" and torch.get_num_threads() == 1
 
 
 def test_a_damaged_run_is_named_and_one_without_its_record_is_made_again(tmp_path):

@@ -25,9 +25,8 @@ def mean_interval(values: list[float]) -> tuple[float, float, tuple[float, float
     x = np.asarray(values, float)
     if len(x) < 2 or x.std(ddof=1) == 0:
         return float(x.mean()), 0.0, None
-    mean, sd = float(x.mean()), float(x.std(ddof=1))
-    half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
-    return mean, sd, (mean - half, mean + half)
+    low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
 
 
 def compare(a: list[float], b: list[float]) -> Paired:
@@ -38,8 +37,8 @@ def compare(a: list[float], b: list[float]) -> Paired:
     scale = max(np.abs(a).max(), np.abs(b).max())
     if len(a) > 1 and np.ptp(differences) <= 1e-12 * scale:  # rounding is not spread
         differences = np.full(len(a), differences.mean())
-    mean, sd, interval = mean_interval(list(differences))
-    p = float(2 * stats.t.sf(abs(mean) / (sd / len(a) ** 0.5), len(a) - 1)) if interval else None
+    mean, _, interval = mean_interval(list(differences))
+    p = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
     return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p)
 
 

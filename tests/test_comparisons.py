@@ -1,0 +1,122 @@
+"""Which arms of a study answer a question, in which words; and the ranking of its students."""
+
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+
+from distill import load_recipe
+from distill.comparisons import ANOTHER_LOSS, answer, compare_arms, find_pairs, rank_students
+
+
+def test_which_arms_compare(tmp_path):
+    recipe = load_recipe(ROOT / "recipes" / "digits.yaml")
+    pairs = {(q, a.name, b.name) for q, a, b in find_pairs(recipe)}
+    assert pairs == {
+        ("Does label smoothing help the teacher itself?", "hard", "smoothed"),
+        ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
+        *(
+            (
+                "Does label smoothing in the teacher help its student?",
+                f"distilled/teacher=hard/temperature={t}",
+                f"distilled/teacher=smoothed/temperature={t}",
+            )
+            for t in (1, 4)
+        ),
+        *(
+            (
+                "Does a higher temperature help the student?",
+                f"distilled/teacher={t}/temperature=1",
+                f"distilled/teacher={t}/temperature=4",
+            )
+            for t in ("hard", "smoothed")
+        ),
+        *(
+            ("Does distillation help the student?", "alone/smoothing=0", f"distilled/teacher={t}/temperature={n}")
+            for t in ("hard", "smoothed")
+            for n in (1, 4)
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("difference", "ci95", "p_holm", "seeds", "words"),
+    [
+        (0.01, None, None, 1, "answers nothing yet"),
+        (0.01, [0.005, 0.015], 0.01, 5, "yes: +1.00 points"),
+        (-0.01, [-0.015, -0.005], 0.01, 5, "no, it hurts: -1.00"),
+        (0.01, [-0.01, 0.03], 0.3, 5, "no difference that"),
+        (0.01, [0.001, 0.019], 0.2, 5, "not sure among so many"),
+        (0.01, [-0.01, 0.03], 0.3, 2, "fewer than 3 seeds"),
+        (0.01, None, None, 4, "in every one of 4 seeds"),
+    ],
+)
+def test_answers_say_how_sure_they_are(difference, ci95, p_holm, seeds, words):
+    numbers = {"difference": difference, "ci95": ci95, "p_holm": p_holm, "seeds": seeds}
+    assert words in answer({"question": "Does it help?"} | numbers)
+    assert "yes" not in answer({"question": "Which is better?"} | numbers)
+
+
+def test_the_smaller_number_and_the_less_smoothed_teacher_are_compared_against(tmp_path):
+    text = """
+    data: {source: digits}
+    train: {epochs: 1, lr: 0.1}
+    teachers:
+      smoothed: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}
+      hard: {model: mlp_16, loss: {cross_entropy: {}}}
+    students:
+      alone: {model: mlp_16, loss: {cross_entropy: {smoothing: [0.1, 0.0]}}}
+      taught: {model: mlp_32, teacher: [smoothed, hard], loss: {kd: {temperature: 4}}}
+    """
+    (tmp_path / "r.yaml").write_text(textwrap.dedent(text))
+    pairs = {(a.name, b.name) for _, a, b in find_pairs(load_recipe(tmp_path / "r.yaml"))}
+    assert pairs == {
+        ("hard", "smoothed"),
+        ("alone/smoothing=0", "alone/smoothing=0.1"),
+        ("taught/teacher=hard", "taught/teacher=smoothed"),
+    }
+
+
+def test_other_losses_compare_with_plain_cross_entropy(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "data: {source: digits}\ntrain: {epochs: 1}\nstudents:\n"
+        "  hard: {model: mlp_16, loss: {cross_entropy: {}}}\n"
+        "  smoothed: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}\n"
+        "  others: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1, over: others}}}\n"
+        "  focal: {model: mlp_16, loss: {focal: {}}}\n"
+        "  larger: {model: mlp_32, loss: {focal: {}}}\n"
+    )
+    recipe = load_recipe(tmp_path / "r.yaml")
+    pairs = {(a.name, b.name): q for q, a, b in find_pairs(recipe)}
+    assert {p for p, q in pairs.items() if q == ANOTHER_LOSS} == {("hard", "others"), ("hard", "focal")}
+    assert pairs["hard", "smoothed"] == "Does label smoothing help the student?"
+    assert pairs["smoothed", "others"] == "What does loss.cross_entropy.over change for the student?"
+
+
+def rows_of(values):
+    return [
+        {"arm": name, "seed": seed, "role": "student", "metrics": {"test": dict.fromkeys(("top1", "nll", "ece"), v)}}
+        for name, line in values.items()
+        for seed, v in enumerate(line)
+    ]
+
+
+def test_students_are_ranked_with_their_paired_distance_to_the_best(tmp_path):
+    recipe = load_recipe(ROOT / "recipes" / "losses_digits.yaml", ["seeds=4"])
+    values = {"focal": [0.90, 0.91, 0.92, 0.95], "hard": [0.93, 0.95, 0.94, 0.96], "zipf": [0.5, 0.7, 0.6, 0.4]}
+    teachers = [row | {"role": "teacher"} for row in rows_of({"large": [1] * 4})]
+    ranking = rank_students(recipe, rows_of(values) + teachers)
+    assert [(r["rank"], r["arm"]) for r in ranking] == [(1, "hard"), (2, "focal"), (3, "zipf")]
+    assert ranking[0]["difference"] == 0 and ranking[0]["p_holm"] is None
+    for row, adjust in ((ranking[1], 1), (ranking[2], 2)):
+        test = stats.ttest_rel(values[row["arm"]], values["hard"])
+        assert row["difference"] == pytest.approx(np.mean(values[row["arm"]]) - 0.945)
+        assert row["p_value"] == pytest.approx(test.pvalue)
+        assert row["difference_ci95"] == pytest.approx(tuple(test.confidence_interval()))
+        assert row["p_holm"] == pytest.approx(max(adjust * test.pvalue, ranking[2]["p_holm"] if adjust == 1 else 0))
+    assert ranking[0]["ci95"] == pytest.approx(
+        stats.t.interval(0.95, 3, np.mean(values["hard"]), stats.sem(values["hard"]))
+    )
+    assert compare_arms(recipe, rows_of({"hard": [0.9] * 4, "focal": [0.8] * 4}))[0]["question"] == ANOTHER_LOSS
