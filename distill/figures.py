@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # before pyplot: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from distill.analysis.calibration import Reliability
@@ -79,10 +80,10 @@ def reliability(diagrams: Mapping[str, Reliability]) -> Figure:
 
 
 def learning_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Validation accuracy by epoch: mean over the seeds, with the range of the seeds shaded."""
+    """Validation accuracy by epoch: mean over the seeds, with the range of the seeds shaded (up to 6 arms)."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.8))
-        lowest = 1.0
+        lowest, highest = 1.0, 0.0
         for number, (name, seeds) in enumerate(arms.items()):
             curves = 100 * np.asarray(seeds)
             epochs = np.arange(1, curves.shape[1] + 1)
@@ -90,9 +91,12 @@ def learning_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
             dash = ["-", "--", ":"][number // len(COLOURS) % 3]
             axis.plot(epochs, curves.mean(0), dash, color=colour, marker=marker, linewidth=1.3,
                       markevery=max(1, len(epochs) // 8), markersize=4, label=name)
-            axis.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
+            if len(arms) <= 6:  # more would cover each other
+                axis.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
+            highest = max(highest, curves.max())
             lowest = min(lowest, curves.mean(0)[len(epochs) // 4:].min() / 100)
-        axis.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(100 * lowest - 3, None))
+        axis.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(100 * lowest - 3, min(highest + 1, 100.4)))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
