@@ -1,6 +1,8 @@
 """Terms in the loop: those with parts, state, insides or several teachers, trained, stopped and stored."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -236,3 +238,20 @@ def test_a_background_class_is_a_class_without_examples(recipe, workplace):
     assert place.splits.identity != plain.splits.identity and "background" not in plain.splits.identity
     run = next(r for r in plan(place) if r.arm.name == "online")
     assert train_phase(place, [run])["online"]["head.weight"].shape[0] == 11
+
+
+def test_two_processes_that_share_batches_learn_the_same_parts_and_state(recipe, workplace, tmp_path):
+    """Gradients of projectors are averaged, online targets summed; within rounding (terms on a batch excepted)."""
+    overrides = ["train.epochs=2", "train.batch_size=101", "students.related.loss={kd: {temperature: 1}}"]
+    one = workplace(recipe, *overrides)
+    expected = train_study(one)
+    program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distill", "run"]
+    words = [str(recipe), *overrides, "train.spread=data", "--out", str(tmp_path / "two")]
+    done = subprocess.run([*program, *words], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = workplace(recipe, *overrides, out="two")
+    for run in plan(two):
+        for name, value in two.load(run).state_dict().items():
+            torch.testing.assert_close(value, expected[run.arm.name][name], rtol=1e-4, atol=1e-5, msg=run.arm.name)
+        a, b = (place.store.history(run.id)[-1]["terms"] for place in (one, two))
+        assert a == pytest.approx(b, rel=1e-4), run.arm.name
