@@ -13,7 +13,8 @@ def advise(recipe: Recipe, classes: int) -> list[str]:
     """Sentences on the arms of a recipe, each with its reason and source; arms with the same fault share one."""
     found: dict[str, list[str]] = {}
     for arm in recipe.teachers + recipe.students:
-        for sentence in (*_smoothed_teacher(recipe, arm), *_smoothed_twice(arm), *_out_of_reach(arm, classes)):
+        for sentence in (*_smoothed_teacher(recipe, arm), *_smoothed_twice(arm), *_uniform(arm, classes),
+                         *_out_of_reach(arm, classes)):
             found.setdefault(sentence, []).append(arm.name)
     return [f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}: {sentence}"
             for sentence, names in found.items()]
@@ -40,6 +41,13 @@ def _smoothed_twice(arm: Arm) -> Iterator[str]:
     others = [name for name in SMOOTHERS if name in loss]
     if others and loss.get("cross_entropy", {}).get("smoothing", 0) > 0:
         yield f"cross_entropy is smoothed and {others[0]} smooths as well; to compare them, leave one out"
+
+
+def _uniform(arm: Arm, classes: int) -> Iterator[str]:
+    settings = (arm.loss or {}).get("cross_entropy", {})
+    highest = (classes - 1) / classes if settings.get("over") == "others" else 1
+    if "prior" not in settings and settings.get("smoothing", 0) >= highest:
+        yield "its smoothed targets are uniform, so the labels teach it nothing"
 
 
 def _out_of_reach(arm: Arm, classes: int) -> Iterator[str]:

@@ -147,7 +147,7 @@ def _check_teachers(place: Workplace, teachers: list[Run]) -> None:
         logits, labels = predictions["validation.logits"], predictions["validation.labels"]
         if place.recipe.check_teachers:
             check_teacher(run.title, logits, labels)
-        index = gamma(logits.numpy(), labels.numpy())
+        index = gamma(logits, labels)
         place.progress.say(f"teacher {run.title}: {accuracy(logits, labels):.2%} of {len(labels)} validation images, "
                            f"its answers as good as smoothed by {index:.2f} (gamma)")
 

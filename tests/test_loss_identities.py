@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from terms import SCALE, make
 from torch import nn
 from torch.testing import assert_close
+from torchvision.ops import sigmoid_focal_loss
 
 from distill.analysis.calibration import gamma
 from distill.losses import (
     IGNORED,
     TERMS,
+    Criterion,
     OnlineTargets,
     Outputs,
     am_softmax,
@@ -47,7 +49,6 @@ from distill.losses import (
     sparse_softmax,
     zipf,
 )
-from distill.losses.criterion import Criterion
 
 SEEDS = st.integers(0, 2**31 - 1)
 FORMS = [("all", 0.1), ("all", 0.6), ("others", 0.1), ("others", 0.6)]
@@ -82,6 +83,25 @@ def test_cross_entropy_is_that_of_torch_and_timm():
     places[0] = IGNORED
     expected = F.cross_entropy(dense, places, label_smoothing=0.2, reduction="none")
     assert_close(cross_entropy(Outputs(dense), places, smoothing=0.2), expected)
+
+
+def test_focal_loss_of_two_classes_is_torchvisions_of_one():
+    x, labels = torch.randn(20, dtype=torch.float64), torch.randint(2, (20,))
+    for focus in (0.5, 2.0):
+        expected = sigmoid_focal_loss(x, labels.double(), alpha=-1, gamma=focus)
+        assert_close(focal(Outputs(torch.stack([torch.zeros_like(x), x], 1)), labels, focus=focus), expected)
+
+
+def test_the_confidence_penalty_is_torchs_entropy():
+    student, labels, _ = case()
+    entropy = torch.distributions.Categorical(logits=student.logits).entropy()
+    assert_close(confidence_penalty(student, labels), math.log(10) - entropy)
+
+
+def test_a_hint_is_torchs_mse():
+    batch = make("hint", 5, 4, 0)
+    expected = F.mse_loss(batch.part(batch.student.features), batch.teacher.features) / 2
+    assert_close(batch.call("hint").mean(), expected)
 
 
 def test_poly1_is_timms():

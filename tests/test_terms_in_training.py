@@ -227,6 +227,12 @@ def test_advice_is_given_where_smoothing_meets_smoothing(recipe, workplace, tmp_
     # 2 (10/9 - 0.2) = 1.82 is less than log((10 - 0.9) / 0.1) = 4.51
     assert "wants a logit gap of 4.5" in notes[2] and "1.8 at most" in notes[2]
     assert dry_run(place.recipe, tmp_path / "runs")["notes"] == notes
+    uniform = workplace(
+        recipe, "students.both.teacher=hard", "students.both.loss={cross_entropy: {smoothing: 1}, kd: {}}"
+    )
+    assert "both: its smoothed targets are uniform" in advise(uniform.recipe, 10)[0]
+    others = "students.online.loss={cross_entropy: {smoothing: 0.9, over: others}}"
+    assert "online: its smoothed" in advise(workplace(recipe, others).recipe, 10)[0]
     assert advise(workplace(recipe, "students.both.teacher=hard", "students.both.loss={kd: {}}").recipe, 10) == []
 
 

@@ -79,7 +79,8 @@ def gamma(logits: Array, labels: NDArray[np.int64], temperature: float = 1.0) ->
     Equals the smoothing of a teacher that reached the optimum of smoothed cross-entropy over all classes.
     In [0, K/(K-1)]; meant for training examples.
     """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)  # tensors on the CPU, too
     classes = logits.shape[1]
-    log_p = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    log_p = log_softmax(logits / temperature, axis=1)
     own = np.take_along_axis(log_p, labels[:, None], 1)
     return float(-np.expm1(own).mean() * classes / (classes - 1))

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from distill.document import Problems, check, nearest
-from distill.losses import TERMS
 from distill.losses.labels import IGNORED, Outputs, warn_if_smoothed
+from distill.losses.terms import TERMS
 from distill.recipe import needs_teacher, term_model
 
 

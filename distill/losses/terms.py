@@ -1,0 +1,105 @@
+"""The table of all terms, what each needs, and the one place where they are summed.
+
+A new term is one function in one of the files beside this one and its name in `TERMS`; in `NEEDS`, too, if it
+looks at more than logits, and in `PARTS` if it has weights or a state of its own. README.md lists them all.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.losses.distillation import dist, dkd, hard_label, kd, logit_mse, nkd
+from distill.losses.features import attention_transfer, hint, rkd
+from distill.losses.labels import (
+    Outputs,
+    confidence_penalty,
+    cross_entropy,
+    focal,
+    max_sup,
+    mbls,
+    poly1,
+    sparse_softmax,
+    zipf,
+)
+from distill.losses.margins import a_softmax, am_softmax, arcface, l_softmax, sm_softmax
+from distill.losses.online import OnlineTargets, online_smoothing
+from distill.losses.penalties import l1_penalty, l2_penalty
+from distill.recipe import SUPPLIED
+
+Term = Callable[..., Tensor]
+
+TERMS: Mapping[str, Term] = MappingProxyType({term.__name__: term for term in (
+    cross_entropy, focal, poly1, sparse_softmax, confidence_penalty, max_sup, mbls, zipf, online_smoothing,
+    sm_softmax, am_softmax, arcface, l_softmax, a_softmax,
+    kd, logit_mse, hard_label, dkd, nkd, dist, hint, attention_transfer, rkd,
+    l1_penalty, l2_penalty,
+)})
+
+NEEDS: Mapping[str, frozenset[str]] = MappingProxyType({  # fields of Outputs beside logits and scale
+    "l_softmax": frozenset({"features", "templates"}), "a_softmax": frozenset({"features"}),
+    "hint": frozenset({"features"}), "rkd": frozenset({"features"}), "attention_transfer": frozenset({"maps"}),
+    "l1_penalty": frozenset({"weights"}), "l2_penalty": frozenset({"weights"}),
+})
+
+PARTS: Mapping[str, Callable[[Outputs, Outputs | None], nn.Module]] = MappingProxyType({
+    "online_smoothing": lambda student, teacher: OnlineTargets(student.logits.shape[1]),
+    "hint": lambda student, teacher: nn.Linear(student.features.shape[1], teacher.features.shape[1]),
+})
+
+_SUPPLIED = {name: SUPPLIED & set(inspect.signature(term).parameters) for name, term in TERMS.items()}
+
+
+def needs_of(loss: Mapping[str, Any]) -> frozenset[str]:
+    """Fields of Outputs, beside logits and scale, that the terms of a loss look at."""
+    return frozenset().union(*(NEEDS.get(name, ()) for name in loss))
+
+
+def make_parts(loss: Mapping[str, Any], student: Outputs, teacher: Outputs | None, seed: int) -> nn.ModuleDict:
+    """The modules that terms of a loss own, by term, for outputs of these shapes; the generator stays as it is.
+
+    Raises:
+        ValueError: if a term cannot have its part, as a hint between a student and an ensemble.
+    """
+    parts = nn.ModuleDict()
+    for number, name in enumerate(sorted(PARTS.keys() & loss.keys())):
+        if name == "hint" and (student.features is None or teacher is None or teacher.features is None):
+            raise ValueError("hint needs features, of the student and of one teacher")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2**32 * (number + 1) + seed)
+            parts[name] = PARTS[name](student, teacher)
+    return parts
+
+
+def weighted_sum(loss: Mapping[str, Mapping[str, Any]], student: Outputs, labels: Tensor, teacher: Outputs | None,
+                 count: int, parts: Mapping[str, nn.Module] | None = None,
+                 progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, or of its part: ``Σ_terms weight Σ_examples term / count``.
+
+    Args:
+        loss: hyperparameters, with `weight` and `warmup`, by the term's name.
+        student: of this part of the batch.
+        labels: ``[B]`` or ``[B, K]``.
+        teacher: of the same views, or None.
+        count: examples of the whole batch, so that the losses of its parts add up to its mean.
+        parts: of the terms that have one, as `make_parts` makes them.
+        progress: share of training that is done, in [0, 1].
+
+    Returns:
+        the loss, a scalar, and each term's sum over the examples, detached and before its weight.
+    """
+    total, sums = student.logits.new_zeros((), dtype=torch.promote_types(student.logits.dtype, torch.float32)), {}
+    for name, settings in loss.items():
+        keywords = {key: value for key, value in settings.items() if key not in ("weight", "warmup")}
+        if "part" in _SUPPLIED[name]:
+            keywords["part"] = parts[name]
+        if "progress" in _SUPPLIED[name]:
+            keywords["progress"] = progress
+        term_sum = TERMS[name](student, labels, teacher, **keywords).sum()
+        grown = min(1.0, progress / settings["warmup"]) if settings.get("warmup") else 1.0
+        total = total + grown * settings.get("weight", 1.0) * term_sum / count
+        sums[name] = term_sum.detach()
+    return total, sums
