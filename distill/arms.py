@@ -123,7 +123,10 @@ def _arms(role: str, group: str, axes: dict[str, Any], settings: dict[str, Any],
     _check_arm(role, arm, model, loss, key, terms, problems)
     made = []
     for chosen in itertools.product(*_named_teachers(arm, teachers, (*key, "teacher"), problems)):
-        prefix = [t.name.split("/")[0] if len(chosen) > 1 else "teacher" for t in chosen]
+        if len({t.name for t in chosen}) < len(chosen):
+            problems.add((*key, "teacher"), "an ensemble needs different teachers, but these names share an arm")
+            continue
+        prefix = ["teacher"] if len(chosen) == 1 else [f"teacher{n}" for n, _ in enumerate(chosen, 1)]
         full = axes | {f"{of}.{k}": v for of, t in zip(prefix, chosen, strict=True) for k, v in t.axes.items()}
         full = {k: axis_text(v) if isinstance(v, dict | list) else v for k, v in full.items()}
         name = "/".join([group, *(f"{k}={axis_text(v)}" for k, v in full.items())])
@@ -204,7 +207,8 @@ def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[tuple[dict
             elif path != ("model",) and any(isinstance(v, dict) for v in value):
                 problems.add((*key, *path), "an axis is a list of plain values, not of mappings")
             elif any(value.index(v) != i for i, v in enumerate(value)):
-                problems.add((*key, *path), "the same value stands twice in this axis")
+                problems.add((*key, *path), "the same value stands twice in this axis (a list that is one value is "
+                             "written [[…]])")
             else:
                 axes[path] = value
 

@@ -1,16 +1,18 @@
 """Which arms of a study answer a question, and what they answer, seed by seed."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from distill.analysis.statistics import compare, holm, mean_interval
 from distill.losses import TERMS
-from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, term_model
+from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe, needs_teacher, term_model
 
 METRICS = ("top1", "nll", "ece")
 DISTILLED = "Does distillation help the student?"
 ANOTHER_LOSS = "Is the loss better than plain cross-entropy?"
+ANOTHER_KD = "Is the loss better than kd?"
 TEACHER_SMOOTHING = "Does label smoothing in the teacher help its student?"
 QUESTIONS = {
     ("student", "loss.cross_entropy.smoothing"): "Does label smoothing help the student?",
@@ -30,7 +32,8 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
 
     A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
     compare if all the rest is equal, with the smoothing that the distilled student's own labels have. So do
-    students alone with other losses and the one with plain cross-entropy.
+    students alone with other losses and the one with plain cross-entropy, and students of one teacher with
+    other losses and the one with kd.
     """
     pairs = []
     for role, arms in (("student", recipe.students), ("teacher", [a for a in recipe.teachers if not a.given])):
@@ -63,7 +66,7 @@ def _amount(recipe: Recipe, key: str, value: Any) -> float:
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
     alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
     for arm in arms:
-        if arm.teachers:
+        if arm.teachers and all(name == "cross_entropy" or needs_teacher(TERMS[name]) for name in arm.loss):
             own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
             base = next((a for a in alone if _but_loss(a) == _but_loss(arm)
                          and a.loss["cross_entropy"].get("smoothing", 0.0) == own), None)
@@ -72,18 +75,24 @@ def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
 
 
 def _losses(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
-    """Students alone with other losses, against the one with plain cross-entropy."""
-    alone = [arm for arm in arms if not arm.teachers]
-    for arm in alone:
-        base = next((a for a in alone if a.loss == {"cross_entropy": {}} and _but_loss(a) == _but_loss(arm)), None)
-        if base and base is not arm:
-            yield ANOTHER_LOSS, base, arm
+    """Students with other losses, against the one with plain cross-entropy, or of the same teacher with kd."""
+    for arm in arms:
+        for base in arms:
+            plain = base.loss == {"cross_entropy": {}} if not arm.teachers else \
+                "kd" in base.loss and set(base.loss) <= {"kd", "cross_entropy"}
+            if plain and base.teachers == arm.teachers and _but_loss(base) == _but_loss(arm):
+                if set(base.loss) != set(arm.loss) or (not arm.teachers and base is not arm):
+                    yield ANOTHER_KD if arm.teachers else ANOTHER_LOSS, base, arm
+                break
 
 
 def _but_loss(arm: Arm) -> str:
-    """All but the loss and its teacher, to be equal or not."""
-    kept = {k: v for k, v in _flat(arm).items() if k != "teacher" and not k.startswith("loss.")}
-    return json.dumps(kept, sort_keys=True)
+    """All but the loss and its teacher, to be equal or not; a cosine head belongs to the loss that needs it."""
+    args = {k: v for k, v in arm.model_args.items() if k not in ("base", "scale")}
+    model = [arm.model_args["base"], args] if arm.model == "cosine_head" and "base" in arm.model_args else \
+        [arm.model, arm.model_args]
+    kept = {k: v for k, v in _flat(arm).items() if k not in ("teacher", "model") and not k.startswith("loss.")}
+    return json.dumps([model, kept], sort_keys=True)
 
 
 def _flat(arm: Arm) -> dict[str, Any]:
@@ -132,21 +141,24 @@ def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, A
 def rank_students(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The students by mean test accuracy, best first, each with the paired difference to the best.
 
-    The best is picked by the same numbers, so differences to it are a little too large. `p_holm` is adjusted
-    for all students; None for the best, with one seed, and where there is no spread.
+    The best is picked by these same numbers, so it is as if all pairs had been tested: `p_holm` is adjusted over
+    all S (S - 1) / 2 of them, and `difference_ci` holds for all of them at once (Bonferroni, 95% in all). Both
+    are None for the best, with one seed, and where there is no spread.
     """
     names = list(dict.fromkeys(run["arm"] for run in runs if run["role"] == "student"))
     top1 = {(run["arm"], run["seed"]): run["metrics"]["test"]["top1"] for run in runs}
     values = {name: [top1[name, seed] for seed in recipe.seeds] for name in names}
     names.sort(key=lambda name: -sum(values[name]))
+    pairs = list(itertools.combinations(names, 2))
+    tests = {pair: compare(*(values[name] for name in pair), level=1 - 0.05 / len(pairs)) for pair in pairs}
+    adjusted = dict(zip(pairs, holm([test.p_value for test in tests.values()]), strict=True))
     rows = []
     for rank, name in enumerate(names, 1):
         mean, sd, interval = mean_interval(values[name])
-        paired = compare(values[names[0]], values[name])
+        test, p = (tests[names[0], name], adjusted[names[0], name]) if rank > 1 else (None, None)
         rows.append({"rank": rank, "arm": name, "mean": mean, "sd": sd, "ci95": interval,
-                     "difference": paired.difference, "difference_ci95": paired.ci95, "p_value": paired.p_value})
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+                     "difference": test.difference if test else 0.0, "difference_ci": test.ci95 if test else None,
+                     "p_holm": p})
     return rows
 
 

@@ -128,7 +128,8 @@ def override(document: Any, assignments: Iterable[str], problems: Problems) -> N
 WORDS = {
     "int_type": "expected a whole number", "int_from_float": "expected a whole number",
     "float_type": "expected a number", "bool_type": "expected true or false", "string_type": "expected text",
-    "dict_type": "expected a mapping (KEY: VALUE)", "list_type": "expected a list",
+    "dict_type": "expected a mapping (KEY: VALUE)",
+    "list_type": "expected a list (as one value of an arm it is written [[…]])",
     "model_type": "expected a mapping (KEY: VALUE)", "tuple_type": "expected a list",
     "none_required": "expected nothing",
 }

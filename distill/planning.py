@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from distill.advice import advise
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
-from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum
-from distill.models.heads import last_linear
-from distill.models.inside import has, observe
+from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
+from distill.models.inside import observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
 from distill.runs import Run, Store, plan_runs
@@ -38,18 +37,19 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
     Raises:
         UserError: naming the arm.
     """
-    arms = {run.arm.name: run.arm for run in runs}
-    needs = frozenset().union(*(needs_of(arm.loss or {}) for arm in arms.values() if arm.teachers))
-    answers: dict[tuple[str, int], Outputs] = {}  # of the teachers, to one or two blank images
+    answers: dict[Any, Outputs] = {}  # of the teachers, to one or two blank images
 
-    def answer(name: str, views: Tensor) -> Outputs:
-        if (name, len(views)) not in answers:
-            model = place.build(place.recipe.arm(name), 0)
-            answers[name, len(views)] = Teacher(model, needs & has(model))(views)
-        return answers[name, len(views)]
+    def answer(name: str, needs: frozenset[str], views: Tensor) -> Outputs:
+        key = (name, needs, len(views))
+        if key not in answers:
+            answers[key] = Teacher(place.build(place.recipe.arm(name), 0), needs)(views)
+        return answers[key]
 
-    for arm in arms.values():
-        model = place.build(arm, 0).train(not arm.given)
+    for arm in {run.arm.name: run.arm for run in runs}.values():
+        try:
+            model = place.build(arm, 0).train(not arm.given)
+        except UserError as error:
+            raise UserError(f"{arm.name}: {error}") from None
         shape = place.view_shape(arm)
         size = min(arm.train.batch_size, len(place.splits.train)) // place.accelerator.num_processes
         part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
@@ -71,22 +71,30 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
             raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
                             "processes")
         make_optimizer(model, arm.train, steps_of(place.splits, arm), arm.name)
-        teacher = ensemble([answer(name, views) for name in arm.teachers]) if arm.teachers else None
-        _try_loss(arm, student, teacher, last_linear(model))
+        needs = needs_of(arm.loss, of_teacher=True) if len(arm.teachers) == 1 else frozenset()
+        try:
+            teacher = ensemble([answer(name, needs, views) for name in arm.teachers]) if arm.teachers else None
+        except UserError as error:
+            raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
+        _try_loss(arm, with_shares(arm.loss, place.splits.shares), student, teacher)
 
 
-def _try_loss(arm: Arm, student: Outputs, teacher: Outputs | None, head: nn.Module | None) -> None:
+def _try_loss(arm: Arm, loss: dict[str, dict[str, Any]], student: Outputs, teacher: Outputs | None) -> None:
     """One evaluation of an arm's loss on what its networks say: terms refuse what they cannot do."""
     classes, count = student.logits.shape[1], len(student.logits)
     labels = torch.arange(count) % classes
     mixed = arm.augment.mixup > 0 or arm.augment.cutmix > 0
     try:
-        parts = make_parts(arm.loss, student, teacher, 0)
-        loss, _ = weighted_sum(arm.loss, student, F.one_hot(labels, classes).float() if mixed else labels,
-                               teacher, count, parts)
+        parts = make_parts(loss, student, teacher, 0)
+        labels = F.one_hot(labels, classes).float() if mixed else labels
+        weighted_sum(loss, student, labels, teacher, count, parts)
+        learning = {name: settings for name, settings in loss.items()
+                    if settings.get("weight", 1.0) > 0 and "weights" not in needs_of([name])}
+        value, _ = weighted_sum(learning, student, labels, teacher, count, parts)
     except ValueError as error:
         raise UserError(f"{arm.name}: loss: {error}") from None
-    if head is not None and torch.autograd.grad(loss, head.weight, allow_unused=True)[0] is None:
+    logits = student.logits
+    if not value.requires_grad or torch.autograd.grad(value, logits, allow_unused=True)[0] is None:
         raise UserError(f"{arm.name}: no term of its loss trains the last layer, so its answers stay random; add "
                         "cross_entropy or kd")
 

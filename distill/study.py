@@ -26,7 +26,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe, term_model
 from distill.report import write_report
 from distill.runs import Run, Store, one_or_list, plan_runs, read_results, versions, write_aside
-from distill.teachers import Teacher, check_teacher
+from distill.teachers import Teacher, at_chance, check_teacher
 from distill.training import Member, fit, resume, start
 from distill.workplace import Workplace, make_accelerator, precision_of
 
@@ -71,6 +71,8 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         results: dict[str, Any] = {}
         if accelerator.is_main_process:
             results = collect(place, runs)
+            for note in results["notes"][len(_notes(place)):]:
+                progress.say(note)
             study = place.store.root / recipe.name
             if not _is_written(study, recipe, results):
                 write_study(study, recipe, results)
@@ -102,8 +104,8 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
     members: list[Member] = []
     for run in cohort:
         model = place.build(run.arm, run.seed)
-        members.append(start(run, model, teachers, place.view_shape(run.arm), steps_of(place.splits, run.arm),
-                             place.accelerator, sharing))
+        members.append(start(run, model, teachers, place.view_shape(run.arm), place.splits.shares,
+                             steps_of(place.splits, run.arm), place.accelerator, sharing))
         resume(members[-1], place.store)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
@@ -126,7 +128,7 @@ def _teachers_of(place: Workplace, cohort: list[Run]) -> dict[str, Teacher]:
     needs: dict[str, set[str]] = {}
     for run in cohort:
         for teacher in run.teachers:
-            needs.setdefault(teacher.id, set()).update(needs_of(run.arm.loss) if len(run.teachers) == 1 else ())
+            needs.setdefault(teacher.id, set()).update(needs_of(run.arm.loss, True) if len(run.teachers) == 1 else ())
     known = {teacher.id: teacher for run in cohort for teacher in run.teachers}
     return {name: Teacher(place.load(known[name]), wanted) for name, wanted in needs.items()}
 
@@ -176,8 +178,8 @@ def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
             "data": {"source": place.recipe.data.source, "train": len(place.splits.train),
                      "validation": len(place.splits.validation), "test": len(place.splits.test)},
             "precision": place.accelerator.mixed_precision, "seeds": place.recipe.seeds,
-            "notes": _notes(place), "runs": rows, "comparisons": compare_arms(place.recipe, rows),
-            "ranking": rank_students(place.recipe, rows)}
+            "notes": _notes(place) + _untrained(runs, predictions), "runs": rows,
+            "comparisons": compare_arms(place.recipe, rows), "ranking": rank_students(place.recipe, rows)}
 
 
 def _together(teachers: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
@@ -192,6 +194,17 @@ def _notes(place: Workplace) -> list[str]:
     """What a reader of the study should know of its data and its recipe."""
     return [*(f"data: {note}" for note in place.splits.notes),
             *advise(place.recipe, len(place.splits.class_names))]
+
+
+def _untrained(runs: list[Run], predictions: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Arms that learned nothing: what is said of them is about their training, not about their loss."""
+    failed: dict[str, int] = {}
+    for run in runs:
+        stored = predictions[run.id]
+        if at_chance(stored["validation.logits"], stored["validation.labels"]):
+            failed[run.arm.name] = failed.get(run.arm.name, 0) + 1
+    return [f"{name}: {count} of its runs are no better than chance on the validation split, so they did not train; "
+            "lower train.lr or the weight of the loss, or clip with train.clip_grad" for name, count in failed.items()]
 
 
 def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:

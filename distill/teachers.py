@@ -47,12 +47,20 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
         UserError: if always answering the commonest class could be as good (binomial test, p > 0.01). A head
             that was not in the checkpoint, wrong normalisation and permuted classes all look like this.
     """
-    right = int((logits.argmax(1) == labels).sum())
-    accuracy, chance = right / len(labels), labels.bincount().max().item() / len(labels)
-    decidable = chance ** len(labels) <= 0.01  # else not even a perfect teacher could show it on so few images
-    if decidable and binomtest(right, len(labels), chance, alternative="greater").pvalue > 0.01:
+    if at_chance(logits, labels):
+        accuracy, chance = (logits.argmax(1) == labels).double().mean(), labels.bincount().max() / len(labels)
         raise UserError(
             f"teacher {name} is right on {accuracy:.1%} of the {len(labels)} validation images, which is no better "
             f"than chance ({chance:.1%}): its students would learn nothing. Is it trained long enough, are its "
             "head, its normalisation and its order of classes those of these data? (check_teachers=false goes on)"
         )
+
+
+def at_chance(logits: Tensor, labels: Tensor) -> bool:
+    """Whether always answering the commonest class could be as good (binomial test, p > 0.01).
+
+    False where so few examples ``[N]`` cannot tell: not even a perfect network could show it.
+    """
+    right, chance = int((logits.argmax(1) == labels).sum()), labels.bincount().max().item() / len(labels)
+    decidable = chance ** len(labels) <= 0.01
+    return decidable and binomtest(right, len(labels), chance, alternative="greater").pvalue > 0.01

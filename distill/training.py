@@ -25,10 +25,10 @@ from distill.data.sources import Splits
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.evaluation import accuracy, predict
-from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum
+from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
 from distill.models.build import normalisation
 from distill.models.heads import last_linear
-from distill.models.inside import decayed, observe
+from distill.models.inside import decayed, observe, templates
 from distill.recipe import Train
 from distill.runs import Run, Store
 from distill.teachers import Teacher
@@ -48,6 +48,7 @@ class Member:
     ema: ModelEmaV3 | None
     steps_per_epoch: int
     wrapped: nn.Module  # the model, or what shares each batch with the other processes
+    loss: dict[str, dict[str, Any]]  # the arm's, with the data's numbers
     parts: nn.ModuleDict  # of the loss, by term: a projector, online targets
     initial: dict[str, Tensor] | None  # weights at the start, where their drift is logged
     epoch: int = 0
@@ -84,9 +85,10 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     name, shape = optimizer.pop("name", "sgd"), schedule.pop("name", "cosine")
     try:
         made = create_optimizer_v2(model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **optimizer)
-        own = list(parts.parameters()) if parts else []
-        if own:
-            made.add_param_group({"params": own, "weight_decay": train.weight_decay})
+        for decayed_too in (True, False):  # biases are not, as in the network
+            own = [p for p in parts.parameters() if (p.ndim > 1) == decayed_too] if parts else []
+            if own:
+                made.add_param_group({"params": own, "weight_decay": train.weight_decay if decayed_too else 0.0})
     except Exception as error:
         raise UserError(f"{place}: train.optimizer '{name}': {error}") from None
     if shape == "plateau":
@@ -99,9 +101,9 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     return made, scheduler
 
 
-def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int], steps_per_epoch: int,
-          accelerator: Accelerator, sharing: bool) -> Member:
-    """A member at its first step, on the device; `shape` is that of one view."""
+def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int],
+          shares: list[float], steps_per_epoch: int, accelerator: Accelerator, sharing: bool) -> Member:
+    """A member at its first step, on the device; `shape` is that of one view, `shares` the classes'."""
     train = run.arm.train
     model = model.to(accelerator.device)
     parts = parts_of(run, model, teachers, shape).to(accelerator.device)
@@ -109,7 +111,7 @@ def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple
     fp16 = accelerator.mixed_precision == "fp16"
     return Member(run, model, optimizer, scheduler, torch.amp.GradScaler(accelerator.device.type, enabled=fp16),
                   ModelEmaV3(model, decay=train.ema) if train.ema else None, steps_per_epoch,
-                  _shared(model, accelerator.device) if sharing else model, parts,
+                  _shared(model, accelerator.device) if sharing else model, with_shares(run.arm.loss, shares), parts,
                   {name: w.detach().clone() for name, w in decayed(model).items()} if train.weight_norms else None)
 
 
@@ -155,7 +157,7 @@ def resume(member: Member, store: Store) -> None:
     if state is None:
         return
     member.model.load_state_dict(state["model"])
-    member.parts.load_state_dict(state["parts"])
+    member.parts.load_state_dict(state.get("parts", {}))  # a checkpoint of a version without them has none
     if member.ema:
         member.ema.module.load_state_dict(state["ema"])
     member.optimizer.load_state_dict(state["optimizer"])
@@ -234,9 +236,9 @@ def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, ste
             torch.manual_seed(key("dropout", member.run.seed, step, number, rank))  # each run's own dropout
             last = number + 1 == len(parts)
             with nullcontext() if last else accelerator.no_sync(member.wrapped):
-                with accelerator.autocast(), observe(member.model, needs_of(member.run.arm.loss)) as seen:
+                with accelerator.autocast(), observe(member.model, needs_of(member.loss)) as seen:
                     logits = member.wrapped(_input(member.model, views, inputs))
-                loss, sums = weighted_sum(member.run.arm.loss, Outputs(logits, **seen), labels,
+                loss, sums = weighted_sum(member.loss, Outputs(logits, **seen), labels,
                                           answers.get(member.teachers), size, member.parts, progress)
                 # DDP takes the mean over the processes, so the sum over the whole batch needs their number
                 member.scaler.scale(loss * world).backward()
@@ -293,7 +295,7 @@ def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: S
         if hasattr(part, "end_epoch"):
             part.end_epoch((lambda x: sharing.reduce(x, "sum")) if sharing else (lambda x: x))
     if sharing:
-        for model in {member.model, member.result}:
+        for model in dict.fromkeys((member.model, member.result)):  # in one order everywhere, unlike a set's
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)  # each process has batch statistics of its own
     logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
@@ -314,9 +316,9 @@ def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: S
 
 
 def drift(member: Member) -> dict[str, Any]:
-    """Norms of the run's weights, by layer and in all, and how far they are from where they started."""
-    weights = {name: w.detach() for name, w in decayed(member.model).items()}
-    head = last_linear(member.model)
-    spread = template_spread(head.weight.detach().flatten(1)) if head is not None else None
+    """Norms of the weights that are stored, by layer and in all, and how far they are from where they started."""
+    weights = {name: w.detach() for name, w in decayed(member.result).items()}
+    single = last_linear(member.result) is not None
+    spread = template_spread(templates(member.result).detach()) if single else None
     return {"total": total(weights, member.initial), "template_spread": spread,
             "layers": {name: norms(w, member.initial[name]) for name, w in weights.items()}}

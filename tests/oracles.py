@@ -206,8 +206,8 @@ def arcface(z, y, margin, scale, smoothing=0):
     return cross_entropy(with_target(z, y, value), y, smoothing)
 
 
-def l_softmax(f, W, b, y, margin, smoothing=0):
-    """CE of z = Wf+b with z_y += |W_y||f| (psi - cos theta), psi = (-1)^k cos(m theta) - 2k, k = floor(m theta/pi)."""
+def l_softmax(f, W, b, y, margin, smoothing=0, share=1):
+    """CE of z = Wf+b, z_y += share |W_y||f| (psi - cos t): psi = (-1)^k cos(m t) - 2k, k = floor(m t/pi), angle t."""
     z = [dot(row, f) + (b[j] if b is not None else 0.0) for j, row in enumerate(W)]
     norms = length(W[y]) * length(f)
     if norms > 0:
@@ -215,14 +215,14 @@ def l_softmax(f, W, b, y, margin, smoothing=0):
         theta = math.acos(cosine)
         k = min(math.floor(margin * theta / math.pi), margin - 1)
         psi = (-1) ** k * math.cos(margin * theta) - 2 * k
-        z[y] = z[y] + norms * (psi - cosine)
+        z[y] = z[y] + share * norms * (psi - cosine)
     return cross_entropy(z, y, smoothing)
 
 
-def a_softmax(f, W, y, margin, smoothing=0):
+def a_softmax(f, W, y, margin, smoothing=0, share=1):
     """l_softmax with every row W_j / |W_j| and no bias."""
     unit = [[w / length(row) for w in row] for row in W]
-    return l_softmax(f, unit, None, y, margin, smoothing)
+    return l_softmax(f, unit, None, y, margin, smoothing, share)
 
 
 # ---- distillation from logits ----

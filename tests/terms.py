@@ -76,7 +76,9 @@ def make(
         return value.to(dtype)
 
     ours = Outputs(
-        cast(logits), **{k: cast(v) for k, v in student.items()}, scale=0.0 if name == "a_softmax" else SCALE
+        cast(logits),
+        **{k: cast(v) for k, v in student.items()},
+        scale={"am_softmax": SCALE, "arcface": SCALE, "a_softmax": 0.0}.get(name),
     )
     other = Outputs(cast(theirs), **{k: cast(v) for k, v in teacher.items() if k in needs})
     return Batch(ours, labels, other, part.to(torch.promote_types(dtype, torch.float32)) if part else None, templates)
@@ -138,7 +140,7 @@ def _kd(classes: int) -> st.SearchStrategy:
 
 T = st.floats(0.5, 10)
 MARGIN = {"margin": st.floats(0, 2), "smoothing": st.floats(0, 1)}
-ANGLE = {"margin": st.integers(1, 5), "smoothing": st.floats(0, 1)}
+ANGLE = {"margin": st.integers(1, 5), "share": st.floats(0, 1), "smoothing": st.floats(0, 1)}
 OVER = st.sampled_from(["mean", "sum"])
 
 # name: (settings for K classes, oracle of a batch)

@@ -8,7 +8,7 @@ from conftest import ROOT
 from scipy import stats
 
 from distill import load_recipe
-from distill.comparisons import ANOTHER_LOSS, answer, compare_arms, find_pairs, rank_students
+from distill.comparisons import ANOTHER_KD, ANOTHER_LOSS, DISTILLED, answer, compare_arms, find_pairs, rank_students
 
 
 def test_which_arms_compare(tmp_path):
@@ -81,16 +81,25 @@ def test_the_smaller_number_and_the_less_smoothed_teacher_are_compared_against(t
 
 def test_other_losses_compare_with_plain_cross_entropy(tmp_path):
     (tmp_path / "r.yaml").write_text(
-        "data: {source: digits}\ntrain: {epochs: 1}\nstudents:\n"
+        "data: {source: digits}\ntrain: {epochs: 1}\n"
+        "teachers: {t: {model: mlp_32, loss: {cross_entropy: {}}}}\nstudents:\n"
         "  hard: {model: mlp_16, loss: {cross_entropy: {}}}\n"
         "  smoothed: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}\n"
         "  others: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1, over: others}}}\n"
         "  focal: {model: mlp_16, loss: {focal: {}}}\n"
         "  larger: {model: mlp_32, loss: {focal: {}}}\n"
+        "  margin: {model: {name: cosine_head, base: mlp_16}, loss: {arcface: {}}}\n"
+        "  kd: {model: mlp_16, teacher: t, loss: {cross_entropy: {weight: 0.1}, kd: {}}}\n"
+        "  dkd: {model: mlp_16, teacher: t, loss: {dkd: {}}}\n"
+        "  hint: {model: mlp_16, teacher: t, loss: {kd: {}, hint: {}}}\n"
+        "  mixed: {model: mlp_16, teacher: t, loss: {kd: {}, max_sup: {}}, train: {epochs: 2}}\n"
     )
     recipe = load_recipe(tmp_path / "r.yaml")
     pairs = {(a.name, b.name): q for q, a, b in find_pairs(recipe)}
-    assert {p for p, q in pairs.items() if q == ANOTHER_LOSS} == {("hard", "others"), ("hard", "focal")}
+    expected = {("hard", "others"), ("hard", "focal"), ("hard", "margin")}  # a cosine head is part of its loss
+    assert {p for p, q in pairs.items() if q == ANOTHER_LOSS} == expected
+    assert {p for p, q in pairs.items() if q == ANOTHER_KD} == {("kd", "dkd"), ("kd", "hint")}
+    assert {p for p, q in pairs.items() if q == DISTILLED} == {("hard", "kd"), ("hard", "dkd"), ("hard", "hint")}
     assert pairs["hard", "smoothed"] == "Does label smoothing help the student?"
     assert pairs["smoothed", "others"] == "What does loss.cross_entropy.over change for the student?"
 
@@ -110,12 +119,17 @@ def test_students_are_ranked_with_their_paired_distance_to_the_best(tmp_path):
     ranking = rank_students(recipe, rows_of(values) + teachers)
     assert [(r["rank"], r["arm"]) for r in ranking] == [(1, "hard"), (2, "focal"), (3, "zipf")]
     assert ranking[0]["difference"] == 0 and ranking[0]["p_holm"] is None
-    for row, adjust in ((ranking[1], 1), (ranking[2], 2)):
-        test = stats.ttest_rel(values[row["arm"]], values["hard"])
+    tests = {}
+    for pair in (("hard", "focal"), ("hard", "zipf"), ("focal", "zipf")):
+        tests[pair] = stats.ttest_rel(values[pair[1]], values[pair[0]])
+    ordered, highest, holm = sorted(tests, key=lambda p: tests[p].pvalue), 0.0, {}
+    for left, pair in zip((3, 2, 1), ordered, strict=True):  # all three pairs, for the best is picked by the numbers
+        highest = holm[pair] = max(highest, min(1, left * tests[pair].pvalue))
+    for row in ranking[1:]:
+        pair = ("hard", row["arm"])
         assert row["difference"] == pytest.approx(np.mean(values[row["arm"]]) - 0.945)
-        assert row["p_value"] == pytest.approx(test.pvalue)
-        assert row["difference_ci95"] == pytest.approx(tuple(test.confidence_interval()))
-        assert row["p_holm"] == pytest.approx(max(adjust * test.pvalue, ranking[2]["p_holm"] if adjust == 1 else 0))
+        assert row["difference_ci"] == pytest.approx(tuple(tests[pair].confidence_interval(1 - 0.05 / 3)))
+        assert row["p_holm"] == pytest.approx(holm[pair])
     assert ranking[0]["ci95"] == pytest.approx(
         stats.t.interval(0.95, 3, np.mean(values["hard"]), stats.sem(values["hard"]))
     )

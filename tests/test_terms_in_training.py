@@ -11,18 +11,23 @@ import torch.nn.functional as F
 from test_training import plan, same, train_phase, train_study
 from torch import nn
 
+from distill import load_recipe
 from distill.advice import advise
 from distill.data.loaders import training_batches
+from distill.data.sources import load_splits
 from distill.data.views import normalise
 from distill.document import UserError
+from distill.evaluation import predict
 from distill.losses import OnlineTargets, Outputs, make_parts
 from distill.models.build import normalisation
 from distill.models.heads import CosineHead
 from distill.models.inside import observe
 from distill.planning import dry_run, preflight, steps_of
+from distill.recipe import Augment
+from distill.runs import Store
 from distill.study import _train_phase, collect
 from distill.teachers import Teacher
-from distill.training import fit, make_optimizer, resume, start
+from distill.training import fit, make_optimizer, resume, save_checkpoint, start
 
 ALL = """\
 data: {source: digits, augment: {shift: 1}}
@@ -59,6 +64,10 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
     students = [r for r in runs if r.arm.role == "student"]
     teachers = {t.id: Teacher(place.load(t), {"features"}) for r in students for t in r.teachers}
 
+    def begin(run, steps):
+        model, shares = place.build(run.arm, 3), place.splits.shares
+        return start(run, model, teachers, (1, 8, 8), shares, steps, place.accelerator, False)
+
     class StopHereError(Exception):
         pass
 
@@ -66,13 +75,10 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
         if epoch == 2:
             raise StopHereError
 
-    members = [
-        start(r, place.build(r.arm, 3), teachers, (1, 8, 8), steps_of(place.splits, r.arm), place.accelerator, False)
-        for r in students
-    ]
+    members = [begin(r, steps_of(place.splits, r.arm)) for r in students]
     with pytest.raises(StopHereError):
         fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
-    again = start(students[0], place.build(students[0].arm, 3), teachers, (1, 8, 8), 9, place.accelerator, False)
+    again = begin(students[0], 9)
     resume(again, place.store)
     assert isinstance(again.parts["online_smoothing"], OnlineTargets)
     assert (again.parts["online_smoothing"].targets.diagonal() > 0.11).all(), "what it learned is in the checkpoint"
@@ -230,9 +236,9 @@ def test_advice_is_given_where_smoothing_meets_smoothing(recipe, workplace, tmp_
     uniform = workplace(
         recipe, "students.both.teacher=hard", "students.both.loss={cross_entropy: {smoothing: 1}, kd: {}}"
     )
-    assert "both: its smoothed targets are uniform" in advise(uniform.recipe, 10)[0]
+    assert "both: the smoothed targets of cross_entropy are uniform" in advise(uniform.recipe, 10)[0]
     others = "students.online.loss={cross_entropy: {smoothing: 0.9, over: others}}"
-    assert "online: its smoothed" in advise(workplace(recipe, others).recipe, 10)[0]
+    assert "online: the smoothed" in advise(workplace(recipe, others).recipe, 10)[0]
     assert advise(workplace(recipe, "students.both.teacher=hard", "students.both.loss={kd: {}}").recipe, 10) == []
 
 
@@ -261,3 +267,123 @@ def test_two_processes_that_share_batches_learn_the_same_parts_and_state(recipe,
             torch.testing.assert_close(value, expected[run.arm.name][name], rtol=1e-4, atol=1e-5, msg=run.arm.name)
         a, b = (place.store.history(run.id)[-1]["terms"] for place in (one, two))
         assert a == pytest.approx(b, rel=1e-4), run.arm.name
+
+
+def test_teachers_are_asked_for_what_their_own_students_need(tmp_path, workplace):
+    """A network without maps may teach by kd beside one whose maps are looked at; an l_softmax student asks nothing."""
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "data: {source: synthetic, synthetic: {shape: [3, 32, 32], train: 64, test: 20}}\n"
+        "train: {epochs: 1, batch_size: 32}\n"
+        "teachers:\n"
+        "  cnn: {model: cifar_resnet8, loss: {cross_entropy: {}}}\n"
+        "  vit: {model: {name: test_vit, img_size: 32}, loss: {cross_entropy: {}}}\n"
+        "students:\n"
+        "  a: {model: cifar_resnet8, teacher: cnn, loss: {kd: {}, attention_transfer: {}}}\n"
+        "  b: {model: cifar_resnet8, teacher: vit, loss: {kd: {}, l_softmax: {}}}\n"
+        "check_teachers: false\n"
+    )
+    place = workplace(path)
+    preflight(place, plan(place))
+    train_study(place)
+    wrong = workplace(path, "students.a.teacher=vit")
+    with pytest.raises(UserError, match=r"a: its teacher vit: VisionTransformer"):
+        preflight(wrong, plan(wrong))
+
+
+def test_ensembles_of_one_arm_with_itself_are_refused_and_axes_keep_apart(recipe, workplace):
+    axis = "teachers.soft.loss.cross_entropy.smoothing=[0.1, 0.2]"
+    with pytest.raises(UserError, match="these names share an arm"):
+        workplace(recipe, axis, "students.both.teacher=[[soft, soft/smoothing=0.1]]")
+    place = workplace(recipe, axis, "students.both.teacher=[[soft/smoothing=0.1, soft/smoothing=0.2]]")
+    arm = next(a for a in place.recipe.students if a.name.startswith("both"))
+    assert arm.teachers == ("soft/smoothing=0.1", "soft/smoothing=0.2")
+    assert (arm.axes["teacher1.smoothing"], arm.axes["teacher2.smoothing"]) == (0.1, 0.2)
+    names = [a.name for a in workplace(recipe, axis).recipe.students]
+    assert len(set(names)) == len(names) and sum(name.startswith("both") for name in names) == 2
+
+
+@pytest.mark.parametrize("loss", ["{kd: {weight: 0}, l2_penalty: {}}", "{rkd: {}, l1_penalty: {}}"])
+def test_a_loss_that_teaches_no_answer_is_refused(recipe, workplace, loss):
+    place = workplace(recipe, f"students.hinted.loss={loss}")
+    with pytest.raises(UserError, match="its answers stay random"):
+        preflight(place, plan(place))
+
+
+def test_shares_of_the_data_are_a_prior_and_balanced_weights(recipe, workplace):
+    loss = "students.online.loss={cross_entropy: {smoothing: 0.2, prior: data, class_weights: balanced}}"
+    place = workplace(recipe, loss)
+    labels = place.splits.train.labels
+    shares = [(labels == k).double().mean().item() for k in range(10)]
+    assert place.splits.shares == pytest.approx(shares)
+    assert sum(1 / (10 * shares[k]) for k in labels.tolist()) / len(labels) == pytest.approx(1)  # weights of mean 1
+    numbers = {"smoothing": 0.2, "prior": [round(s, 6) for s in shares]}
+    numbers["class_weights"] = [1 / (10 * s) for s in shares]
+    by_hand = workplace(recipe, loss, out="hand")
+    run, same_run = (next(r for r in plan(p) if r.arm.name == "online") for p in (place, by_hand))
+    weights = train_phase(place, [run])["online"]
+    same_run.arm.loss["cross_entropy"] = numbers
+    for name, value in train_phase(by_hand, [same_run])["online"].items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_students_that_did_not_train_are_told(recipe, workplace):
+    place = workplace(recipe, "students.related.train.lr=1.0e-9")
+    train_study(place)
+    notes = [note for note in collect(place, plan(place))["notes"] if "did not train" in note]
+    assert any(note.startswith("related: 1 of its runs are no better than chance") for note in notes)
+    assert not any(note.startswith("hard:") for note in notes)
+
+
+def test_a_checkpoint_without_parts_is_read_by_a_run_without_them(recipe, workplace):
+    place = workplace(recipe)
+    run = next(r for r in plan(place) if r.arm.name == "decayed")
+
+    def begin():
+        return start(run, place.build(run.arm, 3), {}, (1, 8, 8), place.splits.shares, 9, place.accelerator, False)
+
+    member = begin()
+    member.epoch = 2
+    save_checkpoint(member, place.store)
+    state = place.store.load_checkpoint(run.id)
+    del state["parts"]
+    place.store.save_checkpoint(run.id, state)
+    again = begin()
+    resume(again, place.store)
+    assert again.epoch == 2
+
+
+def test_the_bias_of_a_projector_is_not_decayed(recipe, workplace):
+    place = workplace(recipe, "train.weight_decay=0.1")
+    train = place.recipe.students[0].train
+    optimizer, _ = make_optimizer(nn.Linear(2, 2), train, 9, "", nn.Linear(3, 4))
+    decays = {tuple(p.shape): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decays == {(2, 2): 0.1, (2,): 0.0, (4, 3): 0.1, (4,): 0.0}
+
+
+def test_two_processes_store_what_one_network_says(tmp_path):
+    """Batch statistics and their average over time come from one process, buffer for buffer."""
+    (tmp_path / "bn.yaml").write_text(
+        "data: {source: synthetic, synthetic: {shape: [3, 8, 8], train: 96, test: 40}}\n"
+        "train: {epochs: 2, batch_size: 32, ema: 0.9, spread: data}\n"
+        "students: {s: {model: cifar_resnet8, loss: {cross_entropy: {}}}}\n"
+    )
+    program = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "distill",
+        "run",
+        "bn.yaml",
+    ]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = Store(tmp_path / "runs")
+    run_id = json.loads((tmp_path / "runs" / "bn" / "results.json").read_text())["runs"][0]["id"]
+    splits = load_splits(load_recipe(tmp_path / "bn.yaml").data)
+    model = timm.create_model(f"local-dir:{store.folder(run_id)}", pretrained=True).eval()
+    logits = predict(model, splits, splits.test, Augment(), torch.device("cpu"))
+    torch.testing.assert_close(logits, store.predictions(run_id)["test.logits"], rtol=1e-4, atol=1e-5)

@@ -138,7 +138,8 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
 
     def begin(run):
         steps, shape = steps_of(place.splits, run.arm), place.view_shape(run.arm)
-        return start(run, place.build(run.arm, 0), teachers, shape, steps, place.accelerator, False)
+        model, shares = place.build(run.arm, 0), place.splits.shares
+        return start(run, model, teachers, shape, shares, steps, place.accelerator, False)
 
     members = [begin(run) for run in cohort]
     with pytest.raises(StopHereError):
@@ -195,7 +196,8 @@ def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
     teacher.train()
     assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
     network, shape = place.build(runs["distilled"].arm, 0), place.view_shape(runs["distilled"].arm)
-    student = start(runs["distilled"], network, {runs["hard"].id: teacher}, shape, 2, place.accelerator, False)
+    teachers, shares = {runs["hard"].id: teacher}, place.splits.shares
+    student = start(runs["distilled"], network, teachers, shape, shares, 2, place.accelerator, False)
     fit([student], {runs["hard"].id: teacher}, place.splits, place.store, place.accelerator, False, SILENT)
     assert same(teacher.model.state_dict(), before)
     assert not same(student.model.state_dict(), before)

@@ -20,24 +20,24 @@ class Paired(NamedTuple):
     p_value: float | None
 
 
-def mean_interval(values: list[float]) -> tuple[float, float, tuple[float, float] | None]:
-    """Mean, standard deviation (n - 1; 0 for one value) and Student's 95% interval of the mean."""
+def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
+    """Mean, standard deviation (n - 1; 0 for one value) and Student's interval of the mean."""
     x = np.asarray(values, float)
     if len(x) < 2 or x.std(ddof=1) == 0:
         return float(x.mean()), 0.0, None
-    low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    low, high = stats.ttest_1samp(x, 0).confidence_interval(level)
     return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
 
 
-def compare(a: list[float], b: list[float]) -> Paired:
-    """Student's paired t-test of two lists in the same order of seeds."""
+def compare(a: list[float], b: list[float], level: float = 0.95) -> Paired:
+    """Student's paired t-test of two lists in the same order of seeds; `level` is the interval's."""
     if len(a) != len(b) or not a:
         raise ValueError(f"paired lists must have one length of at least 1, got {len(a)} and {len(b)}")
     differences = np.asarray(b, float) - np.asarray(a, float)
     scale = max(np.abs(a).max(), np.abs(b).max())
     if len(a) > 1 and np.ptp(differences) <= 1e-12 * scale:  # rounding is not spread
         differences = np.full(len(a), differences.mean())
-    mean, _, interval = mean_interval(list(differences))
+    mean, _, interval = mean_interval(list(differences), level)
     p = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
     return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p)
 

@@ -55,6 +55,11 @@ class Splits:
         more = {"background": True} if self.settings.background else {}  # left out, older runs keep their names
         return {**same, **more, "shape": self.shape, "digest": self.digest}
 
+    @property
+    def shares(self) -> list[float]:
+        """Of each class in the training split."""
+        return (self.train.labels.bincount(minlength=len(self.class_names)) / len(self.train)).tolist()
+
     @cached_property
     def resident(self) -> bool:
         """Whether all splits fit into `resident_gb`; decodes them if so, once."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill.document import Problems, check, nearest
 from distill.losses.labels import IGNORED, Outputs, warn_if_smoothed
-from distill.losses.terms import TERMS
+from distill.losses.terms import PARTS, TERMS
 from distill.recipe import needs_teacher, term_model
 
 
@@ -42,38 +42,45 @@ class Criterion(nn.Module):
         check(model, hyperparameters, (), problems)
         if problems.found:
             raise ValueError("\n".join(problems.found))
-        if ("part" in inspect.signature(TERMS[name]).parameters) != (part is not None):
-            raise ValueError(f"Criterion('{name}'): this term {'has no' if part else 'needs its'} part")
+        if (name in PARTS) != (part is not None):
+            wanted = {"hint": "nn.Linear(D_s, D_t)", "online_smoothing": "OnlineTargets(K)"}.get(name)
+            raise ValueError(f"Criterion('{name}'): this term " + ("has no part" if part else f"needs part={wanted}"))
         self.name, self.reduction, self.ignore_index, self.part = name, reduction, ignore_index, part
         self.hyperparameters = hyperparameters
         self._unseen = True
 
     def forward(self, student: Tensor | Outputs, labels: Tensor, teacher: Tensor | Outputs | None = None,
-                **supplied: float) -> Tensor:
+                progress: float | None = None) -> Tensor:
         """The reduced loss.
 
         Args:
             student: logits ``[B, K]`` or ``[B, K, d…]``, or `Outputs`.
             labels: ``[B]`` or ``[B, d…]``, or soft labels in the shape of the logits.
             teacher: as `student`, for terms on a teacher.
-            supplied: `progress` in [0, 1], for a scheduled temperature.
+            progress: share of training that is done, in [0, 1], for terms that change with it.
 
         Raises:
-            ValueError: if the term needs a teacher and there is none.
+            ValueError: if the term needs a teacher and there is none, or the labels have another shape.
         """
         if teacher is None and needs_teacher(TERMS[self.name]):
             raise ValueError(f"Criterion('{self.name}') needs the teacher's logits as its third argument")
         student, teacher = (Outputs(x) if isinstance(x, Tensor) else x for x in (student, teacher))
-        hard = not labels.is_floating_point()
+        hard, shape = not labels.is_floating_point(), student.logits.shape
+        if labels.shape != (shape[:1] + shape[2:] if hard else shape):
+            raise ValueError(f"Criterion('{self.name}'): labels of shape {list(labels.shape)} do not go with logits of "
+                             f"shape {list(shape)}: classes [B, d…] or distributions [B, K, d…] do")
+        labels = labels.long() if hard else labels
         if self._unseen and not hard and labels.device.type != "cpu":  # once: looking waits for the device
             warn_if_smoothed(labels, self.hyperparameters.get("smoothing", 0.0))
             self._unseen = False
         if hard and self.ignore_index != IGNORED:
             labels = labels.masked_fill(labels == self.ignore_index, IGNORED)
-        keywords = self.hyperparameters | supplied | ({"part": self.part} if self.part is not None else {})
+        keywords = self.hyperparameters | ({"part": self.part} if self.part is not None else {})
+        if progress is not None and "progress" in inspect.signature(TERMS[self.name]).parameters:
+            keywords["progress"] = progress
         loss = TERMS[self.name](student, labels, teacher, **keywords)
         counted = (labels != IGNORED).expand_as(loss) if hard else loss.new_ones(loss.shape, dtype=bool)
-        loss = loss.masked_fill(~counted, 0)  # terms that read no label count every example
+        loss = loss.masked_fill(~counted, 0)  # also of terms that read no label
         if self.reduction == "none":
             return loss
         return loss.sum() / counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()

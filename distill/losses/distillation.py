@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from distill.losses.labels import Outputs, of_class, precise, rows, without_class
+from distill.losses.labels import Outputs, counted, of_class, precise, rows, split_class, without_class
 
 Temperature = Annotated[float, Gt(0)]
 Factor = Annotated[float, Ge(0)]
@@ -29,7 +29,7 @@ def kd(
     final_temperature: Temperature | None = None,
     standardise: bool = False,
     t_squared: bool = True,
-    progress: float = 0.0,
+    progress: float | None = None,
 ) -> Tensor:
     """Knowledge distillation, ``S² KL(p_t(T) ‖ p_s(S))`` (Hinton et al. 2015, section 2).
 
@@ -40,23 +40,28 @@ def kd(
 
     Args:
         student: logits ``[B, K]`` or ``[B, K, d…]``.
-        labels: not used.
+        labels: only `IGNORED` matters; may be None.
         teacher: logits of the same shape.
         temperature: T > 0, of the teacher.
         student_temperature: S > 0; T by default.
         final_temperature: T goes from `temperature` to this, linearly over training.
         standardise: each example's logits first get mean 0 and standard deviation 1 (Sun et al. 2024), so
-            that the student need not match their size; the authors use T = 2 and a weight of 9.
-        t_squared: whether S² multiplies the divergence; without it the gradient falls as 1/S.
-        progress: share of training that is done, in [0, 1].
+            that the student need not match their size; the authors use T = 2 and a weight of 9. A deviation
+            below 0.01 counts as 0.01: that of a network that starts with equal logits would give it gradients
+            without bound.
+        t_squared: whether S² multiplies the divergence; without it the gradient falls as 1/T² when both soften.
+        progress: share of training that is done, in [0, 1]; a recipe knows it.
 
     Returns:
         ``[B]`` or ``[B, d…]``, in nats times S².
 
     Raises:
-        ValueError: if a temperature is not positive, the shapes differ, or K < 2 with `standardise`.
+        ValueError: if a temperature is not positive, the shapes differ, K < 2 with `standardise`, or there is a
+            final temperature without progress.
     """
     if final_temperature is not None:
+        if progress is None:
+            raise ValueError("final_temperature needs progress, the share of training that is done, in [0, 1]")
         temperature = temperature + (final_temperature - temperature) * progress
     own = temperature if student_temperature is None else student_temperature
     _positive(temperature, own, final_temperature or 1.0)
@@ -65,7 +70,8 @@ def kd(
         ours, theirs = _standardised(ours), _standardised(theirs)
     log_p = F.log_softmax(ours / own, dim=1)
     log_q = F.log_softmax(theirs / temperature, dim=1)
-    return F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * (own**2 if t_squared else 1.0)
+    loss = F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * (own**2 if t_squared else 1.0)
+    return counted(loss, labels)
 
 
 def logit_mse(
@@ -83,7 +89,7 @@ def logit_mse(
 
     Args:
         student: logits ``[B, K]`` or ``[B, K, d…]``.
-        labels: not used.
+        labels: only `IGNORED` matters; may be None.
         teacher: logits of the same shape.
         over_classes: sum, or mean (1/K of it).
         centre: subtract each side's mean logit first; without it a shift of the logits costs, unlike in kd.
@@ -99,7 +105,7 @@ def logit_mse(
     if centre:
         difference = difference - difference.mean(1, keepdim=True)
     squares = difference.square()
-    return 0.5 * (squares.sum(1) if over_classes == "sum" else squares.mean(1))
+    return counted(0.5 * (squares.sum(1) if over_classes == "sum" else squares.mean(1)), labels)
 
 
 def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
@@ -107,7 +113,7 @@ def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
 
     Args:
         student: logits ``[B, K]`` or ``[B, K, d…]``.
-        labels: not used.
+        labels: only `IGNORED` matters; may be None.
         teacher: logits of the same shape; of equal largest ones, the first counts.
 
     Returns:
@@ -117,7 +123,7 @@ def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
         ValueError: if the shapes differ.
     """
     ours, theirs = _both(student, teacher)
-    return F.cross_entropy(ours, theirs.argmax(1), reduction="none")
+    return counted(F.cross_entropy(ours, theirs.argmax(1), reduction="none"), labels)
 
 
 def dkd(
@@ -153,8 +159,8 @@ def dkd(
     ours, theirs = _both(student, teacher)
     ours, classes, finish = rows(ours / temperature, labels)
     theirs = rows(theirs / temperature, labels)[0]
-    own_s, rest_s, others_s = _split(ours, classes)
-    own_t, rest_t, others_t = _split(theirs, classes)
+    own_s, rest_s, others_s = split_class(ours, classes)
+    own_t, rest_t, others_t = split_class(theirs, classes)
     target = own_t.exp() * (own_t - own_s) + rest_t.exp() * (rest_t - rest_s)
     others = F.kl_div(others_s, others_t, log_target=True, reduction="none").sum(1)
     return finish(temperature**2 * (target_weight * target + others_weight * others))
@@ -224,6 +230,8 @@ def dist(
         ValueError: if the temperature is not positive or the shapes differ.
     """
     _positive(temperature)
+    if student.logits.ndim != 2:
+        raise ValueError(f"dist is for logits [B, K], got {list(student.logits.shape)}")
     ours, theirs = (F.softmax(z / temperature, 1) for z in _both(student, teacher))
     inter = 1 - _pearson(ours, theirs, 1)
     intra = 1 - _pearson(ours, theirs, 0).mean() if len(ours) > 1 else torch.zeros_like(inter[:1])
@@ -259,15 +267,7 @@ def _standardised(logits: Tensor) -> Tensor:
         raise ValueError("standardised logits need at least 2 classes: they must have a standard deviation")
     centred = logits - logits.mean(1, keepdim=True)
     variance = centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
-    return centred / variance.clamp(min=1e-14).sqrt()  # equal logits stay 0, with a finite gradient
-
-
-def _split(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log p_y and log(1 - p_y) ``[N]``, and the other classes' log-probabilities among themselves ``[N, K]``."""
-    own, masked = of_class(logits, classes), without_class(logits, classes)
-    rest = masked.logsumexp(1)
-    total = torch.logaddexp(own, rest)
-    return own - total, rest - total, masked - rest[:, None]
+    return centred / variance.clamp(min=1e-4).sqrt()
 
 
 def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:

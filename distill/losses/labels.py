@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,9 +80,24 @@ def without_class(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.scatter(1, classes[:, None], -1e30)
 
 
-def _counted(loss: Tensor, labels: Tensor) -> Tensor:
+def split_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p_y and log(1 - p_y) ``[N]``, and the other classes' log-probabilities among themselves ``[N, K]``.
+
+    log(1 - p_y) comes from the other classes, so it is exact where p_y rounds to 1. K must be 2 or more.
+    """
+    own, masked = of_class(logits, classes), without_class(logits, classes)
+    others = F.log_softmax(masked, 1)  # one pass, where logsumexp takes three
+    another = (classes + 1) % logits.shape[1]
+    rest = of_class(masked, another) - of_class(others, another)  # their logsumexp
+    total = torch.logaddexp(own, rest)
+    return own - total, rest - total, others
+
+
+def counted(loss: Tensor, labels: Tensor | None) -> Tensor:
     """Nothing where the label is ignored, for terms that need no label otherwise."""
-    return loss if labels.is_floating_point() else loss.masked_fill(labels == IGNORED, 0)
+    if labels is None or labels.is_floating_point():
+        return loss
+    return loss.masked_fill(labels == IGNORED, 0)
 
 
 # ---------------------------------------------------------------------------------------- smoothed targets
@@ -112,7 +127,7 @@ def convert_smoothing(smoothing: float, classes: int, to: Over) -> float:
 
 def smoothed_targets(labels: Tensor, classes: int, smoothing: float, over: Over = "all",
                      prior: Sequence[float] | Tensor | None = None) -> Tensor:
-    """Target distributions ``[B, K]`` (class last), float32.
+    """Target distributions ``[B, K]`` (class last), at least in float32.
 
     Args:
         labels: classes ``[B…]``, or distributions ``[B…, K]``.
@@ -121,7 +136,7 @@ def smoothed_targets(labels: Tensor, classes: int, smoothing: float, over: Over 
         over: where to: see `cross_entropy`.
         prior: where to instead, a distribution ``[K]``.
     """
-    target = labels if labels.is_floating_point() else F.one_hot(labels, classes).float()
+    target = precise(labels) if labels.is_floating_point() else F.one_hot(labels, classes).float()
     if prior is not None:
         return (1 - smoothing) * target + smoothing * _distribution(prior, classes, target)
     mass = uniform_mass(smoothing, classes, over)
@@ -140,10 +155,13 @@ def optimal_logit_gap(classes: int, smoothing: float, over: Over = "all") -> flo
 @lru_cache(maxsize=64)
 def _constants(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """On the device once: a copy from the host in every step would stop it."""
-    return torch.tensor(values, device=device, dtype=dtype)
+    with torch.inference_mode(False):  # or a first call during evaluation would leave what no gradient may pass
+        return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _per_class(name: str, values: Sequence[float] | Tensor, classes: int, like: Tensor) -> Tensor:
+    if isinstance(values, str):
+        raise ValueError(f"{name}: {values} is known in a recipe only; give one value for each class")
     if len(values) != classes:
         raise ValueError(f"{name} must have one value for each of the {classes} classes, got {len(values)}")
     if isinstance(values, Tensor):
@@ -154,7 +172,7 @@ def _per_class(name: str, values: Sequence[float] | Tensor, classes: int, like: 
 
 
 def _distribution(prior: Sequence[float] | Tensor, classes: int, like: Tensor) -> Tensor:
-    if not isinstance(prior, Tensor) and abs(sum(prior) - 1) > 1e-4:
+    if not isinstance(prior, Tensor | str) and abs(sum(prior) - 1) > 1e-4:
         raise ValueError(f"prior must be a distribution, but its values add up to {sum(prior):g}")
     return _per_class("prior", prior, classes, like)
 
@@ -176,8 +194,8 @@ def cross_entropy(
     *,
     smoothing: Mass = 0.0,
     over: Over = "all",
-    prior: list[float] | None = None,
-    class_weights: list[float] | None = None,
+    prior: list[float] | Literal["data"] | None = None,
+    class_weights: list[float] | Literal["balanced"] | None = None,
     subtract_entropy: bool = False,
 ) -> Tensor:
     """Cross-entropy with label smoothing, ``H(q, p)``.
@@ -194,10 +212,10 @@ def cross_entropy(
         smoothing: mass in [0, 1]; over the others at most (K - 1) / K, where the target is uniform.
         over: which classes share the mass.
         prior: a distribution over the K classes that gets the mass instead (unigram smoothing, Pereyra et
-            al. 2017).
-        class_weights: K factors of the examples, by their label. The optimum stays q, unlike with torch's
-            `weight`, which multiplies the terms of the sum over classes; the mean is over examples, not over
-            weights.
+            al. 2017); "data", in a recipe, are the classes' shares of the training split.
+        class_weights: K factors of the examples, by their label; "balanced", in a recipe, are 1 / (K share). The
+            optimum stays q, unlike with torch's `weight`, which multiplies the terms of the sum over classes;
+            and the mean is over examples, not over weights, so weights of mean 1 keep the loss's size.
         subtract_entropy: H(q, p) - H(q) = KL(q ‖ p) instead, with the same gradient and the minimum 0.
 
     Returns:
@@ -225,10 +243,10 @@ def cross_entropy(
     if class_weights is not None:
         w = _per_class("class_weights", class_weights, classes, logits)
         loss = loss * ((labels.movedim(1, -1) * w).sum(-1) if soft else w[labels.clamp(min=0)])
-    return _counted(loss, labels)
+    return counted(loss, labels)
 
 
-def _target_entropy(labels: Tensor, classes: int, mass: float, prior: list[float] | None, like: Tensor) -> Tensor:
+def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor) -> Tensor:
     """H(q): one number for hard labels, but for a prior one for each class, and for soft labels one an example."""
     if labels.is_floating_point():
         q = smoothed_targets(labels.movedim(1, -1), classes, mass, prior=prior)
@@ -263,9 +281,8 @@ def focal(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     if focus < 0:
         raise ValueError(f"focus must be at least 0, got {focus:g}")
     logits, classes, finish = rows(student.logits, labels)
-    own, others = of_class(logits, classes), without_class(logits, classes).logsumexp(1)
-    total = torch.logaddexp(own, others)
-    return finish((focus * (others - total)).exp() * (total - own))  # log(1 - p) is exact where p rounds to 1
+    log_p, log_rest, _ = split_class(logits, classes)
+    return finish(-(focus * log_rest).exp() * log_p)
 
 
 def poly1(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
@@ -346,7 +363,7 @@ def confidence_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None
         ``[B]`` or ``[B, d…]``, in nats, in [0, log K].
     """
     log_p = F.log_softmax(precise(student.logits), 1)
-    return _counted(math.log(log_p.shape[1]) + (log_p.exp() * log_p).sum(1), labels)
+    return counted(math.log(log_p.shape[1]) + (log_p.exp() * log_p).sum(1), labels)
 
 
 def max_sup(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
@@ -364,7 +381,7 @@ def max_sup(student: Outputs, labels: Tensor, teacher: Outputs | None = None) ->
         ``[B]`` or ``[B, d…]``, in logits.
     """
     logits = precise(student.logits)
-    return _counted(logits.max(1).values - logits.mean(1), labels)
+    return counted(logits.max(1).values - logits.mean(1), labels)
 
 
 def mbls(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
@@ -390,7 +407,7 @@ def mbls(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
         raise ValueError(f"margin must be at least 0, got {margin:g}")
     logits = precise(student.logits)
     excess = F.relu(logits.max(1, keepdim=True).values - margin - logits)
-    return _counted(excess.mean(1) if over_classes == "mean" else excess.sum(1), labels)
+    return counted(excess.mean(1) if over_classes == "mean" else excess.sum(1), labels)
 
 
 def zipf(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
@@ -419,11 +436,12 @@ def zipf(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
         raise ValueError("Zipf smoothing needs at least 2 classes")
     share = _zipf(others, power, logits.device, logits.dtype)
     ranked = without_class(logits, classes).sort(1, descending=True).values[:, :others]  # the own class came last
-    loss = ranked.logsumexp(1) - (ranked * share).sum(1) + (share * share.log()).sum()
+    loss = ranked.logsumexp(1) - (ranked * share).sum(1) - torch.special.entr(share).sum()
     return finish(torch.where(logits.argmax(1) == classes, loss, 0) if only_correct else loss)
 
 
 @lru_cache(maxsize=64)
 def _zipf(count: int, power: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    share = torch.arange(1, count + 1, device=device, dtype=torch.float64) ** -power
-    return (share / share.sum()).to(dtype)
+    with torch.inference_mode(False):
+        share = torch.arange(1, count + 1, device=device).to(dtype) ** -power
+        return share / share.sum()

@@ -91,17 +91,23 @@ def arcface(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
 
 
 def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-              margin: Annotated[int, Ge(1)] = 4, smoothing: Mass = 0.0) -> Tensor:
+              margin: Annotated[int, Ge(1)] = 4, share: Mass = 1 / 6, ramp: Mass = 0.5, smoothing: Mass = 0.0,
+              progress: float = 1.0) -> Tensor:
     """Large margin, ``‖W_y‖ ‖f‖ ψ(θ_y)``, ``ψ = (-1)^k cos(mθ) - 2k`` on ``[kπ/m, (k+1)π/m]`` (Liu et al. 2016).
 
-    A bias of the last layer stays in the logits. The paper's annealing is a sum with cross-entropy.
+    A bias of the last layer stays in the logits. The logit is (1 - share) of what it was and `share` of this, as
+    the authors anneal it with share = 1 / (1 + λ) up to λ = 5: with a share of 1 from the start and m ≥ 2, small
+    networks fall to chance.
 
     Args:
         student: logits ``[B, K]``, features ``[B, D]`` and templates ``[K, D]``.
         labels: classes.
         teacher: not used.
         margin: m, a whole number; 1 is cross-entropy.
+        share: of the margin's logit, in [0, 1].
+        ramp: share of training over which `share` grows from 0.
         smoothing: over all classes, of the loss after the margin.
+        progress: share of training that is done, in [0, 1].
 
     Returns:
         ``[B]``, in nats.
@@ -111,27 +117,34 @@ def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
             labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
+    if student.scale:
+        raise ValueError("this term needs logits that are features · templates, not those of a cosine head")
     if student.features is None or student.templates is None:
         raise ValueError("this term needs Outputs with features and templates")
-    features, own = precise(student.features), F.embedding(classes, precise(student.templates))
-    cos = F.cosine_similarity(features, own).clamp(-1, 1)
-    widening = features.norm(dim=1) * own.norm(dim=1) * (_psi(cos, margin) - cos)
-    own = of_class(logits, classes) + widening
+    features, templates = precise(student.features), precise(student.templates)
+    theirs = F.embedding(classes, templates)
+    radius = features.norm(dim=1) * theirs.norm(dim=1)
+    cos = ((features * theirs).sum(1) / radius.clamp(min=1e-12)).clamp(-1, 1)
+    own = of_class(logits, classes) + _grown(share, ramp, progress) * radius * (_psi(cos, margin) - cos)
     return finish(_with_own(logits, classes, own, smoothing))
 
 
 def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-              margin: Annotated[int, Ge(1)] = 4, smoothing: Mass = 0.0) -> Tensor:
+              margin: Annotated[int, Ge(1)] = 4, share: Mass = 1 / 6, ramp: Mass = 0.5, smoothing: Mass = 0.0,
+              progress: float = 1.0) -> Tensor:
     """Angular softmax, ``‖f‖ ψ(θ_y)`` with templates of norm 1 and no bias (Liu et al. 2017, SphereFace).
 
-    ψ as in `l_softmax`.
+    ψ and its share as in `l_softmax`.
 
     Args:
         student: logits ``‖f‖ cos θ`` ``[B, K]``, features ``[B, D]``, and a scale of 0.
         labels: classes.
         teacher: not used.
         margin: m, a whole number; 1 is cross-entropy.
+        share: of the margin's logit, in [0, 1].
+        ramp: share of training over which `share` grows from 0.
         smoothing: over all classes, of the loss after the margin.
+        progress: share of training that is done, in [0, 1].
 
     Returns:
         ``[B]``, in nats.
@@ -146,7 +159,8 @@ def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
                          "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)")
     radius = precise(student.features).norm(dim=1)
     cos = (of_class(logits, classes) / radius.clamp(min=1e-12)).clamp(-1, 1)
-    return finish(_with_own(logits, classes, radius * _psi(cos, margin), smoothing))
+    own = of_class(logits, classes) + _grown(share, ramp, progress) * radius * (_psi(cos, margin) - cos)
+    return finish(_with_own(logits, classes, own, smoothing))
 
 
 def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) -> Tensor:
@@ -165,6 +179,13 @@ def _psi(cos: Tensor, margin: int) -> Tensor:
         before, turned = turned, 2 * cos * turned - before
     k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
     return (1 - 2 * (k % 2)) * turned - 2 * k
+
+
+def _grown(share: float, ramp: float, progress: float) -> float:
+    """A share that grows linearly from 0 over the first `ramp` of training."""
+    if not 0 <= share <= 1 or not 0 <= ramp <= 1:
+        raise ValueError(f"share and ramp must be in [0, 1], got {share:g} and {ramp:g}")
+    return share * min(1.0, progress / ramp) if ramp else share
 
 
 def _checked(margin: float) -> float:

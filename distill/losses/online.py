@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.losses.labels import Outputs, rows
+from distill.losses.labels import Outputs, of_class, rows
 
 
 class OnlineTargets(nn.Module):
@@ -23,20 +23,21 @@ class OnlineTargets(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.register_buffer("targets", torch.full((classes, classes), 1 / classes))
-        self.register_buffer("sums", torch.zeros(classes, classes))
-        self.register_buffer("counts", torch.zeros(classes))
+        self.register_buffer("sums", torch.zeros(classes + 1, classes))  # the last row is for what does not count
+        self.register_buffer("counts", torch.zeros(classes + 1))
 
     @torch.no_grad()
     def observe(self, log_p: Tensor, classes: Tensor, counted: Tensor) -> None:
         """Add the right answers among ``[N, K]`` log-probabilities whose classes are ``[N]``."""
-        right = ((log_p.argmax(1) == classes) & (counted != 0)).to(self.sums.dtype)
-        self.sums.index_add_(0, classes, log_p.exp().mul_(right[:, None]).to(self.sums.dtype))
-        self.counts.index_add_(0, classes, right)
+        right = (of_class(log_p, classes) == log_p.amax(1)) & (counted != 0)
+        row = torch.where(right, classes, len(self.targets))
+        self.sums.index_add_(0, row, log_p.exp().to(self.sums.dtype))
+        self.counts.index_add_(0, row, torch.ones_like(row, dtype=self.counts.dtype))
 
     @torch.no_grad()
     def end_epoch(self, reduce: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         """Take the epoch's means as the next targets; `reduce` sums a tensor over processes."""
-        sums, counts = reduce(self.sums), reduce(self.counts)[:, None]
+        sums, counts = reduce(self.sums)[:-1], reduce(self.counts)[:-1, None]
         self.targets.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), 1 / len(counts)))
         self.sums.zero_()
         self.counts.zero_()

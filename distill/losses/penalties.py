@@ -1,5 +1,7 @@
 """Penalties on the weights, as terms of a loss. Biases and norms are left alone.
 
+A penalty is the same for every example, so it is meant for the mean over a batch, not for the sum.
+
 An optimizer's `weight_decay` w is ``l2_penalty: {weight: w}`` under plain SGD, and something else under Adam.
 """
 
@@ -52,4 +54,5 @@ def _weights(student: Outputs) -> Sequence[Tensor]:
 
 
 def _each(sums: list[Tensor], labels: Tensor) -> Tensor:
-    return torch.stack(sums).sum().expand(len(labels))
+    shape = labels.shape[:1] + labels.shape[2:] if labels.is_floating_point() else labels.shape
+    return torch.stack(sums).sum().expand(shape)

@@ -4,8 +4,9 @@ A new term is one function in one of the files beside this one and its name in `
 looks at more than logits, and in `PARTS` if it has weights or a state of its own. README.md lists them all.
 """
 
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,7 @@ from distill.losses.labels import (
 from distill.losses.margins import a_softmax, am_softmax, arcface, l_softmax, sm_softmax
 from distill.losses.online import OnlineTargets, online_smoothing
 from distill.losses.penalties import l1_penalty, l2_penalty
-from distill.recipe import SUPPLIED
+from distill.recipe import SUPPLIED, needs_teacher
 
 Term = Callable[..., Tensor]
 
@@ -53,9 +54,18 @@ PARTS: Mapping[str, Callable[[Outputs, Outputs | None], nn.Module]] = MappingPro
 _SUPPLIED = {name: SUPPLIED & set(inspect.signature(term).parameters) for name, term in TERMS.items()}
 
 
-def needs_of(loss: Mapping[str, Any]) -> frozenset[str]:
-    """Fields of Outputs, beside logits and scale, that the terms of a loss look at."""
-    return frozenset().union(*(NEEDS.get(name, ()) for name in loss))
+def needs_of(loss: Iterable[str], of_teacher: bool = False) -> frozenset[str]:
+    """Fields of Outputs, beside logits and scale, that a loss looks at: the student's, or the teacher's."""
+    names = [name for name in loss if needs_teacher(TERMS[name])] if of_teacher else loss
+    return frozenset().union(*(NEEDS.get(name, ()) for name in names))
+
+
+def with_shares(loss: Mapping[str, Mapping[str, Any]], shares: list[float]) -> dict[str, dict[str, Any]]:
+    """A loss in which ``prior: data`` and ``class_weights: balanced`` are numbers, by the classes' shares ``[K]``."""
+    balanced = [1 / (len(shares) * share) if share else 0.0 for share in shares]
+    known = {"data": shares, "balanced": balanced}
+    return {name: {key: known[value] if key in ("prior", "class_weights") and isinstance(value, str) else value
+                   for key, value in settings.items()} for name, settings in loss.items()}
 
 
 def make_parts(loss: Mapping[str, Any], student: Outputs, teacher: Outputs | None, seed: int) -> nn.ModuleDict:
@@ -65,11 +75,12 @@ def make_parts(loss: Mapping[str, Any], student: Outputs, teacher: Outputs | Non
         ValueError: if a term cannot have its part, as a hint between a student and an ensemble.
     """
     parts = nn.ModuleDict()
-    for number, name in enumerate(sorted(PARTS.keys() & loss.keys())):
+    for name in sorted(PARTS.keys() & loss.keys()):
         if name == "hint" and (student.features is None or teacher is None or teacher.features is None):
             raise ValueError("hint needs features, of the student and of one teacher")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2**32 * (number + 1) + seed)
+            digest = hashlib.blake2b(f"part {name} {seed}".encode(), digest_size=4).digest()
+            torch.manual_seed(int.from_bytes(digest, "little"))  # not the seed itself, which the network starts from
             parts[name] = PARTS[name](student, teacher)
     return parts
 
@@ -88,6 +99,9 @@ def weighted_sum(loss: Mapping[str, Mapping[str, Any]], student: Outputs, labels
         parts: of the terms that have one, as `make_parts` makes them.
         progress: share of training that is done, in [0, 1].
 
+    Raises:
+        ValueError: as its terms do, with the term's name.
+
     Returns:
         the loss, a scalar, and each term's sum over the examples, detached and before its weight.
     """
@@ -98,7 +112,10 @@ def weighted_sum(loss: Mapping[str, Mapping[str, Any]], student: Outputs, labels
             keywords["part"] = parts[name]
         if "progress" in _SUPPLIED[name]:
             keywords["progress"] = progress
-        term_sum = TERMS[name](student, labels, teacher, **keywords).sum()
+        try:
+            term_sum = TERMS[name](student, labels, teacher, **keywords).sum()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         grown = min(1.0, progress / settings["warmup"]) if settings.get("warmup") else 1.0
         total = total + grown * settings.get("weight", 1.0) * term_sum / count
         sums[name] = term_sum.detach()

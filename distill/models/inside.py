@@ -54,15 +54,6 @@ def stages(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def has(model: nn.Module) -> frozenset[str]:
-    """What of "features" and "maps" the network has, so far as can be told without a forward pass."""
-    found = {"features"} if last_linear(model) is not None else set()
-    try:
-        return frozenset(found | ({"maps"} if stages(model) else set()))
-    except UserError:
-        return frozenset(found)
-
-
 @contextmanager
 def observe(model: nn.Module, needs: Collection[str]) -> Iterator[dict[str, Any]]:
     """Within it, a forward pass fills the dictionary with what is asked for, as fields of `Outputs`.

@@ -47,10 +47,13 @@ def summary(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The accuracies' comparisons, those on smoothing and distillation first, each with its answer."""
+    """The accuracies' comparisons, those on smoothing and distillation first and the surest of a question first."""
     order = {question: number for number, question in enumerate((*SMOOTHING, DISTILLED))}
     chosen = [c | {"answer": answer(c)} for c in results["comparisons"] if c["metric"] == "top1"]
-    return sorted(chosen, key=lambda c: order.get(c["question"], len(order)))
+    def place(c: dict[str, Any]) -> tuple[int, str, float]:
+        return order.get(c["question"], len(order)), c["question"], 1.0 if c["p_value"] is None else c["p_value"]
+
+    return sorted(chosen, key=place)
 
 
 def terminal_tables(results: dict[str, Any]) -> list[Table]:
