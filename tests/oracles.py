@@ -49,10 +49,10 @@ def huber(x):
 
 
 def pearson(a, b):
-    """sum (a-mean a)(b-mean b) / (|a-mean a| |b-mean b|)."""
+    """sum (a-mean a)(b-mean b) / (|a-mean a| |b-mean b|), a length below 1e-8 taken as 1e-8 (DIST's authors)."""
     da = [x - mean(a) for x in a]
     db = [x - mean(b) for x in b]
-    return dot(da, db) / (length(da) * length(db))
+    return dot(da, db) / (max(length(da), 1e-8) * max(length(db), 1e-8))
 
 
 def without(values, y):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = ("labels.py", "online.py", "margins.py", "distillation.py", "features.py", "penalties.py")
+FILES = ("common.py", "labels.py", "online.py", "margins.py", "distillation.py", "features.py", "penalties.py")
 TESTS = ("tests/test_losses.py", "tests/test_loss_identities.py")
 FAULTS = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "%": "+", "<": ">", ">": "<", "<=": ">=", ">=": "<=",
           "==": "!=", "!=": "==", "~": "", "&": "|", "@": "*", "sum": "mean", "mean": "sum", "max": "min", "min": "max",

@@ -1,11 +1,10 @@
 """Losses on labels and on teachers: plain functions, `Criterion` for a loop of one's own, and `TERMS`, their table."""
 
+from distill.losses.common import IGNORED, Outputs
 from distill.losses.criterion import Criterion
 from distill.losses.distillation import dist, dkd, ensemble, hard_label, kd, logit_mse, nkd
 from distill.losses.features import attention_transfer, hint, rkd
 from distill.losses.labels import (
-    IGNORED,
-    Outputs,
     confidence_penalty,
     convert_smoothing,
     cross_entropy,

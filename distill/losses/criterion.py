@@ -6,7 +6,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from distill.document import Problems, check, nearest
-from distill.losses.labels import IGNORED, Outputs, warn_if_smoothed
+from distill.losses.common import IGNORED, Outputs
+from distill.losses.labels import warn_if_smoothed
 from distill.losses.terms import PARTS, TERMS
 from distill.recipe import needs_teacher, term_model
 

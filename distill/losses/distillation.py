@@ -1,6 +1,6 @@
 """Losses on a teacher's answers.
 
-The same form as in `distill.losses.labels`; here `teacher` has no default, which is how a recipe knows
+The form is that of `distill.losses.common`; here `teacher` has no default, which is how a recipe knows
 that the term needs one. No gradient reaches the teacher.
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from distill.losses.labels import Outputs, counted, of_class, precise, rows, split_class, without_class
+from distill.losses.common import Outputs, counted, of_class, precise, rows, split_class, without_class
 
 Temperature = Annotated[float, Gt(0)]
 Factor = Annotated[float, Ge(0)]
@@ -271,6 +271,6 @@ def _standardised(logits: Tensor) -> Tensor:
 
 
 def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Correlation along a dimension; 0 where a side is constant."""
+    """Correlation along a dimension; a deviation shorter than 1e-8 counts as 1e-8, as in the authors' code."""
     a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
     return F.cosine_similarity(a, b, dim=dim, eps=1e-8)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.losses.common import Outputs, precise
 from distill.losses.distillation import Factor
-from distill.losses.labels import Outputs, precise
 
 
 def hint(student: Outputs, labels: Tensor, teacher: Outputs, *, part: nn.Module,

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from distill.losses.labels import Mass, Outputs, of_class, precise, rows, uniform_mass
+from distill.losses.common import Outputs, of_class, precise, rows
+from distill.losses.labels import Mass, uniform_mass
 
 
 def sm_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.losses.labels import Outputs, of_class, rows
+from distill.losses.common import Outputs, of_class, rows
 
 
 class OnlineTargets(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.losses.labels import Outputs, precise
+from distill.losses.common import Outputs, precise
 
 
 def l1_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.losses.common import Outputs
 from distill.losses.distillation import dist, dkd, hard_label, kd, logit_mse, nkd
 from distill.losses.features import attention_transfer, hint, rkd
 from distill.losses.labels import (
-    Outputs,
     confidence_penalty,
     cross_entropy,
     focal,
