@@ -6,12 +6,16 @@ Label and margin terms stand beside `F.cross_entropy`, terms on a teacher beside
 log-softmaxes, dkd beside kd. Rounds are interleaved: in each, every term and its yardstick run in turn; the
 ratio is the median over the rounds, with its range. Memory is the peak above what the inputs take: on the CPU
 the largest sum of live tensors that autograd and the term make, as torch's profiler counts them.
+
+glibc gives memory back to the system after each step and then pays for its pages again, which doubles some of the
+times at random; the tool starts itself anew with thresholds that keep it (MALLOC_TRIM_THRESHOLD_, unless it is set).
 """
 
 import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -29,6 +33,7 @@ SHAPES = ((4096, 10), (256, 1000), (32, 21843))  # examples, classes
 DEPTH = 64  # of the penultimate features
 LIMITS = {"cross_entropy": 1.1, "cross_entropy over others": 1.1, "kd": 1.2, "dkd": 2.0}
 SETTINGS = {"cross_entropy": {"smoothing": 0.1}, "cross_entropy over others": {"smoothing": 0.1, "over": "others"}}
+SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
 SKIPPED = {"hint", "rkd", "attention_transfer", "l1_penalty", "l2_penalty"}  # not on logits
 
 
@@ -41,7 +46,7 @@ def inputs(size: int, classes: int, device: torch.device) -> tuple[Outputs, Tens
     labels = torch.randint(classes, (size,), generator=generator).to(device)
     teacher = (3 * torch.randn(size, classes, generator=generator)).to(device)
     targets = OnlineTargets(classes).to(device) if classes <= 1000 else None  # else 6 GB
-    return (Outputs(logits, features.requires_grad_(), templates.requires_grad_(), scale=16.0), labels,
+    return (Outputs(logits, features.requires_grad_(), templates.requires_grad_()), labels,
             Outputs(teacher), targets)  # fmt: skip
 
 
@@ -59,18 +64,20 @@ def step(loss: Callable[[], Tensor], leaves: list[Tensor]) -> None:
 
 
 def seconds(loss: Callable[[], Tensor], leaves: list[Tensor], repeats: int) -> float:
-    """Of one step, the mean of `repeats`."""
-    _wait(leaves[0].device)
+    """Of one step: the median of `repeats` on the CPU, their mean on a device that works asynchronously."""
+    if leaves[0].device.type == "cpu":
+        taken = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            step(loss, leaves)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+    torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(repeats):
         step(loss, leaves)
-    _wait(leaves[0].device)
+    torch.cuda.synchronize()
     return (time.perf_counter() - began) / repeats
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_bytes(loss: Callable[[], Tensor], leaves: list[Tensor]) -> int:
@@ -104,7 +111,7 @@ def measure(size: int, classes: int, device: torch.device, rounds: int) -> list[
         if term in SKIPPED or (term == "online_smoothing" and targets is None):
             continue
         keywords = SETTINGS.get(name, {}) | ({"part": targets} if term == "online_smoothing" else {})
-        ours = student._replace(scale=0.0) if term == "a_softmax" else student
+        ours = student._replace(scale=SCALES.get(term))
         functions[name] = lambda term=term, ours=ours, keywords=keywords: TERMS[term](ours, labels, teacher, **keywords)
     once = seconds(functions["torch"], leaves, 3)
     repeats = max(3, min(200, int(0.05 / once)))
@@ -132,6 +139,9 @@ def measure(size: int, classes: int, device: torch.device, rounds: int) -> list[
 
 def main() -> None:
     """Measure every shape, print a table a shape, and write JSON if asked to."""
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        kept = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | kept)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json")

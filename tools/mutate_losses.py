@@ -1,12 +1,14 @@
 """Does the suite see a fault in a loss? Every small fault of one token is put in, one at a time, and must be caught.
 
-    python tools/mutate_losses.py [FILE.py[:FUNCTION]…]
+    python tools/mutate_losses.py [--each N] [FILE.py[:FUNCTION]…]
 
 Faults: a sign, a factor, an axis, a power, a reduction, a comparison, a constant. Each mutant of a file of
-`distill/losses` runs against the loss tests in a process of its own. Printed are the mutants of each function,
+`distill/losses` runs against the loss tests in a process of its own; with --each, N faults spread over every
+function are put in, not all. Printed are the mutants of each function,
 caught and in all, and every one that survives: a hole in the tests, or a change that means nothing.
 """
 
+import argparse
 import ast
 import io
 import os
@@ -73,11 +75,24 @@ def survives(file: str, function: str, source: str) -> bool:
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
         words = ["-x", "-q", "-p", "no:cacheprovider", *TESTS]
-        own = pytest.main([*words, "-k", function]) if function in (ROOT / "tests/terms.py").read_text() else 5
+        terms = (ROOT / "tests/terms.py").read_text()
+        own = pytest.main([*words, "-k", function]) if f'"{function}": (' in terms else 5
         return own != 1 and pytest.main(words) == 0  # first the tests that name the function: most end here
 
 
-def main(chosen: list[str]) -> int:
+def spread(found: list[tuple], each: int | None) -> list[tuple]:
+    """At most `each` mutants of every function, evenly over it."""
+    by_function: dict[str, list[tuple]] = {}
+    for mutant in found:
+        by_function.setdefault(mutant[0], []).append(mutant)
+    picked = []
+    for own in by_function.values():
+        count = min(each or len(own), len(own))
+        picked += [own[i * len(own) // count] for i in range(count)]
+    return picked
+
+
+def main(chosen: list[str], each: int | None) -> int:
     """Run the mutants of the chosen files or functions (all by default); returns how many survive."""
     import accelerate  # noqa: F401  (children start with the libraries in memory)
     import timm.data
@@ -88,7 +103,8 @@ def main(chosen: list[str]) -> int:
     torch.set_num_threads(1)
     work = [("labels.py", "no fault", 0, "", (ROOT / "distill" / "losses" / "labels.py").read_text())]
     for file in FILES:
-        for function, line, change, source in mutants((ROOT / "distill" / "losses" / file).read_text()):
+        text = (ROOT / "distill" / "losses" / file).read_text()
+        for function, line, change, source in spread(list(mutants(text)), each):
             if not chosen or file in chosen or f"{file}:{function}" in chosen:
                 work.append((file, function, line, change, source))
     count: dict[str, list[int]] = {}
@@ -128,4 +144,8 @@ def main(chosen: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1:]), 1))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--each", type=int)
+    parser.add_argument("chosen", nargs="*")
+    arguments = parser.parse_args()
+    sys.exit(min(main(arguments.chosen, arguments.each), 1))

@@ -73,10 +73,10 @@ def split_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     log(1 - p_y) comes from the other classes, so it is exact where p_y rounds to 1. K must be 2 or more.
     """
-    own, masked = of_class(logits, classes), without_class(logits, classes)
-    others = F.log_softmax(masked, 1)  # one pass, where logsumexp takes three
+    others = F.log_softmax(without_class(logits, classes), 1)  # one pass, where logsumexp takes three
     another = (classes + 1) % logits.shape[1]
-    rest = of_class(masked, another) - of_class(others, another)  # their logsumexp
+    own, other = logits.gather(1, torch.stack([classes, another], 1)).unbind(1)
+    rest = other - of_class(others, another)  # the other classes' logsumexp
     total = torch.logaddexp(own, rest)
     return own - total, rest - total, others
 

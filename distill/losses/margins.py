@@ -123,7 +123,7 @@ def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
     if student.features is None or student.templates is None:
         raise ValueError("this term needs Outputs with features and templates")
     features, templates = precise(student.features), precise(student.templates)
-    theirs = F.embedding(classes, templates)
+    theirs = F.embedding(classes, templates)  # whose gradient is faster than an index's
     radius = features.norm(dim=1) * theirs.norm(dim=1)
     cos = ((features * theirs).sum(1) / radius.clamp(min=1e-12)).clamp(-1, 1)
     own = of_class(logits, classes) + _grown(share, ramp, progress) * radius * (_psi(cos, margin) - cos)
