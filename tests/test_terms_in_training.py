@@ -242,6 +242,30 @@ def test_advice_is_given_where_smoothing_meets_smoothing(recipe, workplace, tmp_
     assert advise(workplace(recipe, "students.both.teacher=hard", "students.both.loss={kd: {}}").recipe, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("loss", "scale", "classes", "told"),
+    [
+        ("{arcface: {margin: 0.5, smoothing: 0.1}}", 4.4, 10, True),  # 4.4 (cos 0.5 + 1/9) = 4.35 < log 91 = 4.51
+        ("{arcface: {margin: 0.5, smoothing: 0.1}}", 4.6, 10, False),
+        ("{sm_softmax: {margin: 2, smoothing: 0.1}}", 5.0, 10, True),  # 5 · 10/9 - 2 = 3.6
+        ("{cross_entropy: {over: others, smoothing: 0.1}}", 1.2, 2, False),  # 2.4 > log 9 = 2.197
+        ("{cross_entropy: {smoothing: 0.1}}", 1.2, 2, True),  # 2.4 < log 19 = 2.94
+    ],
+)
+def test_a_gap_out_of_reach_is_told_by_the_margin_and_the_form(recipe, workplace, loss, scale, classes, told):
+    place = workplace(recipe, f"students.margin.loss={loss}", f"students.margin.model.scale={scale}")
+    assert any("wants a logit gap" in note for note in advise(place.recipe, classes)) == told
+
+
+def test_every_smoothed_teacher_and_every_hot_temperature_is_seen(recipe, workplace):
+    soft = "teachers.soft.loss={poly1: {smoothing: 0.1}}"
+    for hot in ("{kd: {temperature: 4}}", "{kd: {temperature: 1, final_temperature: 8}}"):
+        place = workplace(recipe, soft, f"students.both.loss={hot}")
+        assert any("both" in note and "smoothed teacher" in note for note in advise(place.recipe, 10))
+    cold = workplace(recipe, soft, "students.both.loss={kd: {temperature: 1}}")
+    assert advise(cold.recipe, 10) == []
+
+
 def test_a_background_class_is_a_class_without_examples(recipe, workplace):
     place, plain = workplace(recipe, "data.background=true"), workplace(recipe)
     assert place.splits.class_names == ["background", *plain.splits.class_names]
