@@ -273,6 +273,27 @@ def test_a_prior_and_its_uniform_case():
         student.logits, soft, reduction="none"))  # fmt: skip
 
 
+@pytest.mark.parametrize("settings", [{}, {"over": "others"}, {"prior": [0.4, 0.3, 0.2, 0.1]}])
+@pytest.mark.parametrize("soft", [False, True])
+def test_without_its_entropy_the_loss_is_a_divergence_that_ends_at_0(settings, soft):
+    labels = torch.tensor([0, 2, 3])
+    target = F.one_hot(labels, 4).double()
+    target = 0.7 * target + 0.3 * target.roll(1, 1) if soft else target
+    q = smoothed_targets(target, 4, 0.3, **settings)
+    given_ = target if soft else labels
+    at_q = cross_entropy(Outputs(q.log()), given_, smoothing=0.3, subtract_entropy=True, **settings)
+    assert_close(at_q, torch.zeros(3).double())
+    uniform = cross_entropy(
+        Outputs(torch.zeros(3, 4).double()), given_, smoothing=0.3, subtract_entropy=True, **settings
+    )
+    assert_close(uniform, (q * (q * 4).log()).sum(1))  # KL(q ‖ 1/4)
+
+
+def test_zipf_of_two_classes_has_nothing_to_say():
+    student, labels, _ = case(0, 5, 2)
+    assert_close(zipf(student, labels), torch.zeros(5).double())
+
+
 def test_gradients_are_what_the_literature_says():
     student, labels, teacher = case()
     p, q = student.logits.softmax(1), smoothed_targets(labels, 10, 0.1).double()
