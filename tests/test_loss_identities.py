@@ -520,6 +520,13 @@ def test_a_cosine_head_is_not_for_l_softmax():
         batch.call("l_softmax")
 
 
+def test_l_softmax_needs_features_and_templates_both():
+    batch = make("l_softmax", 3, 4, 0)
+    for missing in ("features", "templates"):
+        with pytest.raises(ValueError, match="features and templates"):
+            TERMS["l_softmax"](batch.student._replace(**{missing: None}), batch.labels)
+
+
 def test_evaluation_before_training_leaves_nothing_behind():
     student, labels, _ = case(3, 4, 7)
     settings = {
