@@ -175,6 +175,8 @@ def test_attention_transfer_is_the_published_code():
 
     expected = sum((at(a) - at(b)).pow(2).mean() for a, b in zip(batch.student.maps, batch.teacher.maps, strict=True))
     assert_close(attention_transfer(batch.student, batch.labels, batch.teacher).mean(), expected)
+    more = batch.teacher._replace(maps=[torch.randn(4, 1, 9, 9).double(), *batch.teacher.maps])
+    assert_close(attention_transfer(batch.student, batch.labels, more).mean(), expected)  # stages pair from the last
     larger = batch.teacher._replace(maps=[F.interpolate(m, scale_factor=2) for m in batch.teacher.maps])
     assert_close(attention_transfer(batch.student, batch.labels, larger).mean(), expected)  # pooled back
 
@@ -404,6 +406,24 @@ def test_standardised_kd_knows_no_scale_and_no_shift(seed, factor, shift):
     moved = Outputs(factor * student.logits + shift)
     assert_close(kd(moved, labels, teacher, **settings), plain, atol=1e-7, rtol=1e-6)
     assert kd(Outputs(factor * teacher.logits + shift), labels, teacher, **settings).abs().max() < 1e-7
+
+
+def test_standardised_logits_of_two_classes_are_a_sign():
+    """±√½, whatever the logits were: no information but which is larger."""
+    student, labels, teacher = case(0, 6, 2)
+    signs = [Outputs((o.logits - o.logits.mean(1, keepdim=True)).sign() * 0.5**0.5) for o in (student, teacher)]
+    expected = kd(signs[0], labels, signs[1], temperature=2.0)
+    assert_close(kd(student, labels, teacher, temperature=2.0, standardise=True), expected)
+
+
+def test_autocast_takes_no_digits_from_relations_and_hints():
+    batch = make("rkd", 6, 4, 0, dtype=torch.float32)
+    exact = rkd(batch.student, batch.labels, batch.teacher)
+    hinted = make("hint", 6, 4, 0, dtype=torch.float32)
+    plain = hinted.call("hint")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rkd(batch.student, batch.labels, batch.teacher), exact)
+        assert torch.equal(hinted.call("hint"), plain)
 
 
 def test_agreement_costs_nothing():
