@@ -466,6 +466,19 @@ def test_the_gradient_of_a_penalty_is_the_weight():
     assert_close(weights[0].grad, weights[0].detach())
 
 
+def test_a_penalty_has_the_shape_of_the_labels():
+    weights = [torch.ones(2, 3)]
+    for name in ("l1_penalty", "l2_penalty"):
+        term, value = TERMS[name], 6.0 if name == "l1_penalty" else 3.0
+        for logits, labels, shape in (
+            ((4, 5), torch.zeros(4).long(), (4,)),
+            ((4, 5), torch.full((4, 5), 0.2), (4,)),
+            ((4, 5, 7), torch.zeros(4, 7).long(), (4, 7)),
+            ((4, 5, 7), torch.full((4, 5, 7), 0.2), (4, 7)),
+        ):
+            assert_close(term(Outputs(torch.zeros(logits), weights=weights), labels), torch.full(shape, value))
+
+
 # --------------------------------------------------------------------------------------------------- misuse
 
 BAD = [
