@@ -1,7 +1,7 @@
 """Which arms of a study answer a question, and what they answer, seed by seed."""
 
-import itertools
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,11 +64,12 @@ def _amount(recipe: Recipe, key: str, value: Any) -> float:
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
+    rest = {arm.name: _but_loss(arm) for arm in arms}
     alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
     for arm in arms:
         if arm.teachers and all(name == "cross_entropy" or needs_teacher(TERMS[name]) for name in arm.loss):
             own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
-            base = next((a for a in alone if _but_loss(a) == _but_loss(arm)
+            base = next((a for a in alone if rest[a.name] == rest[arm.name]
                          and a.loss["cross_entropy"].get("smoothing", 0.0) == own), None)
             if base:
                 yield DISTILLED, base, arm
@@ -76,14 +77,16 @@ def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
 
 def _losses(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
     """Students with other losses, against the one with plain cross-entropy, or of the same teacher with kd."""
+    bases: dict[tuple[Any, str], Arm] = {}
     for arm in arms:
-        for base in arms:
-            plain = base.loss == {"cross_entropy": {}} if not arm.teachers else \
-                "kd" in base.loss and set(base.loss) <= {"kd", "cross_entropy"}
-            if plain and base.teachers == arm.teachers and _but_loss(base) == _but_loss(arm):
-                if set(base.loss) != set(arm.loss) or (not arm.teachers and base is not arm):
-                    yield ANOTHER_KD if arm.teachers else ANOTHER_LOSS, base, arm
-                break
+        plain = "kd" in arm.loss and set(arm.loss) <= {"kd", "cross_entropy"} if arm.teachers else \
+            arm.loss == {"cross_entropy": {}}
+        if plain:
+            bases.setdefault((arm.teachers, _but_loss(arm)), arm)
+    for arm in arms:
+        base = bases.get((arm.teachers, _but_loss(arm)))
+        if base and (set(base.loss) != set(arm.loss) or (not arm.teachers and base is not arm)):
+            yield ANOTHER_KD if arm.teachers else ANOTHER_LOSS, base, arm
 
 
 def _but_loss(arm: Arm) -> str:
@@ -141,24 +144,22 @@ def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, A
 def rank_students(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The students by mean test accuracy, best first, each with the paired difference to the best.
 
-    The best is picked by these same numbers, so it is as if all pairs had been tested: `p_holm` is adjusted over
-    all S (S - 1) / 2 of them, and `difference_ci` holds for all of them at once (Bonferroni, 95% in all). Both
-    are None for the best, with one seed, and where there is no spread.
+    The best is picked by these same numbers, so it is as if all S (S - 1) / 2 pairs had been tested:
+    `p_adjusted` and `difference_ci` hold for all of them at once (Bonferroni, 95% in all). Both are None for the
+    best, with one seed, and where there is no spread.
     """
     names = list(dict.fromkeys(run["arm"] for run in runs if run["role"] == "student"))
     top1 = {(run["arm"], run["seed"]): run["metrics"]["test"]["top1"] for run in runs}
     values = {name: [top1[name, seed] for seed in recipe.seeds] for name in names}
     names.sort(key=lambda name: -sum(values[name]))
-    pairs = list(itertools.combinations(names, 2))
-    tests = {pair: compare(*(values[name] for name in pair), level=1 - 0.05 / len(pairs)) for pair in pairs}
-    adjusted = dict(zip(pairs, holm([test.p_value for test in tests.values()]), strict=True))
+    pairs = max(1, math.comb(len(names), 2))
     rows = []
     for rank, name in enumerate(names, 1):
         mean, sd, interval = mean_interval(values[name])
-        test, p = (tests[names[0], name], adjusted[names[0], name]) if rank > 1 else (None, None)
+        test = compare(values[names[0]], values[name], level=1 - 0.05 / pairs)
         rows.append({"rank": rank, "arm": name, "mean": mean, "sd": sd, "ci95": interval,
-                     "difference": test.difference if test else 0.0, "difference_ci": test.ci95 if test else None,
-                     "p_holm": p})
+                     "difference": test.difference, "difference_ci": test.ci95,
+                     "p_adjusted": None if test.p_value is None else min(1.0, pairs * test.p_value)})
     return rows
 
 

@@ -58,7 +58,8 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         with accelerator.main_process_first():  # one process downloads
             splits = load_splits(recipe.data)
         place = Workplace(recipe, splits, Store(Path(out)), accelerator, progress)
-        for note in _notes(place):
+        notes = _notes(place)
+        for note in notes:
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
         missing = missing_of(place, runs)
@@ -71,8 +72,9 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         results: dict[str, Any] = {}
         if accelerator.is_main_process:
             results = collect(place, runs)
-            for note in results["notes"][len(_notes(place)):]:
-                progress.say(note)
+            for note in results["notes"]:
+                if note not in notes:
+                    progress.say(note)
             study = place.store.root / recipe.name
             if not _is_written(study, recipe, results):
                 write_study(study, recipe, results)

@@ -25,7 +25,7 @@ from distill.data.sources import Splits
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.evaluation import accuracy, predict
-from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
+from distill.losses import PARTS, Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
 from distill.models.build import normalisation
 from distill.models.heads import last_linear
 from distill.models.inside import decayed, observe, templates
@@ -122,6 +122,8 @@ def parts_of(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tu
     Raises:
         UserError: if the networks have not what a term needs.
     """
+    if not PARTS.keys() & run.arm.loss.keys():
+        return nn.ModuleDict()
     view = torch.zeros(1, *shape, device=next(model.parameters()).device)
     needs, was_training = needs_of(run.arm.loss), model.training
     with observe(model.eval(), needs) as seen:
@@ -228,9 +230,10 @@ def _step(members: list[Member], teachers: dict[str, Teacher], batch: Batch, ste
         inputs: dict[Any, Tensor] = {}
         answers: dict[str | tuple[str, ...], Outputs] = {}
         for member in members:
-            for teacher in set(member.teachers) - answers.keys():
-                with accelerator.autocast():
-                    answers[teacher] = teachers[teacher](_input(teachers[teacher].model, views, inputs))
+            for teacher in member.teachers:
+                if teacher not in answers:
+                    with accelerator.autocast():
+                        answers[teacher] = teachers[teacher](_input(teachers[teacher].model, views, inputs))
             if member.teachers and member.teachers not in answers:
                 answers[member.teachers] = ensemble([answers[teacher] for teacher in member.teachers])
             torch.manual_seed(key("dropout", member.run.seed, step, number, rank))  # each run's own dropout

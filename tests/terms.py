@@ -198,3 +198,17 @@ def settings_of(name: str, classes: int) -> st.SearchStrategy:
     """A strategy for the settings of a term on K classes."""
     drawn = CASES[name][0]
     return drawn(classes) if callable(drawn) else st.fixed_dictionaries(drawn)
+
+
+# --------------------------------------------------------------------------------------------- short forms
+
+
+def case(seed=0, size=16, classes=10, name="kd"):
+    batch = make(name, size, classes, seed)
+    return batch.student, batch.labels, batch.teacher
+
+
+def gradient(term, student, labels, teacher=None, **settings):
+    logits = student.logits.clone().requires_grad_()
+    term(student._replace(logits=logits), labels, teacher, **settings).sum().backward()
+    return logits.grad

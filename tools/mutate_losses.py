@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FILES = ("common.py", "labels.py", "online.py", "margins.py", "distillation.py", "features.py", "penalties.py")
-TESTS = ("tests/test_losses.py", "tests/test_loss_identities.py")
+TESTS = tuple(f"tests/test_{part}.py" for part in ("losses", "loss_identities", "loss_libraries", "criterion"))
 FAULTS = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "%": "+", "<": ">", ">": "<", "<=": ">=", ">=": "<=",
           "==": "!=", "!=": "==", "~": "", "&": "|", "@": "*", "sum": "mean", "mean": "sum", "max": "min", "min": "max",
           "square": "abs", "sqrt": "square", "True": "False", "False": "True", "exp": "neg", "floor": "ceil",

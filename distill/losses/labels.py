@@ -166,14 +166,14 @@ def cross_entropy(
     return counted(loss, labels)
 
 
-def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor) -> Tensor:
+def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor) -> Tensor | float:
     """H(q): one number for hard labels, but for a prior one for each class, and for soft labels one an example."""
     if labels.is_floating_point():
         q = smoothed_targets(labels.movedim(1, -1), classes, mass, prior=prior)
         return torch.special.entr(q).sum(-1)
     if prior is None:
         own, other = 1 - mass + mass / classes, mass / classes
-        return like.new_tensor(-sum(n * q * math.log(q) for n, q in ((1, own), (classes - 1, other)) if q > 0))
+        return -sum(n * q * math.log(q) for n, q in ((1, own), (classes - 1, other)) if q > 0)
     u = mass * _distribution(prior, classes, like)
     by_class = torch.special.entr(u).sum() - torch.special.entr(u) + torch.special.entr(1 - mass + u)
     return by_class[labels.clamp(min=0)]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.losses.common import Outputs, of_class, rows
+from distill.losses.common import IGNORED, Outputs, of_class, rows
 
 
 class OnlineTargets(nn.Module):
@@ -29,7 +29,7 @@ class OnlineTargets(nn.Module):
     @torch.no_grad()
     def observe(self, log_p: Tensor, classes: Tensor, counted: Tensor) -> None:
         """Add the right answers among ``[N, K]`` log-probabilities whose classes are ``[N]``."""
-        right = (of_class(log_p, classes) == log_p.amax(1)) & (counted != 0)
+        right = (of_class(log_p, classes) == log_p.amax(1)) & counted
         row = torch.where(right, classes, len(self.targets))
         self.sums.index_add_(0, row, log_p.exp().to(self.sums.dtype))
         self.counts.index_add_(0, row, torch.ones_like(row, dtype=self.counts.dtype))
@@ -64,5 +64,5 @@ def online_smoothing(student: Outputs, labels: Tensor, teacher: Outputs | None =
     logits, classes, finish = rows(student.logits, labels)
     log_p = F.log_softmax(logits, 1)
     if part.training:
-        part.observe(log_p, classes, finish(torch.ones_like(log_p[:, 0])).reshape(-1))
+        part.observe(log_p, classes, (labels != IGNORED).reshape(-1))
     return finish(-(F.embedding(classes, part.targets.to(log_p.dtype)) * log_p).sum(1))

@@ -46,9 +46,16 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType({  # fields of Outputs be
     "l1_penalty": frozenset({"weights"}), "l2_penalty": frozenset({"weights"}),
 })
 
+
+def _projector(student: Outputs, teacher: Outputs | None) -> nn.Module:
+    if student.features is None or teacher is None or teacher.features is None:
+        raise ValueError("hint needs features, of the student and of one teacher")
+    return nn.Linear(student.features.shape[1], teacher.features.shape[1])
+
+
 PARTS: Mapping[str, Callable[[Outputs, Outputs | None], nn.Module]] = MappingProxyType({
     "online_smoothing": lambda student, teacher: OnlineTargets(student.logits.shape[1]),
-    "hint": lambda student, teacher: nn.Linear(student.features.shape[1], teacher.features.shape[1]),
+    "hint": _projector,
 })
 
 _SUPPLIED = {name: SUPPLIED & set(inspect.signature(term).parameters) for name, term in TERMS.items()}
@@ -76,8 +83,6 @@ def make_parts(loss: Mapping[str, Any], student: Outputs, teacher: Outputs | Non
     """
     parts = nn.ModuleDict()
     for name in sorted(PARTS.keys() & loss.keys()):
-        if name == "hint" and (student.features is None or teacher is None or teacher.features is None):
-            raise ValueError("hint needs features, of the student and of one teacher")
         with torch.random.fork_rng(devices=[]):
             digest = hashlib.blake2b(f"part {name} {seed}".encode(), digest_size=4).digest()
             torch.manual_seed(int.from_bytes(digest, "little"))  # not the seed itself, which the network starts from
