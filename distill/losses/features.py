@@ -57,9 +57,8 @@ def attention_transfer(student: Outputs, labels: Tensor, teacher: Outputs) -> Te
     """
     if not student.maps or not teacher.maps:
         raise ValueError("attention transfer needs feature maps, of the student and of one teacher")
-    pairs = list(zip(reversed(student.maps), reversed(teacher.maps), strict=False))
     losses = []
-    for ours, theirs in pairs:
+    for ours, theirs in zip(reversed(student.maps), reversed(teacher.maps), strict=False):
         size = [min(a, b) for a, b in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
         losses.append((_attention(ours, size) - _attention(theirs.detach(), size)).square().mean(1))
     return torch.stack(losses).sum(0)

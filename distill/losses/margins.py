@@ -124,9 +124,8 @@ def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
         raise ValueError("this term needs Outputs with features and templates")
     features, templates = precise(student.features), precise(student.templates)
     theirs = F.embedding(classes, templates)  # whose gradient is faster than an index's
-    radius = features.norm(dim=1) * theirs.norm(dim=1)
-    cos = ((features * theirs).sum(1) / radius.clamp(min=1e-12)).clamp(-1, 1)
-    own = of_class(logits, classes) + _grown(share, ramp, progress) * radius * (_psi(cos, margin) - cos)
+    radius, dot = features.norm(dim=1) * theirs.norm(dim=1), (features * theirs).sum(1)
+    own = of_class(logits, classes) + _grown(share, ramp, progress) * _widening(dot, radius, margin)
     return finish(_with_own(logits, classes, own, smoothing))
 
 
@@ -158,9 +157,8 @@ def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
     if student.features is None or student.scale != 0:
         raise ValueError("this term needs features, and logits that are their length · cosine: in a recipe, model: "
                          "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)")
-    radius = precise(student.features).norm(dim=1)
-    cos = (of_class(logits, classes) / radius.clamp(min=1e-12)).clamp(-1, 1)
-    own = of_class(logits, classes) + _grown(share, ramp, progress) * radius * (_psi(cos, margin) - cos)
+    radius, own = precise(student.features).norm(dim=1), of_class(logits, classes)
+    own = own + _grown(share, ramp, progress) * _widening(own, radius, margin)
     return finish(_with_own(logits, classes, own, smoothing))
 
 
@@ -171,15 +169,16 @@ def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) ->
     return F.cross_entropy(logits, classes, label_smoothing=mass, reduction="none")
 
 
-def _psi(cos: Tensor, margin: int) -> Tensor:
-    """ψ(θ), which falls from 1 at θ = 0 to 1 - 2m at π, for ``cos θ`` in [-1, 1]."""
+def _widening(dot: Tensor, radius: Tensor, margin: int) -> Tensor:
+    """``r (ψ(θ) - cos θ)`` where a logit is ``r cos θ``; ψ falls from 1 at θ = 0 to 1 - 2m at π."""
     if margin < 1 or margin != int(margin):
         raise ValueError(f"margin must be a whole number from 1, got {margin:g}")
+    cos = (dot / radius.clamp(min=1e-12)).clamp(-1, 1)
     before, turned = torch.ones_like(cos), cos
     for _ in range(int(margin) - 1):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
         before, turned = turned, 2 * cos * turned - before
     k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
-    return (1 - 2 * (k % 2)) * turned - 2 * k
+    return radius * ((1 - 2 * (k % 2)) * turned - 2 * k - cos)
 
 
 def _grown(share: float, ramp: float, progress: float) -> float:

@@ -69,9 +69,8 @@ def observe(model: nn.Module, needs: Collection[str]) -> Iterator[dict[str, Any]
     seen: dict[str, Any] = {}
     handles = []
     if "features" in needs:
-        head = last_layer(model)
-
-        handles.append(head.register_forward_pre_hook(lambda _, inputs: seen.update(features=_flat(inputs))))
+        hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: seen.update(features=_flat(inputs)))
+        handles.append(hook)
     if "maps" in needs:
         last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         seen["maps"] = []
