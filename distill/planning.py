@@ -1,10 +1,14 @@
 """What is to be trained, whether it can be, side by side with what, and at what cost; nothing is trained here."""
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,11 +17,12 @@ from distill.advice import advise
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
 from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
+from distill.models.build import parameter_count
 from distill.models.inside import observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
 from distill.runs import Run, Store, plan_runs
-from distill.teachers import Teacher
+from distill.teachers import Teacher, stored_epochs
 from distill.training import make_optimizer
 from distill.workplace import Workplace, make_accelerator, precision_of
 
@@ -31,12 +36,17 @@ def missing_of(place: Workplace, runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.id in missing[0] and unique.pop(run.id, None)]
 
 
-def preflight(place: Workplace, runs: list[Run]) -> None:
+def preflight(place: Workplace, runs: list[Run]) -> dict[str, int]:
     """Build every arm once, and evaluate network and loss on two images: a mistake ends the study at once.
+
+    Returns:
+        bytes that a run of each arm holds while it trains: weights, gradients, two states of an optimizer, and the
+        average of the weights.
 
     Raises:
         UserError: naming the arm.
     """
+    sizes: dict[str, int] = {}
     answers: dict[Any, Outputs] = {}  # of the teachers, to one or two blank images
 
     def answer(name: str, needs: frozenset[str], views: Tensor) -> Outputs:
@@ -50,6 +60,7 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
             model = place.build(arm, 0).train(not arm.given)
         except UserError as error:
             raise UserError(f"{arm.name}: {error}") from None
+        sizes[arm.name] = 4 * parameter_count(model) * (5 if arm.train.ema else 4)
         shape = place.view_shape(arm)
         size = min(arm.train.batch_size, len(place.splits.train)) // place.accelerator.num_processes
         part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
@@ -77,6 +88,10 @@ def preflight(place: Workplace, runs: list[Run]) -> None:
         except UserError as error:
             raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
         _try_loss(arm, with_shares(arm.loss, place.splits.shares), student, teacher)
+        if arm.train.compile and {"features", "maps"} & needs_of(arm.loss):
+            raise UserError(f"{arm.name}: train.compile does not go with a loss that looks inside the network "
+                            f"({', '.join(arm.loss)})")
+    return sizes
 
 
 def _try_loss(arm: Arm, loss: dict[str, dict[str, Any]], student: Outputs, teacher: Outputs | None) -> None:
@@ -99,19 +114,55 @@ def _try_loss(arm: Arm, loss: dict[str, dict[str, Any]], student: Outputs, teach
                         "cross_entropy or kd")
 
 
+def needs_of_teachers(run: Run) -> frozenset[str]:
+    """What a run's loss looks at in its teacher beside logits; an ensemble has nothing else."""
+    return needs_of(run.arm.loss, of_teacher=True) if len(run.teachers) == 1 else frozenset()
+
+
 def steps_of(splits: Splits, arm: Arm) -> int:
     """Updates in an epoch."""
     return max(1, len(splits.train) // arm.train.batch_size)
 
 
-def cohorts_of(runs: list[Run]) -> list[list[Run]]:
-    """Runs that train side by side: equal in seed, views, batches and epochs."""
+def cohorts_of(runs: list[Run], sizes: Mapping[str, int] | None = None, memory: int = 0) -> list[list[Run]]:
+    """Runs that train side by side: equal in seed, views, batches and epochs, and small enough together.
+
+    Args:
+        runs: that do not depend on each other.
+        sizes: bytes that an arm's run holds while it trains, by the arm's name.
+        memory: what the runs of a cohort may hold together; where `sizes` are given.
+    """
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         train = run.arm.train
-        same = (run.seed, run.arm.augment, train.batch_size, train.accumulate, train.epochs)
+        same = (run.seed, run.arm.augment, train.batch_size, train.accumulate, train.epochs, train.channels_last,
+                train.compile)
         groups.setdefault(same, []).append(run)
-    return list(groups.values())
+    if sizes is None:
+        return list(groups.values())
+    cohorts = []
+    for group in groups.values():
+        full = 0
+        cohorts.append([])
+        for run in group:
+            full += sizes[run.arm.name]
+            if full > memory and cohorts[-1]:
+                cohorts.append([])
+                full = sizes[run.arm.name]
+            cohorts[-1].append(run)
+    return cohorts
+
+
+def memory_for_runs(accelerator: Accelerator) -> int:
+    """Bytes that the runs of a cohort may hold on one process: half of what is free; the rest is for what they do.
+
+    The main process says it, so that all agree.
+    """
+    if accelerator.device.type == "cuda":
+        free = torch.cuda.mem_get_info(accelerator.device)[0]
+    else:
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return broadcast_object_list([free // 2])[0] if accelerator.num_processes > 1 else free // 2
 
 
 def share_out(cohorts: list[list[Run]], processes: int, spread: str) -> tuple[list[list[Run]], bool]:
@@ -132,6 +183,57 @@ def share_out(cohorts: list[list[Run]], processes: int, spread: str) -> tuple[li
     return sorted(cohorts, key=len, reverse=True), False
 
 
+# ------------------------------------------------------------------------------------------- the logit store
+
+
+class Kept(NamedTuple):
+    """A teacher's answers to a cohort's views, in the logit store."""
+
+    teacher: Run
+    path: Path
+    epochs: int  # that the cohort needs
+    stored: int
+    size: int  # bytes that are still to be written, about
+
+
+def answers_identity(place: Workplace, run: Run, teacher: str) -> dict[str, Any]:
+    """All that a teacher's answers to a run's views depend on, to the last bit: its id, the stream of views, and how
+    they go through the network."""
+    train = run.arm.train
+    return {"teacher": teacher, "seed": run.seed, "augment": run.arm.augment.model_dump(exclude_defaults=True),
+            "batch_size": train.batch_size, "accumulate": train.accumulate, "channels_last": train.channels_last,
+            "compile": train.compile, "precision": place.accelerator.mixed_precision, "store": place.recipe.data.store}
+
+
+def kept_answers(place: Workplace, cohorts: list[list[Run]]) -> list[Kept]:
+    """What cohorts find in the logit store, and what they leave there."""
+    kept: dict[Path, Kept] = {}
+    classes, data = len(place.splits.class_names), place.recipe.data
+    bytes_each = 4 if data.store == "exact" and place.accelerator.mixed_precision == "no" else 2
+    values = min(2 * data.store, classes) if isinstance(data.store, int) else classes
+    for cohort in cohorts:
+        arm = cohort[0].arm
+        live = {t.id for run in cohort for t in run.teachers if needs_of_teachers(run)}
+        for teacher in {t.id: t for run in cohort for t in run.teachers if t.id not in live}.values():
+            path = place.store.answers(answers_identity(place, cohort[0], teacher.id))
+            epochs, stored = arm.train.epochs, stored_epochs(path)
+            size = len(place.splits.train) * values * bytes_each * max(0, epochs - stored)
+            kept[path] = Kept(teacher, path, epochs, min(stored, epochs), size)
+    return list(kept.values())
+
+
+def told(answers: list[Kept]) -> list[str]:
+    """For a person: which teachers need not answer again, and what is about to be written."""
+    known, new = [k for k in answers if k.stored == k.epochs], sum(k.size for k in answers)
+    lines = []
+    if known:
+        lines.append(f"answers of {len(known)} of {len(answers)} teachers are stored, which saves their passes")
+    if new:
+        lines.append(f"answers of {len(answers) - len(known)} teachers will be kept for later studies, about "
+                     f"{new / 1e6:,.3g} MB in {answers[0].path.parent} (data.store_limit=0 keeps none)")
+    return lines
+
+
 # ------------------------------------------------------------------------------------------------ the dry run
 
 
@@ -139,16 +241,17 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     """The plan without training: which runs are stored, the cohorts of the others, and their cost.
 
     Returns:
-        ``notes``, ``runs`` (each with `id`, `name`, `stored`), ``cohorts`` (each with `runs`, `epochs`, `seconds`) and
-        ``seconds`` in all: on this machine, a student's step taken as three of its passes and a teacher's
-        pass once a cohort, from passes timed now.
+        ``notes``, ``runs`` (each with `id`, `name`, `stored`), ``cohorts`` (each with `runs`, `epochs`, `seconds`;
+        `answers` of its teachers: the epochs `stored` and the `bytes` to be written; the seconds that these have
+        `saved`) and ``seconds`` in all: on this machine, a student's step taken as three of its passes and a
+        teacher's pass once a cohort, from passes timed now.
     """
     with Progress(speaking=False) as progress:
         accelerator = make_accelerator(precision_of(recipe))
         place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), accelerator, progress)
     runs = plan_runs(recipe, place.splits.identity, accelerator.mixed_precision)
     missing = missing_of(place, runs)
-    preflight(place, missing)
+    sizes, memory = preflight(place, missing), memory_for_runs(accelerator)
     seconds: dict[str, float] = {}
 
     def cost(arm: Arm) -> float:
@@ -159,12 +262,15 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     cohorts = []
     for depth in sorted({run.depth for run in missing}):
         trained = [run for run in missing if run.depth == depth and not run.arm.given]
-        for cohort in cohorts_of(trained):
-            arms = {teacher.arm.name: teacher.arm for run in cohort for teacher in run.teachers}
-            per_image = sum(map(cost, arms.values())) + 3 * sum(cost(run.arm) for run in cohort)
-            epochs = cohort[0].arm.train.epochs
+        for cohort in cohorts_of(trained, sizes, memory):
+            epochs, images = cohort[0].arm.train.epochs, len(place.splits.train)
+            teachers = {teacher.id: teacher.arm for run in cohort for teacher in run.teachers}
+            kept = kept_answers(place, [cohort])
+            saved = sum(cost(k.teacher.arm) * k.stored for k in kept) * images
+            per_image = sum(map(cost, teachers.values())) + 3 * sum(cost(run.arm) for run in cohort)
             cohorts.append({"runs": [run.title for run in cohort], "epochs": epochs,
-                            "seconds": per_image * epochs * len(place.splits.train)})
+                            "seconds": per_image * epochs * images - saved, "saved": saved, "answers": [
+                                {"teacher": k.teacher.title, "stored": k.stored, "bytes": k.size} for k in kept]})
     return {"notes": advise(recipe, len(place.splits.class_names)),
             "runs": [{"id": run.id, "name": run.title, "stored": place.store.complete(run.id)} for run in runs],
             "cohorts": cohorts, "seconds": sum(cohort["seconds"] for cohort in cohorts)}

@@ -69,6 +69,10 @@ class Data(Strict):
     background: bool = Field(False, description="put a class without examples before the others, as TF-slim's "
                              "1001-class ImageNet networks have it; it takes a share of a smoothed target")
     resident_gb: float = Field(4.0, ge=0, description="splits up to this size live on the device as uint8")
+    store: Literal["exact", "float16"] | Annotated[int, Field(ge=1)] = Field(
+        "exact", description="how teachers' answers to training views are kept for later studies: as they are, "
+        "rounded, or the so many largest logits and the mass of the others; the last two change what students learn")
+    store_limit: float = Field(4.0, ge=0, description="GB that all kept answers may take; 0 keeps none")
     workers: int = Field(2, ge=0, description="processes that decode images")
 
 
@@ -87,6 +91,9 @@ class Train(Strict):
     accumulate: int = Field(1, ge=1, description="parts in which a batch goes through the network")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an average of the weights, which is "
                               "then what is stored and evaluated")
+    channels_last: bool = Field(False, description="images and weights with channels innermost: faster for "
+                                "convolutions in half precision")
+    compile: bool = Field(False, description="torch.compile; half a minute or more for each kind of network, once")
     precision: Literal["no", "bf16", "fp16"] | None = Field(None, description="the launcher's by default")
     weight_norms: bool = Field(False, description="log the norms of every layer's weights, and how far they are from "
                                "the start, each epoch")

@@ -27,7 +27,7 @@ from distill.document import UserError, nearest
 from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
-FORMAT = 1  # raised when the same settings would train to other weights
+FORMAT = 2  # raised when the same settings would train to other weights
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
     for arm in recipe.teachers + recipe.students:
         for seed in recipe.seeds if not arm.given else [None]:
             teachers = tuple(runs.get((name, seed)) or runs[name, None] for name in arm.teachers)
-            settings = _settings(arm, seed, teachers, data_identity, precision)
+            settings = _settings(arm, seed, teachers, data_identity, precision, recipe.data.store)
             text = json.dumps(settings, sort_keys=True)
             run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
             runs[arm.name, seed] = Run(run_id, arm, seed, teachers, settings)
@@ -73,7 +73,7 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
 
 
 def _settings(arm: Arm, seed: int | None, teachers: tuple[Run, ...], data_identity: dict[str, Any],
-              precision: str) -> dict[str, Any]:
+              precision: str, store: str | int) -> dict[str, Any]:
     """Defaults are left out, so that an option that a later version adds does not change old identities."""
     settings = {
         "format": FORMAT, "data": data_identity, "model": arm.model, "model_args": arm.model_args,
@@ -84,6 +84,8 @@ def _settings(arm: Arm, seed: int | None, teachers: tuple[Run, ...], data_identi
         train = arm.train.model_dump(exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"})
         settings |= {"loss": arm.loss, "train": train, "precision": precision, "seed": seed,
                      "teacher": one_or_list([teacher.id for teacher in teachers])}
+        if teachers and store != "exact":
+            settings["store"] = store  # rounds what the student learns from
     return settings
 
 
@@ -135,6 +137,7 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         cfg = model.pretrained_cfg
+        model = model.to(memory_format=torch.contiguous_format)
         try:
             save_for_hf(model, str(aside), safe_serialization=True,
                         data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
@@ -154,6 +157,10 @@ class Store:
         for left in (*final.parent.glob(f"{run.id}.partial.*"), *final.parent.glob(f".{run.id}.*")):
             if not _alive(left.name.rsplit(".", 1)[1]):  # of a process that was killed while it wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def answers(self, identity: dict[str, Any]) -> Path:
+        """Where a teacher's answers to the views of that identity are kept."""
+        return self.root / "logits" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def record(self, run_id: str) -> dict[str, Any]:
         """A run's `run.json`."""

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -19,15 +21,26 @@ from distill.comparisons import compare_arms, rank_students
 from distill.data.sources import load_splits
 from distill.document import UserError
 from distill.evaluation import accuracy, metrics, predict_all
-from distill.losses import TERMS, Outputs, ensemble, needs_of
+from distill.losses import TERMS, Outputs, ensemble
 from distill.models.build import parameter_count
-from distill.planning import cohorts_of, missing_of, preflight, share_out, steps_of
+from distill.planning import (
+    answers_identity,
+    cohorts_of,
+    kept_answers,
+    memory_for_runs,
+    missing_of,
+    needs_of_teachers,
+    preflight,
+    share_out,
+    steps_of,
+    told,
+)
 from distill.progress import Progress
 from distill.recipe import Recipe, term_model
 from distill.report import write_report
 from distill.runs import Run, Store, one_or_list, plan_runs, read_results, versions, write_aside
-from distill.teachers import Teacher, at_chance, check_teacher
-from distill.training import Member, fit, resume, start
+from distill.teachers import Answers, LogitStore, Teacher, at_chance, check_teacher
+from distill.training import Member, fit, layout, resume, start
 from distill.workplace import Workplace, make_accelerator, precision_of
 
 
@@ -50,8 +63,8 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
     Raises:
         UserError: for whatever a person can mend.
     """
-    if recipe.name == "models":
-        raise UserError("a recipe cannot be named models: the runs of all studies lie in the folder of that name")
+    if recipe.name in ("models", "logits"):
+        raise UserError(f"a recipe cannot be named {recipe.name}: what studies share lies in the folder of that name")
     accelerator = accelerator or make_accelerator(precision_of(recipe))
     (Path(out) / "models").mkdir(parents=True, exist_ok=True)  # now, rather than after an hour of training
     with Progress(accelerator.is_main_process) as progress:
@@ -63,10 +76,10 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
         missing = missing_of(place, runs)
-        preflight(place, missing)
+        sizes = preflight(place, missing)
         progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
         for depth in sorted({run.depth for run in runs}):
-            _train_phase(place, [run for run in missing if run.depth == depth])
+            _train_phase(place, [run for run in missing if run.depth == depth], sizes)
             accelerator.wait_for_everyone()
             _check_teachers(place, [run for run in runs if run.depth == depth and run.arm.role == "teacher"])
         results: dict[str, Any] = {}
@@ -87,7 +100,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
 # ---------------------------------------------------------------------------------------------- the training
 
 
-def _train_phase(place: Workplace, runs: list[Run]) -> None:
+def _train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None = None) -> None:
     """Train runs that do not depend on each other."""
     for run in [run for run in runs if run.arm.given]:
         _store_given(place, run)
@@ -95,13 +108,34 @@ def _train_phase(place: Workplace, runs: list[Run]) -> None:
     if not runs:
         return
     process, processes = place.accelerator.process_index, place.accelerator.num_processes
-    cohorts, sharing = share_out(cohorts_of(runs), processes, runs[0].arm.train.spread)
-    for cohort in cohorts if sharing else cohorts[process::processes]:
+    cohorts = cohorts_of(runs, sizes, memory_for_runs(place.accelerator))
+    cohorts, sharing = share_out(cohorts, processes, runs[0].arm.train.spread)
+    for line in told(kept_answers(place, cohorts)):
+        place.progress.say(line)
+    waiting = cohorts if sharing else cohorts[process::processes]
+    while waiting:
+        cohort, *waiting = waiting
+        if not _fits(place, cohort, sharing):
+            half = (len(cohort) + 1) // 2
+            place.progress.say(f"out of memory with {len(cohort)} runs side by side: {half} at a time")
+            waiting = [cohort[:half], cohort[half:], *waiting]
+
+
+def _fits(place: Workplace, cohort: list[Run], sharing: bool) -> bool:
+    """Train a cohort; False if it is too large for the device, and can be split."""
+    try:
         _train_cohort(place, cohort, sharing)
+        return True
+    except torch.OutOfMemoryError:
+        if len(cohort) == 1 or sharing:  # the other processes have not met it
+            raise UserError(f"{cohort[0].title}: out of memory; lower train.batch_size, raise train.accumulate, or set "
+                            "train.precision=bf16") from None
+    torch.cuda.empty_cache()  # not before the exception is gone, which holds all that there was
+    return False
 
 
 def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
-    device = place.accelerator.device
+    device, train = place.accelerator.device, cohort[0].arm.train
     teachers = _teachers_of(place, cohort)
     members: list[Member] = []
     for run in cohort:
@@ -112,10 +146,11 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
-    for epoch in sorted({member.epoch for member in members}):  # a kill between two checkpoints leaves two
-        level = [member for member in members if member.epoch == epoch]
-        with place.progress.task(title, cohort[0].arm.train.epochs, epoch) as log:
-            fit(level, teachers, place.splits, place.store, place.accelerator, sharing, log)
+    with _answers_of(place, cohort, teachers, sharing) as answers:
+        for epoch in sorted({member.epoch for member in members}):  # a kill between two checkpoints leaves two
+            level = [member for member in members if member.epoch == epoch]
+            with place.progress.task(title, train.epochs, epoch) as log:
+                fit(level, answers, place.splits, place.store, place.accelerator, sharing, log)
     for member in members:
         shared = place.accelerator if sharing else None
         predictions = predict_all(member.result, place.splits, member.run.arm.augment, device, shared)
@@ -130,9 +165,33 @@ def _teachers_of(place: Workplace, cohort: list[Run]) -> dict[str, Teacher]:
     needs: dict[str, set[str]] = {}
     for run in cohort:
         for teacher in run.teachers:
-            needs.setdefault(teacher.id, set()).update(needs_of(run.arm.loss, True) if len(run.teachers) == 1 else ())
+            needs.setdefault(teacher.id, set()).update(needs_of_teachers(run))
     known = {teacher.id: teacher for run in cohort for teacher in run.teachers}
-    return {name: Teacher(place.load(known[name]), wanted) for name, wanted in needs.items()}
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(place.accelerator.mixed_precision)
+    train = cohort[0].arm.train
+    return {name: Teacher(place.load(known[name]).to(memory_format=layout(train)), wanted, half, train.compile)
+            for name, wanted in needs.items()}
+
+
+@contextmanager
+def _answers_of(place: Workplace, cohort: list[Run], teachers: dict[str, Teacher],
+                sharing: bool) -> Iterator[dict[str, Answers]]:
+    """What teachers say to the cohort's views, from and to the files in which that is kept."""
+    arm, data, shared = cohort[0].arm, place.recipe.data, place.accelerator if sharing else None
+    size = min(arm.train.batch_size, len(place.splits.train))
+    rows = size * steps_of(place.splits, arm)
+    with ExitStack() as stack:
+        answers = {}
+        for name, teacher in teachers.items():
+            view = torch.zeros(1, *place.view_shape(arm), device=place.accelerator.device)
+            codec, store = teacher.codec(view, data.store), None
+            if not teacher.needs:
+                identity = answers_identity(place, cohort[0], name)
+                store = LogitStore(place.store.answers(identity), identity, rows, codec, place.progress.say)
+                if not sharing or place.accelerator.is_main_process:
+                    stack.enter_context(store.writing(arm.train.epochs, data.store_limit * 1e9))
+            answers[name] = Answers(teacher, codec if data.store != "exact" else None, store, size, shared)
+        yield answers
 
 
 def _store_given(place: Workplace, run: Run) -> None:

@@ -26,7 +26,7 @@ from distill.planning import dry_run, preflight, steps_of
 from distill.recipe import Augment
 from distill.runs import Store
 from distill.study import _train_phase, collect
-from distill.teachers import Teacher
+from distill.teachers import Answers, Teacher
 from distill.training import fit, make_optimizer, resume, save_checkpoint, start
 
 ALL = """\
@@ -77,7 +77,8 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
 
     members = [begin(r, steps_of(place.splits, r.arm)) for r in students]
     with pytest.raises(StopHereError):
-        fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
+        answers = {name: Answers(teacher) for name, teacher in teachers.items()}
+        fit(members, answers, place.splits, place.store, place.accelerator, False, stop_after_two)
     again = begin(students[0], 9)
     resume(again, place.store)
     assert isinstance(again.parts["online_smoothing"], OnlineTargets)

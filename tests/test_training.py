@@ -12,7 +12,7 @@ from distill.models.build import normalisation
 from distill.planning import cohorts_of, share_out, steps_of
 from distill.runs import plan_runs
 from distill.study import _train_cohort, _train_phase
-from distill.teachers import Teacher, check_teacher
+from distill.teachers import Answers, Teacher, check_teacher
 from distill.training import fit, make_optimizer, resume, start
 
 SILENT = lambda *_: None  # noqa: E731
@@ -143,7 +143,8 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
 
     members = [begin(run) for run in cohort]
     with pytest.raises(StopHereError):
-        fit(members, teachers, place.splits, place.store, place.accelerator, False, stop_after_two)
+        answers = {name: Answers(teacher) for name, teacher in teachers.items()}
+        fit(members, answers, place.splits, place.store, place.accelerator, False, stop_after_two)
     again = begin(cohort[0])
     resume(again, place.store)
     assert again.epoch == 2 and not place.store.complete(cohort[0].id)
@@ -198,7 +199,7 @@ def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
     network, shape = place.build(runs["distilled"].arm, 0), place.view_shape(runs["distilled"].arm)
     teachers, shares = {runs["hard"].id: teacher}, place.splits.shares
     student = start(runs["distilled"], network, teachers, shape, shares, 2, place.accelerator, False)
-    fit([student], {runs["hard"].id: teacher}, place.splits, place.store, place.accelerator, False, SILENT)
+    fit([student], {runs["hard"].id: Answers(teacher)}, place.splits, place.store, place.accelerator, False, SILENT)
     assert same(teacher.model.state_dict(), before)
     assert not same(student.model.state_dict(), before)
 

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from distill.data.readers import checked, stack
+from distill.data.readers import checked
 from distill.data.sources import Split, Splits
 from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
 from distill.recipe import Augment
+
+AT_ONCE = 2**22  # bytes of resident images whose views are made together: small batches cost more calls than work
 
 
 class Batch(NamedTuple):
@@ -34,11 +35,34 @@ def read_batches(splits: Splits, split: Split, parts: list[Tensor],
         for number in numbers:
             yield number, images.pixels[positions[number]]
         return
-    loader = DataLoader(Subset(images, split.positions.tolist()), batch_sampler=[p.tolist() for p in parts],
-                        collate_fn=stack, pin_memory=device.type == "cuda",
-                        **images.processes(splits.settings.workers))
-    for number, batch in zip(numbers, loader, strict=True):
-        yield number, checked(batch).to(device, non_blocking=True)
+    decoded = images.stream([split.positions[part].tolist() for part in parts], splits.settings.workers,
+                            pinned=device.type == "cuda")
+    yield from zip(numbers, _copied(decoded, device), strict=True)
+
+
+def _copied(batches: Iterator[Tensor | str], device: torch.device) -> Iterator[Tensor]:
+    """Decoded batches on the device; on a GPU the next one is copied while the last one is worked on."""
+    if device.type != "cuda":
+        yield from (checked(batch).to(device) for batch in batches)
+        return
+    beside, ready = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(beside):
+            copy = checked(batch).to(device, non_blocking=True)
+            done = beside.record_event()
+        if ready:
+            yield _arrived(*ready)
+        ready = copy, done
+    if ready:
+        yield _arrived(*ready)
+
+
+def _arrived(copy: Tensor, done: torch.cuda.Event) -> Tensor:
+    """A copy made on another stream, for the one that works."""
+    stream = torch.cuda.current_stream(copy.device)
+    stream.wait_event(done)
+    copy.record_stream(stream)
+    return copy
 
 
 def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: int, epoch: int, device: torch.device,
@@ -51,15 +75,23 @@ def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: in
     mixing = augment.mixup > 0 or augment.cutmix > 0
     order = epoch_order(len(split), seed, epoch)
     batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
-    parts = [torch.cat([b, partners(b, len(split), seed, epoch)]) for b in batches] if mixing else batches
+    size, together = len(batches[0]), _batches_together(splits, len(batches[0]))
+    groups = [torch.cat(batches[first:first + together]) for first in range(0, len(batches), together)]
+    parts = [torch.cat([g, partners(g, len(split), seed, epoch)]) for g in groups] if mixing else groups
     labels = split.labels.to(device)
-    for own, (number, images) in zip(batches, read_batches(splits, split, parts, device), strict=True):
+    for own, (number, images) in zip(groups, read_batches(splits, split, parts, device), strict=True):
         views, target = make_views(images, number, augment, seed, epoch), labels[number]
         if mixing:
             half = len(own)
             views, target = mix(views[:half], views[half:], target[:half], target[half:], own, classes, augment,
                                 seed, epoch)
-        yield Batch(views, target)
+        yield from map(Batch, views.split(size), target.split(size))
+
+
+def _batches_together(splits: Splits, size: int) -> int:
+    """How many batches of so many examples are read and seen at once; streamed ones come one by one."""
+    channels, height, width = splits.shape
+    return max(1, AT_ONCE // (size * channels * height * width)) if splits.resident else 1
 
 
 def evaluation_batches(splits: Splits, split: Split, augment: Augment, batch_size: int, device: torch.device,

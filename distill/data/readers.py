@@ -5,8 +5,8 @@ The embedded digits, noise of any shape, and whatever `timm.data.create_dataset`
 
 import hashlib
 import multiprocessing
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Images(Dataset):
         size: ``(height, width)`` that every image is brought to: short side first, then the centre.
         pixels: all images ``[N, C, H, W]`` once they are resident, else None.
         reopen: forgets files that are open: a tar file's place in it is shared with a forked process.
+        idle: the processes that decoded the last stream, for the next one.
         stamp: what tells this content from another of the same names and labels, where something cheap does.
     """
 
@@ -51,6 +52,7 @@ class Images(Dataset):
     pixels: Tensor | None = None
     stamp: str = ""
     reopen: Callable[[], None] | None = None
+    idle: DataLoader | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,6 +96,19 @@ class Images(Dataset):
             return {"num_workers": 0}
         return {"num_workers": workers, "multiprocessing_context": "fork",
                 "worker_init_fn": lambda _: self.reopen() if self.reopen else None}
+
+    def stream(self, batches: list[list[int]], workers: int, pinned: bool) -> Iterator[Tensor | str]:
+        """Batches by the numbers of their images, each decoded by one of `workers` processes that stay for the next
+        stream; no more than two batches a process wait.
+        """
+        loader, self.idle = self.idle, None  # a second stream at the same time has processes of its own
+        if loader is None:
+            processes = self.processes(workers)
+            loader = DataLoader(self, batch_sampler=[], collate_fn=stack, pin_memory=pinned,
+                                persistent_workers=processes["num_workers"] > 0, **processes)
+        loader.batch_sampler[:] = batches
+        yield from loader
+        self.idle = loader
 
     @property
     def nbytes(self) -> int:
