@@ -344,7 +344,7 @@ class Answers:
         if not known:
             self.stored, self.keeps = None, keeps
         elif self.stored.nbytes <= AT_ONCE:
-            self.stored = self.stored.to(device)
+            self.stored = self.store.codec.decode(self.stored.to(device))
         if self.keeps:
             self.store.begin(epoch)
 
@@ -356,7 +356,9 @@ class Answers:
         if self.stored is not None:
             begin = step * self.size + self.rank + first * self.world
             rows = self.stored[begin:begin + count * self.world:self.world]
-            return Outputs(self.store.codec.decode(rows.to(self.device, non_blocking=True)))
+            if rows.dtype == torch.uint8:  # too many to be decoded all at once
+                rows = self.store.codec.decode(rows.to(self.device, non_blocking=True))
+            return Outputs(rows)
         answer = self.teacher(images())
         if self.codec or self.keeps:
             rows = (self.codec or self.store.codec).encode(answer.logits)

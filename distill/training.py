@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -64,10 +64,20 @@ class Member:
         """The network that is evaluated and stored: the average of the weights where there is one."""
         return self.ema.module if self.ema else self.model
 
-    @property
+    @cached_property
     def teachers(self) -> tuple[str, ...]:
         """Ids of the runs it learns from."""
         return tuple(teacher.id for teacher in self.run.teachers)
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """What its loss looks at in it, beside logits."""
+        return needs_of(self.loss)
+
+    @cached_property
+    def weights(self) -> list[nn.Parameter]:
+        """All that is trained: the network's, and its loss's own."""
+        return [*self.model.parameters(), *self.parts.parameters()]
 
     @property
     def train(self) -> Train:
@@ -244,7 +254,8 @@ def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epo
     step = epoch * first.steps_per_epoch + number
     progress = step / (first.steps_per_epoch * first.train.epochs)
     for member in members:
-        member.optimizer.zero_grad(set_to_none=True)
+        for weight in member.weights:
+            weight.grad = None
     parts = [tensor.chunk(first.train.accumulate) for tensor in batch]
     done = 0
     for part, (views, labels) in enumerate(zip(*parts, strict=True)):
@@ -260,7 +271,7 @@ def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epo
             _seed(key("dropout", member.run.seed, step, part, rank), views.device)  # each run's own dropout
             last = done + len(views) == len(batch.views)
             with nullcontext() if last else accelerator.no_sync(member.wrapped):
-                with accelerator.autocast(), observe(member.model, needs_of(member.loss)) as seen:
+                with accelerator.autocast(), observe(member.model, member.needs) as seen:
                     logits = member.wrapped(_input(member.model, views, inputs, layout(member.train)))
                 loss, sums = weighted_sum(member.loss, Outputs(logits, **seen), labels,
                                           answers.get(member.teachers), size, member.parts, progress)
@@ -291,13 +302,13 @@ def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor], layout: tor
 
 
 def _update(member: Member, step: int, world: int) -> None:
-    own = [p for p in member.parts.parameters() if p.grad is not None]
-    for weight in own if world > 1 else ():  # the network's gradients are averaged already
-        torch.distributed.all_reduce(weight.grad)
-        weight.grad /= world
+    for weight in member.parts.parameters() if world > 1 else ():  # the network's gradients are averaged already
+        if weight.grad is not None:
+            torch.distributed.all_reduce(weight.grad)
+            weight.grad /= world
     if member.train.clip_grad:
         member.scaler.unscale_(member.optimizer)
-        nn.utils.clip_grad_norm_([*member.model.parameters(), *own], member.train.clip_grad)
+        nn.utils.clip_grad_norm_(member.weights, member.train.clip_grad)
     member.scaler.step(member.optimizer)
     member.scaler.update()
     if member.ema:

@@ -11,7 +11,7 @@ from distill.data.sources import Split, Splits
 from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
 from distill.recipe import Augment
 
-AT_ONCE = 2**22  # bytes of resident images whose views are made together: small batches cost more calls than work
+AT_ONCE = 2**23  # bytes of resident images whose views are made together: small batches cost more calls than work
 
 
 class Batch(NamedTuple):
@@ -33,7 +33,7 @@ def read_batches(splits: Splits, split: Split, parts: list[Tensor],
         images.pixels = images.pixels.to(device)  # the first time only
         positions = split.positions.to(device)
         for number in numbers:
-            yield number, images.pixels[positions[number]]
+            yield number, images.pixels.index_select(0, positions[number])
         return
     decoded = images.stream([split.positions[part].tolist() for part in parts], splits.settings.workers,
                             pinned=device.type == "cuda")

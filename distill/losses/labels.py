@@ -163,7 +163,7 @@ def cross_entropy(
     if class_weights is not None:
         w = _per_class("class_weights", class_weights, classes, logits)
         loss = loss * ((labels.movedim(1, -1) * w).sum(-1) if soft else w[labels.clamp(min=0)])
-    return counted(loss, labels)
+    return loss if prior is None and not subtract_entropy else counted(loss, labels)  # torch's own counts itself
 
 
 def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor) -> Tensor | float:

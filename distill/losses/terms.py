@@ -110,7 +110,8 @@ def weighted_sum(loss: Mapping[str, Mapping[str, Any]], student: Outputs, labels
     Returns:
         the loss, a scalar, and each term's sum over the examples, detached and before its weight.
     """
-    total, sums = student.logits.new_zeros((), dtype=torch.promote_types(student.logits.dtype, torch.float32)), {}
+    total: Tensor | None = None
+    sums: dict[str, Tensor] = {}
     for name, settings in loss.items():
         keywords = {key: value for key, value in settings.items() if key not in ("weight", "warmup")}
         if "part" in _SUPPLIED[name]:
@@ -122,6 +123,7 @@ def weighted_sum(loss: Mapping[str, Mapping[str, Any]], student: Outputs, labels
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         grown = min(1.0, progress / settings["warmup"]) if settings.get("warmup") else 1.0
-        total = total + grown * settings.get("weight", 1.0) * term_sum / count
+        weighted = term_sum * (grown * settings.get("weight", 1.0) / count)
+        total = weighted if total is None else total + weighted
         sums[name] = term_sum.detach()
-    return total, sums
+    return student.logits.new_zeros(()) if total is None else total, sums
