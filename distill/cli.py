@@ -100,9 +100,15 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for cohort in plan["cohorts"]:
         print(f"  {len(cohort['runs'])} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
               f"{'; '.join(cohort['runs'])}")
+        for kept in cohort["answers"]:
+            new = f"{kept['bytes'] / 1e6:,.3g} MB will be" if kept["bytes"] else "nothing is to be"
+            print(f"    answers of {kept['teacher']}: {kept['stored']} of {cohort['epochs']} epochs are stored, {new} "
+                  "written")
     for note in plan["notes"]:
         print(f"note: {note}")
-    print(f"about {_time(plan['seconds'])} of training on this machine")
+    saved = sum(cohort["saved"] for cohort in plan["cohorts"])
+    print(f"about {_time(plan['seconds'])} of training on this machine"
+          + (f"; stored answers of teachers save about {_time(saved)}" if saved >= 0.5 else ""))
 
 
 def _time(seconds: float) -> str:

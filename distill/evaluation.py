@@ -88,7 +88,7 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
             "brier": calibration.brier(logits, labels),
             "ece": calibration.ece(logits, labels),
             "fitted_temperature": fitted,
-            "ece_scaled": calibration.ece(logits / fitted, labels),
+            "ece_scaled": calibration.ece(logits, labels, temperature=fitted),
             "gamma": calibration.gamma(logits, labels) if teacher is None else None,
             "agreement": None,
             "kl_to_teacher": None,
@@ -104,4 +104,4 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
 
 
 def _arrays(predictions: dict[str, Tensor], split: str) -> tuple[np.ndarray, np.ndarray]:
-    return predictions[f"{split}.logits"].double().numpy(), predictions[f"{split}.labels"].numpy()
+    return predictions[f"{split}.logits"].numpy(), predictions[f"{split}.labels"].numpy()

@@ -160,7 +160,8 @@ class Store:
 
     def answers(self, identity: dict[str, Any]) -> Path:
         """Where a teacher's answers to the views of that identity are kept."""
-        return self.root / "logits" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self.root / "logits" / f"{identity['teacher']}-{digest[:8]}.logits"
 
     def record(self, run_id: str) -> dict[str, Any]:
         """A run's `run.json`."""

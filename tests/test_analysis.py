@@ -89,6 +89,35 @@ def test_gamma_by_temperature_is_papers_table():
     assert found == pytest.approx([0.0005, 0.0635, 0.270, 0.472, 0.801, 0.885, 0.920], abs=6e-4)
 
 
+def test_metrics_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch):
+    (logits, labels), (theirs, _) = case(3), case(4)
+    logits, theirs = logits.astype(np.float32), theirs.astype(np.float32)
+
+    def every():
+        return [
+            calibration.top_k_correct(logits, labels, 2).sum(),
+            *(f(logits, labels) for f in (calibration.nll, calibration.brier, calibration.ece, calibration.gamma)),
+            calibration.fit_temperature(logits, labels),
+            calibration.ece(logits, labels, temperature=3.0),
+            fidelity.kl_to_teacher(logits, theirs),
+        ]
+
+    expected = every()
+    assert expected[6] == pytest.approx(calibration.ece(logits.astype(np.float64) / 3, labels), abs=1e-12)
+    monkeypatch.setattr(calibration, "AT_ONCE", 7 * logits.shape[1] + 3)
+    assert every() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_fitted_temperature_is_where_nothing_near_is_better():
+    for seed in range(5):
+        logits, labels = case(seed)
+        logits = logits + 2 * np.eye(logits.shape[1])[labels]  # so that they say something
+        fitted = calibration.fit_temperature(logits, labels)
+        assert 0.1 < fitted < 10
+        best = calibration.nll(logits / fitted, labels)
+        assert all(calibration.nll(logits / (fitted * factor), labels) >= best for factor in (0.99, 0.999, 1.001, 1.01))
+
+
 def test_fidelity():
     logits, _ = case(0)
     other, _ = case(1)

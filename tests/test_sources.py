@@ -3,6 +3,7 @@
 import gc
 import gzip
 import io
+import os
 import struct
 import tarfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from distill.data.loaders import read_batches
-from distill.data.readers import checked
+from distill.data.readers import Images, checked
 from distill.data.sources import Split, held_out, load_splits
 from distill.document import UserError
 from distill.recipe import Data, Synthetic
@@ -180,6 +181,25 @@ def test_synthetic_images_have_the_asked_shape():
     splits = load_splits(data)
     assert splits.shape == (1, 5, 7) and len(splits.class_names) == 4 and len(splits.test) == 10
     assert not torch.equal(pixels_of(splits.test)[0], pixels_of(splits.train)[0])
+
+
+def test_processes_that_decode_stay_for_the_next_stream_and_streams_do_not_meet():
+    def image(i):
+        return Image.fromarray(np.array([[os.getpid() // 256 % 256, os.getpid() % 256, i]], np.uint8))
+
+    images = Images(torch.arange(10), image, str, 1, (1, 3))
+    evens, odds = [[0, 2], [4, 6], [8]], [[1], [3, 5], [7, 9]]
+
+    def run(stream):
+        seen = [batch.flatten(1) for batch in stream]
+        return {tuple(row[:2].tolist()) for b in seen for row in b}, [b[:, 2].tolist() for b in seen]
+
+    (first, numbers), (second, _) = (run(images.stream(evens, 2, False)) for _ in range(2))
+    own = (os.getpid() // 256 % 256, os.getpid() % 256)
+    assert numbers == evens and first == second and len(first) == 2 and own not in first
+    one, other = images.stream(evens, 2, False), images.stream(odds, 2, False)
+    together = [(a[:, 0, 0, 2].tolist(), b[:, 0, 0, 2].tolist()) for a, b in zip(one, other, strict=True)]
+    assert together == list(zip(evens, odds, strict=True))
 
 
 def test_a_damaged_image_is_named(tmp_path):

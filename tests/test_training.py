@@ -9,7 +9,7 @@ from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.models.build import normalisation
-from distill.planning import cohorts_of, share_out, steps_of
+from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
 from distill.study import _train_cohort, _train_phase
 from distill.teachers import Answers, Teacher, check_teacher
@@ -261,6 +261,79 @@ def test_optimizers_and_schedules_that_timm_lacks_are_told(tiny, workplace, opti
     place = workplace(tiny, options)
     with pytest.raises(UserError, match=words):
         make_optimizer(nn.Linear(2, 2), place.recipe.students[0].train, 10, "arm")
+
+
+def test_optimizers_are_fused_where_torch_has_that(tiny, workplace):
+    def made(*options):
+        train = workplace(tiny, *options).recipe.students[0].train
+        return make_optimizer(nn.Linear(2, 2), train, 10, "arm")[0].defaults.get("fused")
+
+    assert made() is True and made("train.optimizer=adamw") is True
+    assert made("train.optimizer={name: sgd, fused: false}") is False
+    assert made("train.optimizer=lamb") is None  # timm's own
+
+
+IMAGES = (
+    "data.source=synthetic",
+    "data.synthetic={shape: [3, 8, 8], train: 300}",
+    "data.augment={shift: 1}",
+    "teachers.hard.model=cifar_resnet8",
+    "students.alone.model=cifar_resnet8",
+    "students.distilled.model=cifar_resnet8",
+    "train.epochs=2",
+)
+
+
+def test_channels_last_changes_nothing_but_rounding(tiny, workplace, monkeypatch):
+    seen = set()
+    plain, place = workplace(tiny, *IMAGES), workplace(tiny, *IMAGES, "train.channels_last=true", out="last")
+    expected = train_study(plain)
+    from distill.models.small import CifarResNet
+
+    forward = CifarResNet.forward
+
+    def look(self, images):
+        if torch.is_grad_enabled() or len(images) == 128:
+            seen.add(images.is_contiguous(memory_format=torch.channels_last))
+        return forward(self, images)
+
+    monkeypatch.setattr(CifarResNet, "forward", look)
+    found = train_study(place)
+    assert seen == {True}
+    for name in expected:
+        for key_, value in expected[name].items():
+            assert found[name][key_].is_contiguous()
+            torch.testing.assert_close(found[name][key_], value, rtol=1e-2, atol=1e-3)
+    assert {r.id for r in plan(plain)}.isdisjoint({r.id for r in plan(place)}), "rounding is part of a run"
+
+
+def test_compiled_networks_are_called_and_plain_ones_stored(tiny, workplace, monkeypatch):
+    """What torch.compile makes is torch's to test; here it is called for every batch, and by nothing else."""
+    expected = train_study(workplace(tiny, *IMAGES))
+    calls = {}
+
+    def compiled(function):
+        name = "network" if isinstance(function, nn.Module) else "teacher"
+
+        class Compiled(nn.Module):
+            def forward(self, images):
+                calls[name] = calls.get(name, 0) + 1
+                return function(images)
+
+        return Compiled()
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    place = workplace(tiny, *IMAGES, "train.compile=true", out="compiled")
+    found = train_study(place)
+    steps = 2 * (len(place.splits.train) // 128)
+    assert calls == {"network": 4 * steps, "teacher": steps}
+    assert all(same(found[name], expected[name]) for name in expected)
+
+
+def test_what_looks_inside_is_not_compiled(tiny, workplace):
+    place = workplace(tiny, "train.compile=true", "students.distilled.loss.rkd={}")
+    with pytest.raises(UserError, match=r"distilled: train\.compile does not go with .*rkd"):
+        preflight(place, plan(place))
 
 
 def test_cohorts_hold_runs_of_one_seed_and_equal_views(tiny, workplace):

@@ -1,6 +1,6 @@
 """How fast `distill` trains: beside the loop one would write with torchvision, and beside the bare limit.
 
-    python tools/bench.py [--rounds 5] [--only mnist start …] [--json FILE]
+    python tools/bench.py [--rounds 5] [--only mnist-no million …] [--json FILE]
 
 Three loops, on noise of the data sets' shapes, teach a student by 0.1 cross-entropy + 0.9 kd at T = 4, batch 128:
 
@@ -12,8 +12,8 @@ T is the teacher's bare pass and S the student's bare step alone. All are timed 
 that does not count; a ratio is the median over the rounds of the ratio within a round. Each pair of networks and
 precision has a process of its own, whose peak memory is given. On a GPU the loops are the same and longer.
 
-Then: time from the command to the first step, every metric of a million predictions, and a study of eight cohorts on
-two processes against one.
+Then: time from the command to the first step (on noise in MNIST's files), every metric of a million predictions, and a
+study of eight cohorts on two processes of one thread each, against one.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ from distill.teachers import Answers, LogitStore, Teacher
 from distill.training import fit, layout, make_optimizer, start
 from distill.workplace import Workplace, make_accelerator
 
+ROOT = Path(__file__).parent.parent
 BATCH = 128
 COHORTS = (1, 2, 4, 6, 8)
 CLASSES = 10
@@ -70,8 +72,8 @@ class Pair:
 
 PAIRS = {
     "mnist": Pair("mlp_1200", "mlp_800", (1, 28, 28), 2, False, 80, False),
-    "r56_r20": Pair("cifar_resnet56", "cifar_resnet20", (3, 32, 32), 4, True, 5, True),
-    "r32x4_r8x4": Pair("cifar_resnet32x4", "cifar_resnet8x4", (3, 32, 32), 4, True, 4, True),
+    "r56_r20": Pair("cifar_resnet56", "cifar_resnet20", (3, 32, 32), 4, True, 3, True),
+    "r32x4_r8x4": Pair("cifar_resnet32x4", "cifar_resnet8x4", (3, 32, 32), 4, True, 2, True),
 }
 RECIPE = """\
 data: {{source: synthetic, augment: {{shift: {shift}, flip: {flip}}}, mean: {mean}, std: {std}}}
@@ -238,7 +240,6 @@ class Bench:
             "plain 2 workers": partial(self.plain, 2), "distill alone": partial(self.distill, 0),
             "distill stored": partial(self.distill, 1), "evaluation": self.evaluating,
             **{f"distill live {n}": partial(self.distill, n, live=True) for n in COHORTS},
-            **{f"distill stored {n}": partial(self.distill, n) for n in COHORTS[1:]},
         }  # fmt: skip
         rates: dict[str, list[float]] = {name: [] for name in work}
         for number in range(count + 1):
@@ -275,3 +276,147 @@ BARS = {  # (pair, precision): the ratio, at least or at most
 }
 COMMON = {"cost of stored / alone": ("<=", 1.05), "gain of stored / ideal": (">=", 0.93),
           "cost of six / (T + 6 S)": ("<=", 1.05)}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ whole commands
+
+LIBRARIES = ("accelerate, matplotlib, pydantic, rich.console, rich.progress, safetensors, scipy.optimize, scipy.stats, "
+             "timm.data, timm.optim, timm.scheduler, torch, torchvision, typer, yaml")
+TO_FIRST_STEP = f"""\
+import os, sys, time
+began = float(sys.argv.pop())
+import {LIBRARIES}
+libraries = time.time()
+from distill import cli, training
+step = training._step
+def stop(*arguments):
+    step(*arguments)
+    print(libraries - began, time.time() - began, flush=True)
+    os._exit(0)
+training._step = stop
+cli.main()
+"""
+
+
+def starting(folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds from the command to the end of the first step of the MNIST study, and to its libraries' import."""
+    raw, generator = folder / "MNIST" / "raw", torch.Generator().manual_seed(0)
+    raw.mkdir(parents=True)
+    for name, count in (("train", 60_000), ("t10k", 10_000)):
+        pixels = torch.randint(0, 256, (count * 784,), generator=generator, dtype=torch.uint8).numpy()
+        labels = torch.randint(CLASSES, (count,), generator=generator).to(torch.uint8).numpy()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + pixels.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+    found: dict[str, list[float]] = {"libraries": [], "first step": [], "own": []}
+    for number in range(rounds + 1):
+        command = [sys.executable, "-c", TO_FIRST_STEP, "run", str(ROOT / "recipes" / "mnist.yaml"),
+                   f"data.root={folder}", "--out", str(folder / "runs"), str(time.time())]  # fmt: skip
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        libraries, first = map(float, answer.stdout.split())
+        for name, value in (("libraries", libraries), ("first step", first), ("own", first - libraries)):
+            found[name] += [value] if number else []
+    return found
+
+
+def million(count: int = 1_000_000) -> dict[str, list[float]]:
+    """Seconds that every metric of so many predictions takes, and megabytes above what the predictions take."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    logits, theirs = (torch.randn(count, CLASSES, generator=generator) for _ in range(2))
+    logits[torch.arange(count), labels] += 2
+    ours, teacher = ({f"{split}.{name}": value for split in ("test", "validation", "train")
+                      for name, value in (("logits", z), ("labels", labels))} for z in (logits, theirs))  # fmt: skip
+    metrics({k: v[:100] for k, v in ours.items()}, {k: v[:100] for k, v in teacher.items()}, 2.0)
+    before, began = peak_megabytes(), time.perf_counter()
+    metrics(ours, teacher, 2.0)
+    return {"seconds": [time.perf_counter() - began], "megabytes": [peak_megabytes() - before]}
+
+
+def spreading(folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a study of eight cohorts, on one process and on two, of one thread each."""
+    recipe = folder / "spread.yaml"
+    recipe.write_text("data: {source: digits}\ntrain: {epochs: 100, batch_size: 128, lr: 0.05}\n"
+                      "students: {alone: {model: mlp_800, loss: {cross_entropy: {}}}}\nseeds: 8\n")  # fmt: skip
+    found: dict[str, list[float]] = {"one process": [], "two processes": []}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+    for number in range(rounds):
+        for processes, name in enumerate(found, 1):
+            command = [*launch, str(processes), "-m", "distill", "run", str(recipe), "train.spread=runs",
+                       "--out", str(folder / f"{name} {number}")]  # fmt: skip
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
+def peak_megabytes() -> float:
+    """Most memory that this process has held; the device's on a GPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+# ---------------------------------------------------------------------------------------------------- the report
+
+JOBS = [*(f"{pair}-{precision}" for precision in ("no", "bf16") for pair in PAIRS), "start", "million", "spread"]
+
+
+def measure(job: str, rounds: int) -> dict[str, Any]:
+    """One job, in this process: what it measured, and the ratios that bars are about, each round by round."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if job == "start":
+            found = starting(folder, rounds)
+            return {"measured": found, "ratios": {}, "bars": {"first step": ("<=", 8.0), "own": ("<=", 2.0)}}
+        if job == "million":
+            return {"measured": million(), "ratios": {}, "bars": {"seconds": ("<=", 20.0), "megabytes": ("<=", 200.0)}}
+        if job == "spread":
+            found = spreading(folder, 2)
+            parts = zip(found["two processes"], found["one process"], strict=True)
+            return {"measured": found, "ratios": {"two / one": [two / one for two, one in parts]},
+                    "bars": {"two / one": ("<=", 0.6)}}  # fmt: skip
+        pair, precision = job.split("-")
+        found = Bench(PAIRS[pair], precision, folder).rounds(rounds)
+        return {"measured": found, "ratios": ratios(found), "peak_megabytes": peak_megabytes(),
+                "bars": COMMON | BARS.get((pair, precision), {})}  # fmt: skip
+
+
+def show(job: str, result: dict[str, Any]) -> None:
+    """A table of one job: medians, with their range."""
+    peak = f", peak memory {result['peak_megabytes']:,.0f} MB" if "peak_megabytes" in result else ""
+    print(f"\n{job}{' (images/s)' if peak else ''}{peak}")
+    for name, values in {**result["measured"], **result["ratios"]}.items():
+        ratio = name in result["ratios"] or not peak
+        line = f"  {name:26}" + "".join(f"{v:12,.3f}" if ratio else f"{v:12,.0f}" for v in (
+            statistics.median(values), min(values), max(values)))  # fmt: skip
+        if name in result["bars"]:
+            sign, bar = result["bars"][name]
+            holds = statistics.median(values) >= bar if sign == ">=" else statistics.median(values) <= bar
+            line += f"   {sign} {bar:g}{'' if holds else '   MISSES'}"
+        print(line, flush=True)
+
+
+def main() -> None:
+    """Run every job in a process of its own, print its table, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument("--json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(arguments.child, arguments.rounds)))
+        return
+    results = {"versions": versions(), "threads": torch.get_num_threads(), "rounds": arguments.rounds, "jobs": {}}
+    print(f"{results['versions']['hardware']}, torch {torch.__version__}: median, lowest, highest")
+    for job in arguments.only:
+        command = [sys.executable, __file__, "--child", job, "--rounds", str(arguments.rounds)]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results["jobs"][job] = json.loads(answer.stdout.splitlines()[-1])
+        show(job, results["jobs"][job])
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

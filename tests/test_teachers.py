@@ -1,0 +1,343 @@
+"""The logit store: what is stored teaches what the live teacher does, bit for bit; what is wrong is made again."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training import plan, same, train_phase
+
+from distill.planning import cohorts_of, dry_run, kept_answers
+from distill.study import _train_phase
+from distill.teachers import DIGEST, PAGE, Codec, LogitStore, Teacher, stored_epochs
+
+
+def split(runs):
+    """The teachers, and the runs that learn from them."""
+    return [r for r in runs if r.depth == 0], [r for r in runs if r.depth == 1]
+
+
+def no_answer(*_):
+    raise AssertionError("the teacher was asked")
+
+
+# --------------------------------------------------------------------------------------------------- the codec
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@given(st.sampled_from(list(DTYPES)), st.integers(1, 5), st.integers(2, 300), st.integers(0, 9))
+def test_answers_in_their_own_precision_come_back_to_the_bit(dtype, count, classes, seed):
+    logits = (torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)) * 20).to(DTYPES[dtype])
+    codec = Codec(classes, dtype)
+    rows = codec.encode(logits)
+    assert rows.shape == (count, codec.width) and rows.dtype == torch.uint8
+    assert torch.equal(codec.decode(rows), logits.float())
+
+
+@given(st.integers(1, 4), st.integers(2, 300), st.data())
+def test_of_the_largest_the_values_are_kept_and_of_the_others_the_mass(count, classes, data):
+    top, seed = data.draw(st.integers(1, classes - 1)), data.draw(st.integers(0, 9))
+    logits = torch.randn(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 5
+    codec = Codec(classes, "float16", top)
+    rows = codec.encode(logits.float())
+    assert rows.shape == (count, codec.width)
+    found = codec.decode(rows[:, :]).double()
+    for one, original in zip(found, logits, strict=True):
+        largest = original.argsort(descending=True)
+        assert torch.allclose(one[largest[:top]], original[largest[:top]], rtol=2**-10, atol=1e-3)
+        rest = one[largest[top:]]
+        assert (rest == rest[0]).all()
+        assert rest.logsumexp(0).item() == pytest.approx(
+            original[largest[top:]].logsumexp(0).item(), rel=2e-3, abs=2e-3
+        )
+
+
+def test_values_beyond_float16_become_its_largest():
+    codec = Codec(3, "float16")
+    assert codec.decode(codec.encode(torch.tensor([[1e6, -1e6, 1.0]]))).tolist() == [[65504.0, -65504.0, 1.0]]
+
+
+# --------------------------------------------------------------------------------------------- stored as live
+
+
+@pytest.mark.parametrize("at_once", [2**25, 1000], ids=["epochs at once", "steps at once"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("train.accumulate=3",),
+        ("data.augment={shift: 1, mixup: 0.4}",),
+        ("data.store=float16",),
+        ("data.store=3",),
+    ],
+)
+def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(tiny, workplace, monkeypatch, options, at_once):
+    monkeypatch.setattr("distill.teachers.AT_ONCE", at_once)
+    live = workplace(tiny, *options, "data.store_limit=0", out="live")
+    for phase in split(plan(live)):
+        expected = train_phase(live, phase)
+    assert not list(live.store.root.glob("logits/*"))
+
+    place = workplace(tiny, *options)
+    teachers, students = split(plan(place))
+    assert [r.id for r in students] == [r.id for r in split(plan(live))[1]]
+    train_phase(place, teachers)
+    assert same(train_phase(place, students)["distilled"], expected["distilled"]), "while they are written"
+
+    changed = workplace(tiny, *options, "students.distilled.loss.kd.temperature=3")
+    fresh = workplace(tiny, *options, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live")
+    expected = train_phase(fresh, split(plan(fresh))[1])
+    monkeypatch.setattr(Teacher, "forward", no_answer)
+    assert same(train_phase(changed, split(plan(changed))[1])["distilled"], expected["distilled"]), "when they are read"
+
+
+def test_an_ensemble_is_stored_teacher_by_teacher(tiny, workplace, monkeypatch):
+    options = (
+        "teachers.other={model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}",
+        "students.distilled.teacher=[[hard, other]]",
+    )
+    place = workplace(tiny, *options)
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    assert len(list(place.store.root.glob("logits/*.logits"))) == 2
+    new = (*options, "students.distilled.loss.kd.temperature=3")
+    live = workplace(tiny, *new, "data.store_limit=0", out="live")
+    for phase in split(plan(live)):
+        expected = train_phase(live, phase)
+    monkeypatch.setattr(Teacher, "forward", no_answer)
+    again = workplace(tiny, *new)
+    found = train_phase(again, split(plan(again))[1])
+    assert len(found) == 1 and all(same(found[name], expected[name]) for name in found)
+
+
+def test_rounded_answers_are_part_of_what_a_student_is(tiny, workplace):
+    def ids(*options):
+        return {r.arm.name: r.id for r in plan(workplace(tiny, *options))}
+
+    exact, rounded, few = ids(), ids("data.store=float16"), ids("data.store=3")
+    assert exact == ids("data.store_limit=1.5")
+    assert exact["hard"] == rounded["hard"] == few["hard"]
+    assert len({names["distilled"] for names in (exact, rounded, few)}) == 3
+
+
+def test_a_teacher_that_is_looked_into_is_asked(tiny, workplace):
+    place = workplace(tiny, "students.distilled.loss.rkd={}")
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    assert not list(place.store.root.glob("logits/*"))
+
+
+# ------------------------------------------------------------------------------------------------ what is wrong
+
+
+@pytest.fixture
+def trained(tiny, workplace):
+    """A study whose answers are stored: its place, the file, and what a new arm's weights must be."""
+    live = workplace(tiny, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live")
+    for phase in split(plan(live)):
+        expected = train_phase(live, phase)["distilled"] if phase[0].depth else train_phase(live, phase)
+    place = workplace(tiny)
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    (path,) = place.store.root.glob("logits/*.logits")
+    return workplace(tiny, "students.distilled.loss.kd.temperature=3"), path, expected
+
+
+def told(place, monkeypatch):
+    lines = []
+    monkeypatch.setattr(place.progress, "say", lines.append)
+    return lines
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[PAGE + DIGEST + 1000] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a bit": (flip, "damaged"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[: PAGE + 5000]), ""),
+    "empty": (lambda path: path.write_bytes(b""), ""),
+    "something else": (lambda path: path.write_bytes(b"PNG" * 5000), "holds something else"),
+    "another's": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1', 1)),
+        "something else",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_refused_and_made_again(trained, monkeypatch, damage):
+    place, path, expected = trained
+    whole = path.read_bytes()
+    harm, words = DAMAGES[damage]
+    harm(path)
+    lines = told(place, monkeypatch)
+    weights = train_phase(place, split(plan(place))[1])["distilled"]
+    assert same(weights, expected)
+    assert words in " ".join(lines)
+    assert path.read_bytes() == whole
+
+
+def test_an_epoch_counts_when_it_is_whole(tmp_path):
+    codec, rows = Codec(4), torch.arange(160, dtype=torch.uint8).view(10, 16)
+    store = LogitStore(tmp_path / "logits" / "a", {"teacher": "t"}, 10, codec)
+    assert store.read(0) is None and stored_epochs(store.path) == 0
+    with store.writing(2, 1e9):
+        store.begin(1)
+        store.add(rows[:6])
+        assert store.read(1) is None
+        store.add(rows[6:])
+        assert store.read(1) is None  # as a kill would leave it
+        store.end(1)
+    assert torch.equal(store.read(1), rows) and store.read(0) is None and stored_epochs(store.path) == 1
+    with store.writing(2, 1e9):
+        store.begin(1)
+        store.add(rows[:5])
+        store.end(1)
+    assert store.read(1) is None, "half an epoch"
+    other = LogitStore(store.path, {"teacher": "u"}, 10, codec)
+    assert other.read(1) is None
+
+
+def test_only_one_process_writes(trained, monkeypatch):
+    place, path, expected = trained
+    flip(path)
+    before = path.read_bytes()
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert same(train_phase(place, split(plan(place))[1])["distilled"], expected)
+    assert path.read_bytes() == before
+
+
+def test_the_limit_holds_and_is_told(tiny, workplace, monkeypatch):
+    place = workplace(tiny, "data.store_limit=0.00001")
+    lines = told(place, monkeypatch)
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    assert "not kept" in " ".join(lines) and not list(place.store.root.glob("logits/*"))
+
+
+@pytest.mark.parametrize("when", ["open", "write"])
+def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(tiny, workplace, monkeypatch, when):
+    place = workplace(tiny)
+    lines = told(place, monkeypatch)
+    teachers, students = split(plan(place))
+    train_phase(place, teachers)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    if when == "open":
+        monkeypatch.setattr(LogitStore, "_lock", full)
+    else:
+        lock = LogitStore._lock
+
+        def failing(self, *arguments):
+            lock(self, *arguments)
+            file = self.file
+
+            class Full:
+                seek = staticmethod(file.seek)
+                write = staticmethod(full)
+
+            self.file = Full()
+
+        monkeypatch.setattr(LogitStore, "_lock", failing)
+    train_phase(place, students)
+    assert any("no longer kept: No space left" in line for line in lines)
+    assert place.store.complete(students[0].id)
+
+
+# ----------------------------------------------------------------------------------------- plan and processes
+
+
+def test_the_plan_tells_what_is_stored_and_saves(tiny, workplace):
+    place = workplace(tiny)
+    teachers, students = split(plan(place))
+    (fresh,) = kept_answers(place, [students])
+    assert fresh.stored == 0 and fresh.size == pytest.approx(len(place.splits.train) * 10 * 4 * 3, rel=0.01)
+    train_phase(place, teachers)
+    train_phase(place, students)
+    (kept,) = kept_answers(place, [students])
+    assert (kept.stored, kept.size) == (3, 0)
+    assert fresh.size == pytest.approx(kept.path.stat().st_size, rel=0.1)
+    changed = workplace(tiny, "students.distilled.loss.kd.temperature=3", "train.epochs=3")
+    cohorts = dry_run(changed.recipe, place.store.root)["cohorts"]
+    assert cohorts[-1]["answers"] == [{"teacher": "hard, seed 0", "stored": 3, "bytes": 0}] and cohorts[-1]["saved"] > 0
+
+
+def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
+    def run(launcher, out, *options):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [*launcher, "-m", "distill", "run", str(tiny), *options, "--out", str(tmp_path / out)]
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert answer.returncode == 0, answer.stderr
+        (path,) = (tmp_path / out / "logits").glob("*.logits")
+        return path, answer.stderr
+
+    plain = ("teachers.hard.model=mlp_32", "students.distilled.model=mlp_16", "train.batch_size=101")
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    alone, _ = run([sys.executable], "one", *plain)
+    shared, _ = run(two, "two", *plain, "train.spread=data")
+    assert shared.name == alone.name and shared.stat().st_size == alone.stat().st_size
+    rows = [np.frombuffer(p.read_bytes()[PAGE:], np.uint8).reshape(3, -1)[:, DIGEST:].copy() for p in (alone, shared)]
+    theirs, ours = (torch.from_numpy(r).view(torch.float32) for r in rows)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert stored_epochs(shared) == 3
+    _, said = run(two, "two", *plain, "train.spread=data", "students.distilled.loss.kd.temperature=3")
+    assert "answers of 1 of 1 teachers are stored" in said
+
+
+def test_cohorts_are_split_by_memory(tiny, workplace):
+    runs = split(plan(workplace(tiny, "students.alone.loss.cross_entropy.smoothing=[0, 0.1, 0.2, 0.3]")))[0]
+    sizes = {run.arm.name: 10 for run in runs}
+    assert [len(c) for c in cohorts_of(runs)] == [5]
+    assert [len(c) for c in cohorts_of(runs, sizes, 20)] == [2, 2, 1]
+    assert [len(c) for c in cohorts_of(runs, sizes, 5)] == [1] * 5  # a run that is too large is tried
+    assert [run for c in cohorts_of(runs, sizes, 30) for run in c] == runs
+
+
+def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, workplace, monkeypatch):
+    from distill import study
+
+    expected = train_phase(workplace(tiny, out="whole"), split(plan(workplace(tiny)))[0])
+    fit, place, tried = study.fit, workplace(tiny), []
+
+    def small(members, *arguments):
+        tried.append(len(members))
+        if len(members) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(members, *arguments)
+
+    monkeypatch.setattr(study, "fit", small)
+    lines = told(place, monkeypatch)
+    found = train_phase(place, split(plan(place))[0])
+    assert tried == [3, 2, 1, 1, 1] and "out of memory with 3 runs side by side" in lines[0]
+    assert all(same(found[name], expected[name]) for name in expected)
+    monkeypatch.setattr(study, "fit", lambda *_: small([1, 2]))
+    with pytest.raises(study.UserError, match=r"distilled, seed 0: out of memory; lower train\.batch_size"):
+        _train_phase(place, split(plan(place))[1])
+
+
+# ------------------------------------------------------------------------------------------------ how it computes
+
+
+def test_a_half_precision_teacher_answers_as_under_autocast(workplace, tiny):
+    place = workplace(
+        tiny, "data.source=synthetic", "data.synthetic={shape: [3, 16, 16]}", "teachers.hard.model=cifar_resnet8"
+    )
+    views = torch.randn(8, 3, 16, 16)
+    model = place.build(place.recipe.arm("hard"), 0).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(views)
+    found = Teacher(place.build(place.recipe.arm("hard"), 0), half=torch.bfloat16)(views).logits
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+    assert Teacher(model, half=torch.bfloat16).codec(views[:1], "exact") == Codec(10, "bfloat16")
