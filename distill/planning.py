@@ -159,6 +159,7 @@ def memory_for_runs(accelerator: Accelerator) -> int:
     The main process says it, so that all agree.
     """
     if accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process has and does not use counts as taken
         free = torch.cuda.mem_get_info(accelerator.device)[0]
     else:
         free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -196,16 +197,19 @@ class Kept(NamedTuple):
     size: int  # bytes that are still to be written, about
 
 
-def answers_identity(place: Workplace, run: Run, teacher: str) -> dict[str, Any]:
-    """All that a teacher's answers to a run's views depend on, to the last bit: its id, the stream of views, and how
-    they go through the network."""
-    train = run.arm.train
-    return {"teacher": teacher, "seed": run.seed, "augment": run.arm.augment.model_dump(exclude_defaults=True),
-            "batch_size": train.batch_size, "accumulate": train.accumulate, "channels_last": train.channels_last,
-            "compile": train.compile, "precision": place.accelerator.mixed_precision, "store": place.recipe.data.store}
+def answers_identity(place: Workplace, run: Run, teacher: str, sharing: bool) -> dict[str, Any]:
+    """All that a teacher's answers to a run's views depend on, to the last bit: its weights, the stream of views, and
+    how they go through the network."""
+    train, store = run.arm.train, place.store
+    weights = store.record(teacher)["sha256"]["model.safetensors"] if store.complete(teacher) else None
+    processes = place.accelerator.num_processes if sharing else 1  # each puts so many images through at once
+    return {"teacher": teacher, "weights": weights, "processes": processes, "seed": run.seed,
+            "augment": run.arm.augment.model_dump(exclude_defaults=True), "batch_size": train.batch_size,
+            "accumulate": train.accumulate, "channels_last": train.channels_last, "compile": train.compile,
+            "precision": place.accelerator.mixed_precision, "store": place.recipe.data.store}
 
 
-def kept_answers(place: Workplace, cohorts: list[list[Run]]) -> list[Kept]:
+def kept_answers(place: Workplace, cohorts: list[list[Run]], sharing: bool = False) -> list[Kept]:
     """What cohorts find in the logit store, and what they leave there."""
     kept: dict[Path, Kept] = {}
     classes, data = len(place.splits.class_names), place.recipe.data
@@ -215,9 +219,9 @@ def kept_answers(place: Workplace, cohorts: list[list[Run]]) -> list[Kept]:
         arm = cohort[0].arm
         live = {t.id for run in cohort for t in run.teachers if needs_of_teachers(run)}
         for teacher in {t.id: t for run in cohort for t in run.teachers if t.id not in live}.values():
-            path = place.store.answers(answers_identity(place, cohort[0], teacher.id))
+            path = place.store.answers(answers_identity(place, cohort[0], teacher.id, sharing))
             epochs, stored = arm.train.epochs, stored_epochs(path)
-            size = len(place.splits.train) * values * bytes_each * max(0, epochs - stored)
+            size = len(place.splits.train) * values * bytes_each * max(0, epochs - stored) if data.store_limit else 0
             kept[path] = Kept(teacher, path, epochs, min(stored, epochs), size)
     return list(kept.values())
 

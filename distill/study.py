@@ -110,7 +110,7 @@ def _train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None
     process, processes = place.accelerator.process_index, place.accelerator.num_processes
     cohorts = cohorts_of(runs, sizes, memory_for_runs(place.accelerator))
     cohorts, sharing = share_out(cohorts, processes, runs[0].arm.train.spread)
-    for line in told(kept_answers(place, cohorts)):
+    for line in told(kept_answers(place, cohorts, sharing)):
         place.progress.say(line)
     waiting = cohorts if sharing else cohorts[process::processes]
     while waiting:
@@ -186,7 +186,7 @@ def _answers_of(place: Workplace, cohort: list[Run], teachers: dict[str, Teacher
             view = torch.zeros(1, *place.view_shape(arm), device=place.accelerator.device)
             codec, store = teacher.codec(view, data.store), None
             if not teacher.needs:
-                identity = answers_identity(place, cohort[0], name)
+                identity = answers_identity(place, cohort[0], name, sharing)
                 store = LogitStore(place.store.answers(identity), identity, rows, codec, place.progress.say)
                 if not sharing or place.accelerator.is_main_process:
                     stack.enter_context(store.writing(arm.train.epochs, data.store_limit * 1e9))

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,7 +42,8 @@ except ImportError:  # where files cannot be locked so, none is written
 PAGE = 4096
 DIGEST = 32
 FORMAT = 1
-AT_ONCE = 2**25  # bytes of answers that wait on the device before they are written
+AT_ONCE = 2**25  # bytes of answers that are held on the device at once, read or to be written
+CHUNK = 2**24  # bytes of a file that are checked at once
 
 
 class Teacher(nn.Module):
@@ -189,7 +190,8 @@ class LogitStore:
         rows: examples of an epoch.
         codec: of an example.
         say: where what is found wrong is told.
-        file: open for writing, while this process holds the file's lock.
+        file: open for writing, while this process holds the file's lock and nothing has gone wrong.
+        locked: the file whose lock it is.
     """
 
     path: Path
@@ -198,6 +200,7 @@ class LogitStore:
     codec: Codec
     say: Callable[[str], None] = field(default=print, repr=False)
     file: BinaryIO | None = field(default=None, repr=False)
+    locked: BinaryIO | None = field(default=None, repr=False)
 
     def size(self, epochs: int) -> int:
         """Bytes of a file of so many epochs."""
@@ -218,25 +221,31 @@ class LogitStore:
             with self.path.open("rb") as file:
                 if file.read(PAGE) != self._page or os.fstat(file.fileno()).st_size < end:
                     return None
-                block = np.memmap(file, np.uint8, "c", begin, end - begin)  # copied on writing, which torch asks for
-        except OSError:
+                file.seek(begin)
+                stated, digest = file.read(DIGEST), self._digest(epoch)
+                if stated == bytes(DIGEST):
+                    return None
+                for place in range(begin + DIGEST, end, CHUNK):  # read, as what fails in a map kills the process
+                    digest.update(file.read(min(CHUNK, end - place)))
+                if stated == digest.digest():  # the map is private, so that torch may think it writable
+                    content = np.memmap(file, np.uint8, "c", begin + DIGEST, end - begin - DIGEST)
+                    return torch.from_numpy(content).view(self.rows, self.codec.width)
+        except (OSError, ValueError):
             return None
-        stated, content = block[:DIGEST].tobytes(), block[DIGEST:]
-        digest = self._digest(epoch)
-        digest.update(content)
-        if stated == digest.digest():
-            return torch.from_numpy(content).view(self.rows, self.codec.width)
-        if stated != bytes(DIGEST):
-            self.say(f"{self.path}: the answers to epoch {epoch + 1} are damaged, and made again")
+        self.say(f"{self.path}: the answers to epoch {epoch + 1} are damaged, and made again")
         return None
 
     @contextmanager
     def writing(self, epochs: int, limit: float) -> Iterator[None]:
         """Within it this process may write, if no other does and the folder stays below `limit` bytes."""
-        size = self.size(epochs)
-        others = sum(path.stat().st_size for path in self.path.parent.glob("*") if path != self.path)
+        size, others = self.size(epochs), 0
+        for path in self.path.parent.glob("*"):
+            with suppress(OSError):  # it may be removed meanwhile
+                others += path.stat().st_size if path != self.path else 0
         with ExitStack() as stack:
-            if others + size > limit:
+            if not limit:
+                pass
+            elif others + size > limit:
                 self.say(f"{self.path}: answers are not kept: {size / 1e9:.2g} GB, where data.store_limit leaves "
                          f"{max(0.0, limit - others) / 1e9:.2g} GB of {limit / 1e9:.2g}")
             elif fcntl:
@@ -247,19 +256,25 @@ class LogitStore:
                 except OSError as error:
                     self._give_up(error)
             yield
-            self.file = None
+
+    def _release(self) -> None:
+        """Give up the lock; closing is not enough, since a process that decodes images may have been forked."""
+        self.file = None
+        with suppress(OSError):
+            fcntl.flock(self.locked, fcntl.LOCK_UN)
 
     def _lock(self, stack: ExitStack, size: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b"))
+        file = stack.enter_context(os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.locked = file
+        stack.callback(self._release)
         page = file.read(PAGE)
         if page != self._page:
             if page:
                 self.say(f"{self.path} holds something else than it should, and is made again")
             file.truncate(0)
-            file.seek(0)
-            file.write(self._page)
+            _write(file, 0, self._page)
         file.truncate(max(size, file.seek(0, os.SEEK_END)))  # the size is claimed now, the disk's space epoch by epoch
         self.file = file
 
@@ -285,15 +300,21 @@ class LogitStore:
     def _put(self, place: int, content: bytes) -> None:
         try:
             if self.file:
-                self.file.seek(place)
-                self.file.write(content)
-                self.file.flush()
+                _write(self.file, place, content)
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
         self.file = None
         self.say(f"{self.path}: answers are no longer kept: {error.strerror or error}")
+
+
+def _write(file: BinaryIO, place: int, content: bytes) -> None:
+    """All of the content, at once: nothing is left for when the file is closed."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, place)
+        rest, place = rest[written:], place + written
 
 
 def stored_epochs(path: Path) -> int:
@@ -343,7 +364,7 @@ class Answers:
             known, keeps = all(k for k, _ in every), any(k for _, k in every)
         if not known:
             self.stored, self.keeps = None, keeps
-        elif self.stored.nbytes <= AT_ONCE:
+        elif 4 * self.store.rows * self.store.codec.classes <= AT_ONCE:
             self.stored = self.store.codec.decode(self.stored.to(device))
         if self.keeps:
             self.store.begin(epoch)

@@ -98,7 +98,8 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     try:
         own_name = name.lower().rsplit("_", 1)[-1]  # timm's lookahead_adamw is adamw with something around it
         known = inspect.signature(get_optimizer_class(own_name, bind_defaults=False)).parameters
-        if "fused" in known:  # one pass over the weights: twice as fast for sgd, ten times for adamw, on a CPU
+        if "fused" in known and not {"foreach", "differentiable"} & optimizer.keys():
+            # one pass over the weights: twice as fast for sgd, ten times for adamw, on a CPU
             optimizer = {"fused": True} | optimizer
         made = create_optimizer_v2(model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **optimizer)
         for decayed_too in (True, False):  # biases are not, as in the network
@@ -185,10 +186,20 @@ def resume(member: Member, store: Store) -> None:
     if member.ema:
         member.ema.module.load_state_dict(state["ema"])
     member.optimizer.load_state_dict(state["optimizer"])
+    _lay_out(member.optimizer)
     member.scaler.load_state_dict(state["scaler"])
     member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]
     if member.scheduler:
         member.scheduler.step_update(member.epoch * member.steps_per_epoch)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give what an optimizer holds the strides of its weights: fused ones go through memory and do not look."""
+    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # within timm's lookahead
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 # ------------------------------------------------------------------------------------------------- the loop

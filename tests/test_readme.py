@@ -1,6 +1,8 @@
 """What the README prints is what a person can run."""
 
+import json
 import re
+import statistics
 
 from conftest import ROOT
 
@@ -26,3 +28,15 @@ def test_its_recipe_is_the_shipped_one():
 def test_its_table_of_recipes_is_complete():
     named = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.M))
     assert named == {p.stem for p in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_speeds_are_those_that_were_measured():
+    results = json.loads((ROOT / "tools" / "results" / "cpu.json").read_text())
+    columns = ("live / plain", "stored / plain", "live / bare", "cost of stored / alone", "cost of six / six alone")
+    measured = [
+        [f"{statistics.median(job['ratios'][name]):.2f}" for name in columns]
+        for name, job in results["jobs"].items()
+        if "-" in name
+    ]
+    table = (ROOT / "README.md").read_text().split("| on two CPU cores")[1].split("\n\n")[0].splitlines()[2:]
+    assert measured and [[cell.strip() for cell in row.split("|")[2:-1]] for row in table] == measured

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_sources import photos
 from test_training import plan, same, train_phase
 
 from distill.planning import cohorts_of, dry_run, kept_answers
 from distill.study import _train_phase
-from distill.teachers import DIGEST, PAGE, Codec, LogitStore, Teacher, stored_epochs
+from distill.teachers import DIGEST, PAGE, Answers, Codec, LogitStore, Teacher, stored_epochs
 
 
 def split(runs):
@@ -186,7 +187,7 @@ def test_a_damaged_store_is_refused_and_made_again(trained, monkeypatch, damage)
     assert path.read_bytes() == whole
 
 
-def test_an_epoch_counts_when_it_is_whole(tmp_path):
+def test_an_epoch_counts_when_it_is_whole(tmp_path, monkeypatch):
     codec, rows = Codec(4), torch.arange(160, dtype=torch.uint8).view(10, 16)
     store = LogitStore(tmp_path / "logits" / "a", {"teacher": "t"}, 10, codec)
     assert store.read(0) is None and stored_epochs(store.path) == 0
@@ -203,6 +204,9 @@ def test_an_epoch_counts_when_it_is_whole(tmp_path):
         store.add(rows[:5])
         store.end(1)
     assert store.read(1) is None, "half an epoch"
+    store.path.write_bytes(store.path.read_bytes()[: store.size(1)] + bytes(4000))  # nothing in epoch 1
+    monkeypatch.setattr(np, "memmap", no_answer)
+    assert store.read(1) is None, "a hole in a file is not looked into: on a full disk that could kill the process"
     other = LogitStore(store.path, {"teacher": "u"}, 10, codec)
     assert other.read(1) is None
 
@@ -215,6 +219,52 @@ def test_only_one_process_writes(trained, monkeypatch):
         fcntl.flock(held, fcntl.LOCK_EX)
         assert same(train_phase(place, split(plan(place))[1])["distilled"], expected)
     assert path.read_bytes() == before
+
+
+def test_a_process_that_decodes_images_does_not_keep_the_lock(tmp_path, tiny, workplace):
+    photos(tmp_path / "photos", 40, (8, 8))
+    data = ("data.source=folder", f"data.root={tmp_path / 'photos'}", "data.resident_gb=0", "train.batch_size=32")
+    place = workplace(tiny, *data, "teachers.hard.model=mlp_32", "students.distilled.model=mlp_16")
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    assert place.splits.train.images.idle is not None
+    (path,) = place.store.root.glob("logits/*.logits")
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_teacher_that_was_trained_again_is_asked_again(tiny, workplace):
+    place = workplace(tiny)
+    teachers, students = split(plan(place))
+    train_phase(place, teachers)
+    train_phase(place, students)
+    assert kept_answers(place, [students])[0].stored == 3
+    record = place.store.folder(students[0].teachers[0].id) / "run.json"
+    digest = place.store.record(students[0].teachers[0].id)["sha256"]["model.safetensors"]
+    record.write_text(record.read_text().replace(digest, "other weights"))
+    assert kept_answers(place, [students])[0].stored == 0
+
+
+def test_answers_that_grow_when_they_are_decoded_stay_encoded(tmp_path):
+    codec = Codec(1000, "float16", 1)
+    rows = codec.encode(torch.randn(10_000, 1000))
+    store = LogitStore(tmp_path / "logits" / "a", {"teacher": "t"}, 10_000, codec)
+    with store.writing(1, 1e9):
+        store.begin(0)
+        store.add(rows)
+        store.end(0)
+    answers = Answers(Teacher(torch.nn.Linear(2, 2)), codec, store, 100)
+    answers.begin(0, torch.device("cpu"))
+    assert answers.stored.dtype == torch.uint8  # 40 MB decoded
+    assert torch.equal(answers(no_answer, 3, 0, 100).logits, codec.decode(rows[300:400]))
+
+
+def test_nothing_is_said_of_what_nobody_wants(tiny, workplace, monkeypatch):
+    place = workplace(tiny, "data.store_limit=0")
+    lines = told(place, monkeypatch)
+    for phase in split(plan(place)):
+        train_phase(place, phase)
+    assert not [line for line in lines if "answers" in line]
 
 
 def test_the_limit_holds_and_is_told(tiny, workplace, monkeypatch):
@@ -238,19 +288,13 @@ def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(tiny, workp
     if when == "open":
         monkeypatch.setattr(LogitStore, "_lock", full)
     else:
-        lock = LogitStore._lock
+        write, calls = os.pwrite, []
 
-        def failing(self, *arguments):
-            lock(self, *arguments)
-            file = self.file
+        def filling(*arguments):
+            calls.append(arguments)
+            return write(*arguments) if len(calls) < 4 else full()
 
-            class Full:
-                seek = staticmethod(file.seek)
-                write = staticmethod(full)
-
-            self.file = Full()
-
-        monkeypatch.setattr(LogitStore, "_lock", failing)
+        monkeypatch.setattr(os, "pwrite", filling)
     train_phase(place, students)
     assert any("no longer kept: No space left" in line for line in lines)
     assert place.store.complete(students[0].id)
@@ -287,7 +331,7 @@ def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     alone, _ = run([sys.executable], "one", *plain)
     shared, _ = run(two, "two", *plain, "train.spread=data")
-    assert shared.name == alone.name and shared.stat().st_size == alone.stat().st_size
+    assert shared.name != alone.name and shared.stat().st_size == alone.stat().st_size
     rows = [np.frombuffer(p.read_bytes()[PAGE:], np.uint8).reshape(3, -1)[:, DIGEST:].copy() for p in (alone, shared)]
     theirs, ours = (torch.from_numpy(r).view(torch.float32) for r in rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

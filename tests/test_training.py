@@ -18,6 +18,17 @@ from distill.training import fit, make_optimizer, resume, start
 SILENT = lambda *_: None  # noqa: E731
 
 
+IMAGES = (
+    "data.source=synthetic",
+    "data.synthetic={shape: [3, 8, 8], train: 300}",
+    "data.augment={shift: 1}",
+    "teachers.hard.model=cifar_resnet8",
+    "students.alone.model=cifar_resnet8",
+    "students.distilled.model=cifar_resnet8",
+    "train.epochs=2",
+)
+
+
 def plan(place):
     return plan_runs(place.recipe, place.splits.identity, "no")
 
@@ -117,6 +128,8 @@ def test_equal_networks_of_one_seed_start_alike_and_other_seeds_do_not(tiny, wor
         ("train.optimizer=adamw", "train.lr=0.01", "train.ema=0.9"),
         ("train.optimizer=lamb", "train.lr=0.01"),
         ("train.optimizer=lookahead_adamw", "train.lr=0.01"),
+        (*IMAGES, "train.channels_last=true", "train.epochs=3"),
+        (*IMAGES, "train.channels_last=true", "train.epochs=3", "train.optimizer=lookahead_adamw", "train.lr=0.01"),
     ],
 )
 def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, options):
@@ -271,17 +284,6 @@ def test_optimizers_are_fused_where_torch_has_that(tiny, workplace):
     assert made() is True and made("train.optimizer=adamw") is True
     assert made("train.optimizer={name: sgd, fused: false}") is False
     assert made("train.optimizer=lamb") is None  # timm's own
-
-
-IMAGES = (
-    "data.source=synthetic",
-    "data.synthetic={shape: [3, 8, 8], train: 300}",
-    "data.augment={shift: 1}",
-    "teachers.hard.model=cifar_resnet8",
-    "students.alone.model=cifar_resnet8",
-    "students.distilled.model=cifar_resnet8",
-    "train.epochs=2",
-)
 
 
 def test_channels_last_changes_nothing_but_rounding(tiny, workplace, monkeypatch):
