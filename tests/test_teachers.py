@@ -4,6 +4,8 @@ import fcntl
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from test_sources import photos
 from test_training import plan, same, train_phase
 
-from distill.planning import cohorts_of, dry_run, kept_answers
+from distill.planning import answers_identity, cohorts_of, dry_run, kept_answers
 from distill.study import _train_phase
 from distill.teachers import DIGEST, PAGE, Answers, Codec, LogitStore, Teacher, stored_epochs
 
@@ -224,9 +226,10 @@ def test_only_one_process_writes(trained, monkeypatch):
 def test_a_process_that_decodes_images_does_not_keep_the_lock(tmp_path, tiny, workplace):
     photos(tmp_path / "photos", 40, (8, 8))
     data = ("data.source=folder", f"data.root={tmp_path / 'photos'}", "data.resident_gb=0", "train.batch_size=32")
-    place = workplace(tiny, *data, "teachers.hard.model=mlp_32", "students.distilled.model=mlp_16")
-    for phase in split(plan(place)):
-        train_phase(place, phase)
+    data += ("teachers.hard.model=mlp_32", "students.distilled.model=mlp_16")
+    train_phase(workplace(tiny, *data), split(plan(workplace(tiny, *data)))[0])
+    place = workplace(tiny, *data)  # whose processes start while the store is locked
+    train_phase(place, split(plan(place))[1])
     assert place.splits.train.images.idle is not None
     (path,) = place.store.root.glob("logits/*.logits")
     with path.open("rb") as file:
@@ -319,13 +322,14 @@ def test_the_plan_tells_what_is_stored_and_saves(tiny, workplace):
 
 
 def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
-    def run(launcher, out, *options):
+    def run(launcher, out, *options, stores=1):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [*launcher, "-m", "distill", "run", str(tiny), *options, "--out", str(tmp_path / out)]
         answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert answer.returncode == 0, answer.stderr
-        (path,) = (tmp_path / out / "logits").glob("*.logits")
-        return path, answer.stderr
+        paths = list((tmp_path / out / "logits").glob("*.logits"))
+        assert len(paths) == stores
+        return paths[0] if paths else None, answer.stderr
 
     plain = ("teachers.hard.model=mlp_32", "students.distilled.model=mlp_16", "train.batch_size=101")
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -336,8 +340,23 @@ def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
     theirs, ours = (torch.from_numpy(r).view(torch.float32) for r in rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert stored_epochs(shared) == 3
-    _, said = run(two, "two", *plain, "train.spread=data", "students.distilled.loss.kd.temperature=3")
+    changed = (*plain, "train.spread=data", "students.distilled.loss.kd.temperature=3")
+    _, said = run(two, "two", *changed)
     assert "answers of 1 of 1 teachers are stored" in said
+    run(two, "live", *changed, "data.store_limit=0", stores=0)
+    weights = {
+        name: {p.parent.name: p.read_bytes() for p in (tmp_path / name / "models").glob("*/model.safetensors")}
+        for name in ("two", "live")
+    }
+    assert weights["live"] and weights["live"].items() <= weights["two"].items()
+
+
+def test_answers_are_those_of_as_many_processes(tiny, workplace):
+    place = workplace(tiny)
+    (student,) = split(plan(place))[1]
+    three = replace(place, accelerator=SimpleNamespace(num_processes=3, mixed_precision="no"))
+    assert answers_identity(three, student, "t", True)["processes"] == 3
+    assert answers_identity(three, student, "t", False) == answers_identity(place, student, "t", False)
 
 
 def test_cohorts_are_split_by_memory(tiny, workplace):
