@@ -335,7 +335,7 @@ def million(count: int = 1_000_000) -> dict[str, list[float]]:
 def spreading(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds of a study of eight cohorts, on one process and on two, of one thread each."""
     recipe = folder / "spread.yaml"
-    recipe.write_text("data: {source: digits}\ntrain: {epochs: 100, batch_size: 128, lr: 0.05}\n"
+    recipe.write_text("data: {source: digits}\ntrain: {epochs: 300, batch_size: 128, lr: 0.05}\n"
                       "students: {alone: {model: mlp_800, loss: {cross_entropy: {}}}}\nseeds: 8\n")  # fmt: skip
     found: dict[str, list[float]] = {"one process": [], "two processes": []}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
