@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from distill.advice import advise
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
+from distill.logits import stored_epochs
 from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
 from distill.models.build import parameter_count
 from distill.models.inside import observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
 from distill.runs import Run, Store, plan_runs
-from distill.teachers import Teacher, stored_epochs
+from distill.teachers import Teacher
 from distill.training import make_optimizer
 from distill.workplace import Workplace, make_accelerator, precision_of
 

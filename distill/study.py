@@ -21,6 +21,7 @@ from distill.comparisons import compare_arms, rank_students
 from distill.data.sources import load_splits
 from distill.document import UserError
 from distill.evaluation import accuracy, metrics, predict_all
+from distill.logits import Answers, LogitStore, codec_of
 from distill.losses import TERMS, Outputs, ensemble
 from distill.models.build import parameter_count
 from distill.planning import (
@@ -39,7 +40,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe, term_model
 from distill.report import write_report
 from distill.runs import Run, Store, one_or_list, plan_runs, read_results, versions, write_aside
-from distill.teachers import Answers, LogitStore, Teacher, at_chance, check_teacher
+from distill.teachers import Teacher, at_chance, check_teacher
 from distill.training import Member, fit, layout, resume, start
 from distill.workplace import Workplace, make_accelerator, precision_of
 
@@ -167,9 +168,8 @@ def _teachers_of(place: Workplace, cohort: list[Run]) -> dict[str, Teacher]:
         for teacher in run.teachers:
             needs.setdefault(teacher.id, set()).update(needs_of_teachers(run))
     known = {teacher.id: teacher for run in cohort for teacher in run.teachers}
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(place.accelerator.mixed_precision)
     train = cohort[0].arm.train
-    return {name: Teacher(place.load(known[name]).to(memory_format=layout(train)), wanted, half, train.compile)
+    return {name: Teacher(place.load(known[name]).to(memory_format=layout(train)), wanted, place.half, train.compile)
             for name, wanted in needs.items()}
 
 
@@ -184,7 +184,7 @@ def _answers_of(place: Workplace, cohort: list[Run], teachers: dict[str, Teacher
         answers = {}
         for name, teacher in teachers.items():
             view = torch.zeros(1, *place.view_shape(arm), device=place.accelerator.device)
-            codec, store = teacher.codec(view, data.store), None
+            codec, store = codec_of(teacher, view, data.store), None
             if not teacher.needs:
                 identity = answers_identity(place, cohort[0], name, sharing)
                 store = LogitStore(place.store.answers(identity), identity, rows, codec, place.progress.say)

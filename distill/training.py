@@ -27,13 +27,14 @@ from distill.data.sources import Splits
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.evaluation import accuracy, predict
+from distill.logits import Answers
 from distill.losses import PARTS, Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
 from distill.models.build import normalisation
 from distill.models.heads import last_linear
 from distill.models.inside import decayed, observe, templates
 from distill.recipe import Train
 from distill.runs import Run, Store
-from distill.teachers import Answers, Teacher
+from distill.teachers import Teacher
 
 Log = Callable[[int, int, float, str], None]  # (epochs done, epochs, images a second, a line on the members)
 
@@ -259,7 +260,7 @@ def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epo
           size: int, accelerator: Accelerator, world: int, rank: int) -> None:
     """One update of every member by an epoch's batch of that number, in `accumulate` parts.
 
-    Nothing here waits for the device.
+    Nothing here waits for the device, but now and then, when many answers of a teacher are written.
     """
     first = members[0]
     step = epoch * first.steps_per_epoch + number
@@ -304,11 +305,11 @@ def _seed(seed: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(seed)
 
 
-def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor], layout: torch.memory_format) -> Tensor:
+def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor], memory: torch.memory_format) -> Tensor:
     """The views as this network wants them; networks with equal normalisation share the tensor."""
     wanted = normalisation(model)
     if wanted not in made:
-        made[wanted] = normalise(views, *wanted).contiguous(memory_format=layout)
+        made[wanted] = normalise(views, *wanted).contiguous(memory_format=memory)
     return made[wanted]
 
 

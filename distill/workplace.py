@@ -25,6 +25,11 @@ class Workplace:
     accelerator: Accelerator
     progress: Progress
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The half precision of the study, if it has one."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+
     def view_shape(self, arm: Arm) -> tuple[int, int, int]:
         """Channels, height and width of what an arm's network is shown."""
         channels, height, width = self.splits.shape

@@ -22,15 +22,16 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"document", "recipe", "analysis"},
     "runs": {"document", "recipe"},
     "teachers": {"document", "recipe", "losses", "models"},
+    "logits": {"losses", "teachers"},
     "evaluation": {"document", "recipe", "data", "models", "analysis"},
     "comparisons": {"document", "recipe", "losses", "analysis"},
-    "training": {"document", "recipe", "losses", "models", "data", "analysis", "evaluation", "teachers", "runs"},
     "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
     "report": {"document", "recipe", "analysis", "figures", "runs", "comparisons"},
 }
+ALLOWED["training"] = ALLOWED["evaluation"] | {"losses", "evaluation", "teachers", "logits", "runs"}
 ALLOWED["advice"] = {"recipe", "losses"}
 ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
-ALLOWED["planning"] = ALLOWED["workplace"] | {"workplace", "advice", "losses", "teachers", "training"}
+ALLOWED["planning"] = ALLOWED["workplace"] | {"workplace", "advice", "losses", "teachers", "logits", "training"}
 ALLOWED["study"] = set(ALLOWED) - {"study"}
 ALLOWED["cli"] = {"document", "recipe", "losses", "report", "runs", "explain", "study", "planning"}
 ALLOWED["__main__"] = {"cli"}

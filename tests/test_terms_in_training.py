@@ -18,6 +18,7 @@ from distill.data.sources import load_splits
 from distill.data.views import normalise
 from distill.document import UserError
 from distill.evaluation import predict
+from distill.logits import Answers
 from distill.losses import OnlineTargets, Outputs, make_parts
 from distill.models.build import normalisation
 from distill.models.heads import CosineHead
@@ -26,7 +27,7 @@ from distill.planning import dry_run, preflight, steps_of
 from distill.recipe import Augment
 from distill.runs import Store
 from distill.study import _train_phase, collect
-from distill.teachers import Answers, Teacher
+from distill.teachers import Teacher
 from distill.training import fit, make_optimizer, resume, save_checkpoint, start
 
 ALL = """\

@@ -8,11 +8,12 @@ from torch import nn
 from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
 from distill.document import UserError
+from distill.logits import Answers
 from distill.models.build import normalisation
 from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
 from distill.study import _train_cohort, _train_phase
-from distill.teachers import Answers, Teacher, check_teacher
+from distill.teachers import Teacher, check_teacher
 from distill.training import fit, make_optimizer, resume, start
 
 SILENT = lambda *_: None  # noqa: E731

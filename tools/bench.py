@@ -44,9 +44,10 @@ from distill import load_recipe
 from distill.data.readers import Images
 from distill.data.sources import Split, Splits
 from distill.evaluation import metrics, predict
+from distill.logits import Answers, LogitStore, codec_of
 from distill.progress import Progress
 from distill.runs import Store, plan_runs, versions
-from distill.teachers import Answers, LogitStore, Teacher
+from distill.teachers import Teacher
 from distill.training import fit, layout, make_optimizer, start
 from distill.workplace import Workplace, make_accelerator
 
@@ -141,8 +142,7 @@ class Bench:
         self.runs = {run.arm.name: run for run in plan_runs(recipe, {}, precision)}
         self.students = [run for name, run in self.runs.items() if name.startswith("distilled")]
         self.layout = layout(self.students[0].arm.train)
-        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self.teacher = Teacher(self.network("teacher"), half=self.half)
+        self.teacher = Teacher(self.network("teacher"), half=self.place.half)
         self.plain_teacher = self.network("teacher").eval().to(memory_format=torch.contiguous_format)
         ready = ((pixels[:count].float() / 255 - MEAN) / STD).to(self.device).contiguous(memory_format=self.layout)
         self.ready, self.labels = ready.split(BATCH), labels[:count].to(self.device).split(BATCH)
@@ -221,7 +221,7 @@ class Bench:
         answers: dict[str, Answers] = {}
         with ExitStack() as stack:
             if students:
-                codec, path = self.teacher.codec(self.ready[0][:1], "exact"), self.folder / "logits" / "bench"
+                codec, path = codec_of(self.teacher, self.ready[0][:1], "exact"), self.folder / "logits" / "bench"
                 store = None if live else LogitStore(path, {}, self.count, codec)
                 if store:
                     stack.enter_context(store.writing(1, 1e10))

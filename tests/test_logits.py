@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_sources import photos
 from test_training import plan, same, train_phase
 
+from distill.logits import DIGEST, PAGE, Answers, Codec, LogitStore, codec_of, stored_epochs
 from distill.planning import answers_identity, cohorts_of, dry_run, kept_answers
 from distill.study import _train_phase
-from distill.teachers import DIGEST, PAGE, Answers, Codec, LogitStore, Teacher, stored_epochs
+from distill.teachers import Teacher
 
 
 def split(runs):
@@ -81,7 +82,7 @@ def test_values_beyond_float16_become_its_largest():
     ],
 )
 def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(tiny, workplace, monkeypatch, options, at_once):
-    monkeypatch.setattr("distill.teachers.AT_ONCE", at_once)
+    monkeypatch.setattr("distill.logits.AT_ONCE", at_once)
     live = workplace(tiny, *options, "data.store_limit=0", out="live")
     for phase in split(plan(live)):
         expected = train_phase(live, phase)
@@ -403,4 +404,4 @@ def test_a_half_precision_teacher_answers_as_under_autocast(workplace, tiny):
         expected = model(views)
     found = Teacher(place.build(place.recipe.arm("hard"), 0), half=torch.bfloat16)(views).logits
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
-    assert Teacher(model, half=torch.bfloat16).codec(views[:1], "exact") == Codec(10, "bfloat16")
+    assert codec_of(Teacher(model, half=torch.bfloat16), views[:1], "exact") == Codec(10, "bfloat16")
