@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from distill.document import Key, Problems, RecipeError, UserError, check, dotted, nearest, override, read_yaml
-from distill.recipe import Arm, ArmSettings, Augment, Data, Document, Recipe, Terms, Train, needs_teacher, term_model
+from distill.recipe import (
+    Analysis,
+    Arm,
+    ArmSettings,
+    Augment,
+    Data,
+    Document,
+    Recipe,
+    Terms,
+    Train,
+    needs_teacher,
+    term_model,
+)
 
 
 def load(path: str | Path, terms: Terms, overrides: Iterable[str] = ()) -> Recipe:
@@ -46,6 +58,7 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
     data = check(Data, raw.get("data", {}), ("data",), problems) if isinstance(document.get("data"), dict) else None
     if data:
         _check_data(data, problems)
+    analysis = check(Analysis, raw.get("analysis", {}), ("analysis",), problems)
     augment_raw = raw.get("data", {}).get("augment")
     common = (train_raw, augment_raw if isinstance(augment_raw, dict) else {})
 
@@ -72,7 +85,7 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
     if top and not written:
         problems.add((), "nothing to train: name at least one arm under teachers or students")
     return Recipe(name, data, [a for group in teachers.values() for a in group], students, seeds,
-                  top.check_teachers if top else True, document)
+                  top.check_teachers if top else True, analysis or Analysis(), document)
 
 
 def _seeds(seeds: int | list[int], problems: Problems) -> list[int]:

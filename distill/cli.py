@@ -60,14 +60,22 @@ def report(
 def clusters(
     runs: Annotated[list[str], typer.Argument(help="Run folders, beginnings of ids, or STUDY:ARM (its first seed).")],
     classes: Annotated[str | None, typer.Option(help="Three class names, separated by commas.")] = None,
-    to: Annotated[Path, typer.Option(help="Folder for clusters.png and clusters.svg.")] = Path("."),
+    view: Annotated[list[str] | None, typer.Option(help="How to see them: plane (through three templates), pca, tsne, "
+                                                    "umap; may be given several times. By default plane.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder for the figures (PNG, SVG) and the page clusters.html.")] = Path("."),
     out: Out = Path("runs"),
 ) -> None:
-    """Draw the penultimate layer of runs, side by side, in the plane through three templates."""
-    from distill.explain import draw_clusters
+    """Draw the penultimate features of runs, side by side: figures, and a page to look at single images."""
+    from distill.explain.pictures import picture_of_runs
+    from distill.report import write_explorer
+    from distill.report.drawing import draw_features
 
     chosen = [name.strip() for name in classes.split(",")] if classes else None
-    print(draw_clusters(runs, out, to, chosen))
+    picture = picture_of_runs(runs, out, chosen, view or ["plane"])
+    for name in draw_features(picture, to):
+        print(to / f"{name}.png")
+    write_explorer(picture, to / "clusters.html")
+    print(to / "clusters.html")
 
 
 @app.command()
@@ -82,7 +90,7 @@ def schema() -> None:
 def _print_results(results: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from distill.report import terminal_tables
+    from distill.report.tables import terminal_tables
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
     for table in terminal_tables(results):

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from distill.analysis import calibration, fidelity
+from distill.analysis import calibration, clusters, fidelity
 from distill.data.loaders import evaluation_batches
 from distill.data.sources import Split, Splits
 from distill.data.views import normalise
@@ -64,7 +64,7 @@ def predict_all(model: nn.Module, splits: Splits, augment: Augment, device: torc
 
 
 def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = None,
-            temperature: float | None = None) -> dict[str, dict[str, Any]]:
+            temperature: float | None = None, control: dict[str, Tensor] | None = None) -> dict[str, dict[str, Any]]:
     """Every metric of a run on each split: fractions in [0, 1], nats; None where it does not apply.
 
     Args:
@@ -72,6 +72,8 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
         teacher: of its teacher, for fidelity.
         temperature: the teacher's in the run's loss, for `gamma` of what the student learned from. Without
             a teacher, gamma is the network's own at temperature 1.
+        control: of a teacher that the student never saw, made like its own (another seed): as much fidelity as
+            two such networks have anyway (Stanton et al. 2021).
     """
     held_logits, held_labels = _arrays(predictions, "validation")
     fitted = calibration.fit_temperature(held_logits, held_labels)
@@ -79,6 +81,7 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
     for split in ("test", "validation", "train"):
         logits, labels = _arrays(predictions, split)
         correct = calibration.top_k_correct(logits, labels)
+        gap, gap_sd = clusters.logit_gap(logits, labels)
         result[split] = {
             "top1": float(correct.mean()),
             "top5": float(calibration.top_k_correct(logits, labels, 5).mean()) if logits.shape[1] > 5 else None,
@@ -89,9 +92,17 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
             "ece": calibration.ece(logits, labels),
             "fitted_temperature": fitted,
             "ece_scaled": calibration.ece(logits, labels, temperature=fitted),
+            "ece_equal_mass": calibration.ece_equal_mass(logits, labels),
+            "ece_classwise": calibration.ece_classwise(logits, labels),
+            "nll_scaled": calibration.nll(logits, labels, fitted),
+            "logit_gap": gap,
+            "logit_gap_sd": gap_sd,
+            "stability": fidelity.stability(logits, labels),
             "gamma": calibration.gamma(logits, labels) if teacher is None else None,
             "agreement": None,
             "kl_to_teacher": None,
+            "agreement_control": None,
+            "kl_control": None,
         }
         if teacher is not None:
             theirs, _ = _arrays(teacher, split)
@@ -100,6 +111,10 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
                 "kl_to_teacher": fidelity.kl_to_teacher(logits, theirs),
                 "gamma": calibration.gamma(theirs, labels, temperature) if temperature else None,
             }
+        if control is not None:
+            others, _ = _arrays(control, split)
+            result[split] |= {"agreement_control": fidelity.agreement(logits, others),
+                              "kl_control": fidelity.kl_to_teacher(logits, others)}
     return result
 
 

@@ -2,14 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between two lines of one task, where no bars can be drawn
 
 
@@ -19,9 +21,9 @@ class Progress:
     def __init__(self, speaking: bool) -> None:
         self.speaking = speaking
         self.console = Console(stderr=True, highlight=False, quiet=not speaking, soft_wrap=True)
-        self.bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
-                         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=self.console,
-                         disable=not (speaking and sys.stderr.isatty()))
+        self.bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                         TextColumn("{task.fields[unit]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+                         console=self.console, disable=not (speaking and sys.stderr.isatty()))
 
     def __enter__(self) -> "Progress":
         self.bars.start()
@@ -35,13 +37,28 @@ class Progress:
         """A line, above the bars."""
         self.console.print(text, markup=False)
 
+    def each(self, title: str, things: Sequence[T], unit: str) -> Iterator[T]:
+        """The things one by one, with a bar, or lines now and then, that tells how far they are."""
+        began = spoken = time.monotonic()
+        bar = self.bars.add_task(title, total=len(things), rate="", unit=unit)
+        for done, thing in enumerate(things):
+            now = time.monotonic()
+            if self.bars.disable and now - spoken >= QUIET_SECONDS:
+                spoken, left = now, (now - began) / done * (len(things) - done)
+                self.say(f"{title}: {done}/{len(things)} {unit}, {left / 60:.1f} min left")
+            yield thing
+            self.bars.update(bar, completed=done + 1)
+        self.bars.remove_task(bar)
+        if things:
+            self.say(f"{title}: {len(things)} {unit} in {time.monotonic() - began:.1f} s")
+
     @contextmanager
     def task(self, title: str, epochs: int, done: int) -> Iterator[Callable[[int, int, float, str], None]]:
         """A bar (or lines) for one cohort; call what it gives after each epoch."""
         from rich.markup import escape
 
         began = spoken = time.monotonic()
-        bar = self.bars.add_task(escape(title), total=epochs, completed=done, rate="")
+        bar = self.bars.add_task(escape(title), total=epochs, completed=done, rate="", unit="epochs")
         if done:
             self.say(f"{title}: continues after epoch {done}")
         last: tuple[int, float, str] = (done, 0.0, "")

@@ -97,13 +97,32 @@ class Train(Strict):
     precision: Literal["no", "bf16", "fp16"] | None = Field(None, description="the launcher's by default")
     weight_norms: bool = Field(False, description="log the norms of every layer's weights, and how far they are from "
                                "the start, each epoch")
+    snapshots: int = Field(0, ge=0, description="so many states of the network on the way, from the first weights on, "
+                           "are kept with the run, to be looked at later")
     spread: Literal["auto", "runs", "data"] = Field("auto", description="what several processes share out: "
                                                     "whole runs, or each batch")
     checkpoint_minutes: float = Field(1.0, ge=0, description="at most this much work is lost to a kill, and "
                                       "the epoch under way")
 
 
-NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms"}
+NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms", "snapshots"}
+
+
+class Analysis(Strict):
+    """How far trained networks are looked into. Nothing here changes a weight."""
+
+    examples: int = Field(100, ge=0, description="images of each class whose features are looked at (10,000 in all "
+                          "at most); 0 for none")
+    classes: list[str] | None = Field(None, min_length=3, max_length=3, description="the three classes that are drawn; "
+                                      "by default those confused most, and the most confused pair with one far from it")
+    attacked: int = Field(500, ge=0, description="test images that are attacked; 0 for none")
+    linf: float = Field(8 / 255, gt=0, le=1, description="how far an attack may move each pixel, of [0, 1]")
+    l2: float = Field(0.5, gt=0, description="how far an attack may move a whole image (Euclidean), pixels in [0, 1]")
+    steps: int = Field(20, ge=1, description="of projected gradient ascent")
+    draws: int = Field(20, ge=0, description="views of each image for the mean answer, where information about "
+                       "single images is estimated; 0 for none")
+    pair: list[str] | None = Field(None, min_length=2, max_length=2, description="the two classes that are told "
+                                   "apart there; by default one of the most confused and one far from it")
 
 
 class ArmSettings(Strict):
@@ -124,6 +143,7 @@ class Document(Strict):
 
     data: dict[str, Any]
     train: dict[str, Any]
+    analysis: dict[str, Any] = {}
     teachers: dict[str, dict[str, Any]] = {}
     students: dict[str, dict[str, Any]] = {}
     seeds: int | list[int] = Field(1, description="a count or a list")
@@ -162,6 +182,7 @@ class Recipe:
     students: list[Arm]
     seeds: list[int]
     check_teachers: bool
+    analysis: Analysis
     source: dict[str, Any] = field(repr=False)  # the document after overrides, for recipe.yaml
 
     def arm(self, name: str) -> Arm:
@@ -226,5 +247,6 @@ def json_schema(terms: Terms) -> dict[str, Any]:
     }
     top = inline(Document)
     arms = {"type": "object", "additionalProperties": arm}
-    top["properties"] |= {"data": inline(Data), "train": inline(Train), "teachers": arms, "students": arms}
+    top["properties"] |= {"data": inline(Data), "train": inline(Train), "analysis": inline(Analysis),
+                          "teachers": arms, "students": arms}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "title": "distill recipe"}

@@ -1,8 +1,9 @@
 """A run: one network trained at one seed, its fingerprint, and its folder.
 
 `runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl`
-and `predictions.safetensors`. It is written aside and renamed, so it is complete or absent. While a run
-trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is replaced whole.
+and `predictions.safetensors`; states on the way are `epoch-N.safetensors`. It is written aside and renamed, so it is
+complete or absent. While a run trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is
+replaced whole, and `<id>.epochs` has its states so far.
 """
 
 import hashlib
@@ -142,6 +143,8 @@ class Store:
             save_for_hf(model, str(aside), safe_serialization=True,
                         data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
             save_file(predictions, aside / "predictions.safetensors")
+            for state in self._states(run.id).glob("epoch-*.safetensors"):
+                shutil.copy2(state, aside)
         except SafetensorError as error:
             raise UserError(f"cannot write {aside}: {error}") from None
         (aside / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
@@ -154,14 +157,18 @@ class Store:
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
         self._checkpoint(run.id).unlink(missing_ok=True)
+        shutil.rmtree(self._states(run.id), ignore_errors=True)
         for left in (*final.parent.glob(f"{run.id}.partial.*"), *final.parent.glob(f".{run.id}.*")):
             if not _alive(left.name.rsplit(".", 1)[1]):  # of a process that was killed while it wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def answers(self, identity: dict[str, Any]) -> Path:
         """Where a teacher's answers to the views of that identity are kept."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return self.root / "logits" / f"{identity['teacher']}-{digest[:8]}.logits"
+        return self.root / "logits" / f"{identity['teacher']}-{_short(identity)}.logits"
+
+    def analysis(self, identity: dict[str, Any]) -> Path:
+        """Where what was found within a run, looked into as the identity says, is kept."""
+        return self.root / "analysis" / f"{identity['run']}-{_short(identity)}.safetensors"
 
     def record(self, run_id: str) -> dict[str, Any]:
         """A run's `run.json`."""
@@ -197,24 +204,31 @@ class Store:
 
     def save_checkpoint(self, run_id: str, state: dict[str, Any]) -> None:
         """Replace a run's checkpoint, a tree of tensors and JSON values, by another."""
-        path = self._checkpoint(run_id)
+        write_tree(self._checkpoint(run_id), state)
+
+    def load_checkpoint(self, run_id: str) -> dict[str, Any] | None:
+        """A run's checkpoint, or None if there is none that can be read."""
+        return read_tree(self._checkpoint(run_id))
+
+    def _states(self, run_id: str) -> Path:
+        return self.root / "models" / f"{run_id}.epochs"
+
+    def save_state(self, run_id: str, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep a network as it is after so many epochs, for the run that it is on the way to."""
+        path = self._states(run_id) / f"epoch-{epoch:04d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        tensors: dict[str, Tensor] = {}
-        tree = json.dumps(_without_tensors(state, tensors))
+        aside = path.with_name(f".{path.name}")
+        copies = {name: w.detach().clone(memory_format=torch.contiguous_format) for name, w in weights.items()}
         try:
-            save_file(tensors, aside, metadata={"tree": tree})
+            save_file(copies, aside)
         except SafetensorError as error:
             raise UserError(f"cannot write {aside}: {error}") from None
         aside.replace(path)
 
-    def load_checkpoint(self, run_id: str) -> dict[str, Any] | None:
-        """A run's checkpoint, or None if there is none that can be read."""
-        try:
-            with safe_open(self._checkpoint(run_id), "pt") as file:
-                return _with_tensors(json.loads(file.metadata()["tree"]), file.get_tensor)
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
-            return None
+    def states(self, run_id: str) -> dict[int, Path]:
+        """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
+        return {int(path.stem.removeprefix("epoch-")): path
+                for path in sorted(self.folder(run_id).glob("epoch-*.safetensors"))}
 
     # ------------------------------------------------------------------------------------------------- names
 
@@ -240,6 +254,32 @@ class Store:
         if len(found) != 1:
             raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
         return found
+
+
+def write_tree(path: Path, value: dict[str, Any]) -> None:
+    """Write a tree of tensors and JSON values as one safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_without_tensors(value, tensors))
+    try:
+        save_file(tensors, aside, metadata={"tree": tree})
+    except SafetensorError as error:
+        raise UserError(f"cannot write {aside}: {error}") from None
+    aside.replace(path)
+
+
+def read_tree(path: Path) -> dict[str, Any] | None:
+    """What `write_tree` wrote, or None if there is nothing that can be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return _with_tensors(json.loads(file.metadata()["tree"]), file.get_tensor)
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+
+
+def _short(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

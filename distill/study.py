@@ -1,28 +1,21 @@
-"""The whole story: recipe → arms → runs → cohorts → views → outputs → steps → predictions → report."""
+"""The whole story: recipe → arms → runs → cohorts → views → outputs → steps → predictions → analysis → report."""
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 
 from distill import arms
-from distill.advice import advise
 from distill.analysis.calibration import gamma
-from distill.comparisons import compare_arms, rank_students
 from distill.data.sources import load_splits
 from distill.document import UserError
-from distill.evaluation import accuracy, metrics, predict_all
+from distill.evaluation import accuracy, predict_all
 from distill.logits import Answers, LogitStore, codec_of
-from distill.losses import TERMS, Outputs, ensemble
+from distill.losses import TERMS
 from distill.models.build import parameter_count
 from distill.planning import (
     answers_identity,
@@ -37,10 +30,11 @@ from distill.planning import (
     told,
 )
 from distill.progress import Progress
-from distill.recipe import Recipe, term_model
+from distill.recipe import Recipe
 from distill.report import write_report
-from distill.runs import Run, Store, one_or_list, plan_runs, read_results, versions, write_aside
-from distill.teachers import Teacher, at_chance, check_teacher
+from distill.results import collect, is_written, notes_of, write_study
+from distill.runs import Run, Store, plan_runs
+from distill.teachers import Teacher, check_teacher
 from distill.training import Member, fit, layout, resume, start
 from distill.workplace import Workplace, make_accelerator, precision_of
 
@@ -64,7 +58,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
     Raises:
         UserError: for whatever a person can mend.
     """
-    if recipe.name in ("models", "logits"):
+    if recipe.name in ("models", "logits", "analysis"):
         raise UserError(f"a recipe cannot be named {recipe.name}: what studies share lies in the folder of that name")
     accelerator = accelerator or make_accelerator(precision_of(recipe))
     (Path(out) / "models").mkdir(parents=True, exist_ok=True)  # now, rather than after an hour of training
@@ -72,7 +66,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         with accelerator.main_process_first():  # one process downloads
             splits = load_splits(recipe.data)
         place = Workplace(recipe, splits, Store(Path(out)), accelerator, progress)
-        notes = _notes(place)
+        notes = notes_of(place)
         for note in notes:
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
@@ -84,15 +78,16 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
             accelerator.wait_for_everyone()
             _check_teachers(place, [run for run in runs if run.depth == depth and run.arm.role == "teacher"])
         results: dict[str, Any] = {}
+        found = _look_inside(place, runs)
         if accelerator.is_main_process:
-            results = collect(place, runs)
+            results = collect(place, runs, found)
             for note in results["notes"]:
                 if note not in notes:
                     progress.say(note)
             study = place.store.root / recipe.name
-            if not _is_written(study, recipe, results):
+            if not is_written(study, recipe, results):
                 write_study(study, recipe, results)
-                _draw_teachers(place, runs, study)
+                _picture(place, runs, study)
                 write_report(study, place.store)
             progress.say(f"report: {study / 'report.html'}")
     return broadcast_object_list([results])[0] if accelerator.num_processes > 1 else results
@@ -215,102 +210,42 @@ def _check_teachers(place: Workplace, teachers: list[Run]) -> None:
                            f"its answers as good as smoothed by {index:.2f} (gamma)")
 
 
-# ----------------------------------------------------------------------------------------------- the results
+# ---------------------------------------------------------------------------------------------- the analysis
 
 
-def collect(place: Workplace, runs: list[Run]) -> dict[str, Any]:
-    """The content of `results.json`, from what is stored alone."""
-    rows, predictions = [], {}
-    for run in runs:
-        if run.id not in predictions:
-            predictions[run.id] = place.store.predictions(run.id)
-        kd = (run.arm.loss or {}).get("kd")
-        settings = term_model(TERMS["kd"])(**kd) if kd is not None else None
-        temperature = (settings.final_temperature or settings.temperature) if settings else None
-        record = place.store.record(run.id)
-        rows.append({
-            "id": run.id, "role": run.arm.role, "arm": run.arm.name, "axes": run.arm.axes, "seed": run.seed,
-            "model": record["model"], "parameters": record["parameters"],
-            "teacher": one_or_list([teacher.id for teacher in run.teachers]), "epochs": record["epochs"],
-            "seconds": record["seconds"], "hardware": record["versions"]["hardware"],
-            "metrics": metrics(predictions[run.id], _together([predictions[t.id] for t in run.teachers]), temperature),
-        })
-    return {"study": place.recipe.name, "versions": versions(), "classes": place.splits.class_names,
-            "data": {"source": place.recipe.data.source, "train": len(place.splits.train),
-                     "validation": len(place.splits.validation), "test": len(place.splits.test)},
-            "precision": place.accelerator.mixed_precision, "seeds": place.recipe.seeds,
-            "notes": _notes(place) + _untrained(runs, predictions), "runs": rows,
-            "comparisons": compare_arms(place.recipe, rows), "ranking": rank_students(place.recipe, rows)}
+def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """What is found within each run, by its id; each process looks into some of them."""
+    from distill.explain.inside import look_into  # what it needs takes a second to import
+
+    process, processes = place.accelerator.process_index, place.accelerator.num_processes
+    def look(watch: Callable[[list[Run]], Iterable[Run]]) -> dict[str, dict[str, Any]]:
+        return look_into(runs, place.splits, place.store, place.recipe.analysis, place.accelerator.device,
+                         place.recipe.seeds, watch)
+
+    found = look(lambda new: place.progress.each("looking into networks", new[process::processes], "networks"))
+    if processes == 1:
+        return found
+    place.accelerator.wait_for_everyone()
+    return look(lambda new: [])
 
 
-def _together(teachers: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
-    """The predictions of the teacher that a student has, an ensemble's as it learns from them."""
-    if not teachers:
-        return None
-    return {name: ensemble([Outputs(t[name]) for t in teachers]).logits if name.endswith(".logits") else value
-            for name, value in teachers[0].items()}
+def _picture(place: Workplace, runs: list[Run], study: Path) -> None:
+    """What the report draws of penultimate features: teachers and a student of each, first seed."""
+    from distill.explain.pictures import ROWS, make_picture
 
-
-def _notes(place: Workplace) -> list[str]:
-    """What a reader of the study should know of its data and its recipe."""
-    return [*(f"data: {note}" for note in place.splits.notes),
-            *advise(place.recipe, len(place.splits.class_names))]
-
-
-def _untrained(runs: list[Run], predictions: dict[str, dict[str, Tensor]]) -> list[str]:
-    """Arms that learned nothing: what is said of them is about their training, not about their loss."""
-    failed: dict[str, int] = {}
-    for run in runs:
-        stored = predictions[run.id]
-        if at_chance(stored["validation.logits"], stored["validation.labels"]):
-            failed[run.arm.name] = failed.get(run.arm.name, 0) + 1
-    return [f"{name}: {count} of its runs are no better than chance on the validation split, so they did not train; "
-            "lower train.lr or the weight of the loss, or clip with train.clip_grad" for name, count in failed.items()]
-
-
-def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
-    """`recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").unlink(missing_ok=True)  # a report of older results must not outlive them
-    write_aside(folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True))
-    write_aside(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
-    columns = ["id", "role", "arm", "seed", "model", "parameters", "teacher", "epochs", "seconds"]
-    rows = []
-    for run in results["runs"]:
-        row = {name: run[name] for name in columns} | {f"axis.{axis}": run["axes"].get(axis) for axis in axes}
-        rows.append(row | {f"{split}.{metric}": value for split, values in run["metrics"].items()
-                           for metric, value in values.items()})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_aside(folder / "results.csv", text.getvalue())
-
-
-def _is_written(folder: Path, recipe: Recipe, results: dict[str, Any]) -> bool:
-    """Whether the study's folder says just this already; drawing is the slow part of a study that is done."""
-    try:
-        same = read_results(folder) == json.loads(json.dumps(results))
-        return same and yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")) == recipe.source \
-            and (folder / "report.html").is_file()
-    except (UserError, OSError, ValueError, yaml.YAMLError):
-        return False
-
-
-def _draw_teachers(place: Workplace, runs: list[Run], study: Path) -> None:
-    """Penultimate clusters of the teachers (of the students, where none was trained), first seed each."""
-    from distill.explain import ROWS, clusters_figure  # matplotlib takes a second to import
-
-    for old in (study / "figures").glob("clusters.*"):
-        old.unlink()
+    path = study / "features.safetensors"
+    path.unlink(missing_ok=True)
     trained = [run for run in runs if not run.arm.given]
-    chosen = [run for run in trained if run.arm.role == "teacher"] or trained
-    titles: dict[str, str] = {}
-    for run in chosen:
-        if run.arm.name not in titles.values() and len(titles) < ROWS:
-            titles[run.id] = run.arm.name
+    first: dict[str, Run] = {}
+    for run in trained:
+        first.setdefault(run.arm.name, run)
+    teachers = [run for run in first.values() if run.arm.role == "teacher"]
+    teachers = [teachers[0], teachers[-1]] if len(teachers) > 2 else teachers
+    students = [run for run in first.values() if run.arm.role == "student"]
+    taught = [next((s for s in students if s.arm.teachers == (t.arm.name,)), None) for t in teachers]
+    shown = [run for run in (*teachers, *taught) if run] or students
+    titles = {run.id: run.arm.name for run in shown[:ROWS]}
     try:
-        clusters_figure(place.store, place.splits, titles, study / "figures")
+        make_picture(titles, place.splits, place.store, place.recipe.analysis, place.accelerator.device).save(path)
     except UserError as error:
-        place.progress.say(f"no figure of clusters: {error}")
+        place.progress.say(f"no picture of features: {error}")

@@ -208,7 +208,7 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 def fit(members: list[Member], teachers: dict[str, Answers], splits: Splits, store: Store, accelerator: Accelerator,
         sharing: bool, log: Log) -> None:
-    """Train a cohort to its last epoch.
+    """Train a cohort to its last epoch; states on the way that are wanted are kept.
 
     Args:
         members: of one seed, with equal views, batch size and epochs, all at the same epoch.
@@ -226,9 +226,12 @@ def fit(members: list[Member], teachers: dict[str, Answers], splits: Splits, sto
     train, augment, seed = first.train, first.run.arm.augment, first.run.seed
     world, rank = (accelerator.num_processes, accelerator.process_index) if sharing else (1, 0)
     size = min(train.batch_size, len(splits.train))
-    saved = time.monotonic()
+    writes, saved = accelerator.is_main_process or not sharing, time.monotonic()
     for epoch in range(first.epoch, train.epochs):
         began = time.monotonic()
+        for member in members if writes else ():
+            if epoch in snapshot_epochs(member.train):
+                store.save_state(member.run.id, epoch, member.result.state_dict())
         for member in members:
             member.model.train()
             member.parts.train()
@@ -249,11 +252,15 @@ def fit(members: list[Member], teachers: dict[str, Answers], splits: Splits, sto
             member.seconds += (time.monotonic() - began) / len(members)
         last = epoch + 1 == train.epochs
         if not last and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
-            if accelerator.is_main_process or not sharing:
-                for member in members:
-                    save_checkpoint(member, store)
+            for member in members if writes else ():
+                save_checkpoint(member, store)
             saved = time.monotonic()
         log(epoch + 1, train.epochs, rate, ", ".join(f"{m.history[-1]['validation']['top1']:.1%}" for m in members))
+
+
+def snapshot_epochs(train: Train) -> set[int]:
+    """After how many epochs a state is kept: evenly spread, the first weights among them and the last not."""
+    return {i * train.epochs // train.snapshots for i in range(train.snapshots)}
 
 
 def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epoch: int, number: int,

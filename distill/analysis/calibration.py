@@ -53,9 +53,9 @@ def top_k_correct(logits: Array, labels: Labels, k: int = 1) -> NDArray[np.bool_
     return found
 
 
-def nll(logits: Array, labels: Labels) -> float:
-    """Mean negative log-likelihood, in nats, without smoothing."""
-    total = sum(_of_class(log_probabilities(logits[part]), labels[part]).sum() for part in parts(logits))
+def nll(logits: Array, labels: Labels, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood of logits divided by the temperature, in nats, without smoothing."""
+    total = sum(_of_class(log_probabilities(logits[part], temperature), labels[part]).sum() for part in parts(logits))
     return float(-total / len(labels))
 
 
@@ -87,6 +87,26 @@ def ece(logits: Array, labels: Labels, bins: int = BINS, temperature: float = 1.
     """Expected calibration error ``Σ_b n_b/N |accuracy_b - confidence_b|``, in [0, 1]."""
     diagram = reliability(logits, labels, bins, temperature)
     return float((diagram.count * np.abs(diagram.accuracy - diagram.confidence)).sum() / len(labels))
+
+
+def ece_equal_mass(logits: Array, labels: Labels, bins: int = BINS) -> float:
+    """The same in bins of equally many examples (Nixon et al. 2019); examples of one confidence share a bin."""
+    confidence = np.concatenate([np.exp(log_probabilities(logits[part]).max(1)) for part in parts(logits)])
+    place = np.searchsorted(np.sort(confidence), confidence) * bins // len(labels)
+    distance = np.bincount(place, top_k_correct(logits, labels) - confidence, bins)
+    return float(np.abs(distance).sum() / len(labels))
+
+
+def ece_classwise(logits: Array, labels: Labels, bins: int = BINS) -> float:
+    """The mean over classes of the calibration error of that class's probability, in equal bins (Kull et al. 2019)."""
+    classes = logits.shape[1]
+    distance = np.zeros(classes * bins)
+    for part in parts(logits):
+        p = np.exp(log_probabilities(logits[part]))
+        place = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1) + bins * np.arange(classes)
+        distance -= np.bincount(place.ravel(), p.ravel(), classes * bins)
+        distance += np.bincount(_of_class(place, labels[part]), minlength=classes * bins)
+    return float(np.abs(distance).sum() / len(labels) / classes)
 
 
 def fit_temperature(logits: Array, labels: Labels) -> float:

@@ -1,7 +1,11 @@
-"""The penultimate layer as the paper draws it (section 2): the plane through three templates."""
+"""The penultimate layer as the paper draws it (section 2), and how tightly its classes stand together, in numbers."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from distill.analysis.calibration import Array, Labels, log_probabilities, parts
+
+# ------------------------------------------------------------------------------------------------- the plane
 
 
 def template_plane(templates: NDArray) -> NDArray:
@@ -29,7 +33,76 @@ def project(points: NDArray, templates: NDArray, basis: NDArray) -> NDArray:
     return (points.astype(np.float64) - templates.mean(0)) @ basis
 
 
-def within_between(features: NDArray, labels: NDArray[np.int64]) -> float:
+def template_space(templates: NDArray) -> NDArray[np.float64]:
+    """An orthonormal basis ``[D, r]`` of all differences of templates ``[K, D]``, r ≤ K - 1.
+
+    What a network answers depends on nothing else in its features. The plane through three templates lies in it.
+    """
+    centred = templates.astype(np.float64) - templates.mean(0, dtype=np.float64)
+    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    return right[singular > 1e-8 * max(singular[0], np.finfo(float).tiny)].T
+
+
+def shared_probability(logits: Array, labels: Labels) -> NDArray[np.float64]:
+    """How much of their probability classes give to each other, ``[K, K]``: ``P + Pᵀ``, P_kj the mean p_j of the
+    examples of class k. Symmetric; the diagonal is -1, so that it is never the largest.
+    """
+    classes = logits.shape[1]
+    sums, count = np.zeros((classes, classes)), np.maximum(np.bincount(labels, minlength=classes), 1)
+    for part in parts(logits):
+        p, own = np.exp(log_probabilities(logits[part])), labels[part]
+        for k in np.unique(own):
+            sums[k] += p[own == k].sum(0)
+    shared = sums / count[:, None]
+    shared = shared + shared.T
+    np.fill_diagonal(shared, -1)
+    return shared
+
+
+def most_confused(shared: NDArray) -> list[int]:
+    """Three classes that a network confuses most: the pair that shares most probability, and its nearest third.
+
+    Args:
+        shared: as `shared_probability` returns it, K ≥ 3.
+    """
+    first, second = np.unravel_index(shared.argmax(), shared.shape)
+    third = shared[first] + shared[second]
+    third[[first, second]] = -np.inf
+    return [int(first), int(second), int(third.argmax())]
+
+
+def confused_and_far(shared: NDArray) -> list[int]:
+    """The pair that a network confuses most, and the class that shares least with it (as in the paper's Figure 1,
+    two poodles and a tench); `shared` as for `most_confused`.
+    """
+    first, second, _ = most_confused(shared)
+    third = shared[first] + shared[second]
+    third[[first, second]] = np.inf
+    return [first, second, int(third.argmin())]
+
+
+def near_classes(shared: NDArray, count: int) -> NDArray[np.bool_]:
+    """For each class, which `count` others it shares most probability with, ``[K, K]``."""
+    order = np.argsort(-shared, axis=1, kind="stable")[:, :count]
+    near = np.zeros(shared.shape, bool)
+    np.put_along_axis(near, order, True, axis=1)
+    return near
+
+
+# ----------------------------------------------------------------------------------------------- its numbers
+
+
+def _centred(features: NDArray, labels: Labels) -> tuple[NDArray, NDArray]:
+    """Features less their class mean ``[N, D]``, and the means ``[K, D]`` of the classes that occur, in float64."""
+    x = features.astype(np.float64)
+    classes, place = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError("this needs examples of at least two classes")
+    means = np.stack([x[place == i].mean(0) for i in range(len(classes))])
+    return x - means[place], means
+
+
+def within_between(features: NDArray, labels: Labels) -> float:
     """Mean squared distance to the own class mean over that of the class means to their mean.
 
     0 for clusters collapsed to points; classes weigh by their examples.
@@ -37,30 +110,75 @@ def within_between(features: NDArray, labels: NDArray[np.int64]) -> float:
     Raises:
         ValueError: if there are fewer than two classes.
     """
+    deviations, _ = _centred(features, labels)
     x = features.astype(np.float64)
-    classes, place = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError("within/between needs at least two classes")
-    means = np.stack([x[place == i].mean(0) for i in range(len(classes))])
-    within = ((x - means[place]) ** 2).sum(1).mean()
-    between = ((means[place] - x.mean(0)) ** 2).sum(1).mean()
+    within = (deviations**2).sum(1).mean()
+    between = ((x - deviations - x.mean(0)) ** 2).sum(1).mean()
     return float(within / between) if between > 0 else float("inf")
 
 
-def most_confused(probabilities: NDArray, labels: NDArray[np.int64]) -> list[int]:
-    """Three classes that a network confuses most: the pair that shares most probability, and its nearest third.
+def class_separation(features: NDArray, labels: Labels) -> float:
+    """R² = 1 - within/total of mean cosine distances (Kornblith et al. 2021, equation 11), in [0, 1].
 
-    Args:
-        probabilities: ``[N, K]``, K ≥ 3.
-        labels: ``[N]``.
+    1 for classes collapsed to one direction each; classes weigh alike. A feature vector of length 0 has cosine 0
+    to all.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
     """
-    classes = probabilities.shape[1]
-    shared = np.zeros((classes, classes))
-    for k in np.unique(labels):
-        shared[k] = probabilities[labels == k].mean(0)
-    shared = shared + shared.T
-    np.fill_diagonal(shared, -1)
-    first, second = np.unravel_index(shared.argmax(), shared.shape)
-    third = shared[first] + shared[second]
-    third[[first, second]] = -1
-    return [int(first), int(second), int(third.argmax())]
+    x = features.astype(np.float64)
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(float).tiny)
+    _, means = _centred(unit, labels)  # a mean of cosines is the product of the means of unit vectors
+    total = 1 - (means.mean(0) ** 2).sum()
+    return float(1 - (1 - (means**2).sum(1).mean()) / total) if total > 0 else 0.0
+
+
+def nc1(features: NDArray, labels: Labels) -> float:
+    """``tr(Σ_W Σ_B⁺) / K``: what varies within classes, against what lies between (Papyan et al. 2020); 0 at collapse.
+
+    Σ_W is the mean over examples, Σ_B over the class means about their mean, ⁺ the Moore-Penrose inverse. Does not
+    change with the scale of the features.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+    deviations, means = _centred(features, labels)
+    _, singular, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
+    kept = singular > singular[0] * max(means.shape) * np.finfo(float).eps
+    if not kept.any():
+        return float("inf")
+    along = ((deviations @ right[kept].T) ** 2).mean(0)
+    return float((along / singular[kept] ** 2).sum())  # Σ_B has eigenvalues s²/K, which the 1/K cancels
+
+
+def wrong_template_spread(features: NDArray, templates: NDArray, labels: Labels) -> float:
+    """How unequal an example's distances to its K - 1 wrong templates are: standard deviation over mean, averaged.
+
+    0 where they are equally far, as label smoothing wants them (section 2). With the biases, as the paper has it,
+    features ``[N, D]`` end in a 1 and templates ``[K, D]`` in their bias.
+
+    Raises:
+        ValueError: if there are fewer than three classes.
+    """
+    if len(templates) < 3:
+        raise ValueError("the spread of distances to wrong templates needs at least three classes")
+    x, w = features.astype(np.float64), templates.astype(np.float64)
+    squares = (x**2).sum(1)[:, None] - 2 * x @ w.T + (w**2).sum(1)
+    distances = np.sqrt(np.maximum(squares, 0))
+    wrong = distances[np.arange(len(w)) != labels[:, None]].reshape(len(x), -1)
+    return float((wrong.std(1) / np.maximum(wrong.mean(1), np.finfo(float).tiny)).mean())
+
+
+def logit_gap(logits: Array, labels: Labels) -> tuple[float, float]:
+    """Mean and standard deviation of ``z_y - z_k`` over all examples and all k ≠ y."""
+    sums, classes = np.zeros(2), logits.shape[1]
+    mean = None
+    for part in parts(logits):
+        z = logits[part].astype(np.float64)
+        gaps = np.take_along_axis(z, labels[part][:, None], 1) - z  # 0 for the class itself
+        mean = gaps.sum() / (len(z) * (classes - 1)) if mean is None else mean  # near enough to subtract
+        gaps -= mean
+        np.put_along_axis(gaps, labels[part][:, None], 0.0, 1)
+        sums += gaps.sum(), (gaps**2).sum()
+    first, second = sums / (len(labels) * (classes - 1))
+    return float(mean + first), float(np.sqrt(max(second - first**2, 0.0)))

@@ -1,0 +1,97 @@
+"""Which images and classes are looked at, and what a network says of them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distill.analysis.clusters import confused_and_far, most_confused, shared_probability
+from distill.data.loaders import evaluation_batches
+from distill.data.sources import Split, Splits
+from distill.data.views import normalise
+from distill.document import UserError, nearest
+from distill.evaluation import predict
+from distill.models.build import normalisation
+from distill.models.inside import penultimate
+from distill.recipe import Analysis, Augment
+
+AT_ONCE = 2**22  # values of images that go through a network together where gradients reach them
+
+
+class Chosen(NamedTuple):
+    """The classes that a study's pictures and its information are about.
+
+    Attributes:
+        triples: three classes each, for planes; empty where there are fewer than three classes.
+        pair: two classes.
+    """
+
+    triples: list[list[int]]
+    pair: list[int]
+
+
+def choose_classes(settings: Analysis, names: list[str], predictions: dict[str, Tensor]) -> Chosen:
+    """The classes that the recipe names, else those that a network confuses most on the validation split, and far ones.
+
+    Raises:
+        UserError: if the data have no class of a name, or one is named twice.
+    """
+    shared = shared_probability(predictions["validation.logits"].numpy(), predictions["validation.labels"].numpy())
+    triples = [] if len(names) < 3 else [most_confused(shared), confused_and_far(shared)]
+    pair = [triples[1][0], triples[1][2]] if triples else [0, 1]
+    if triples and sorted(triples[0]) == sorted(triples[1]):
+        del triples[1]  # of three classes, say
+    if settings.classes:
+        triples = [numbers_of(settings.classes, names)]
+    return Chosen(triples, numbers_of(settings.pair, names) if settings.pair else pair)
+
+
+def numbers_of(wanted: list[str], names: list[str]) -> list[int]:
+    """The numbers of classes by their names; UserError if there is none of a name, or one is named twice."""
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"there is no class '{name}'; {nearest(name, names)}")
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"name {len(wanted)} different classes, got {', '.join(wanted)}")
+    return [names.index(name) for name in wanted]
+
+
+def first_of_each(labels: Tensor, classes: list[int], count: int) -> Tensor:
+    """Positions of the first `count` examples of each of some classes, in order."""
+    found = [(labels == k).nonzero()[:count, 0] for k in classes]
+    return torch.cat(found).sort().values if found else torch.zeros(0, dtype=torch.long)
+
+
+def spread(count: int, wanted: int) -> Tensor:
+    """At most `wanted` of so many positions, evenly spread."""
+    wanted = min(count, wanted)
+    return torch.arange(wanted) * count // max(wanted, 1)
+
+
+def features_and_logits(model: nn.Module, splits: Splits, split: Split, augment: Augment, device: torch.device,
+                        positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Penultimate features ``[N, D]`` and logits ``[N, K]`` of some positions of a split, on the CPU.
+
+    Raises:
+        UserError: if the network has no single last layer.
+    """
+    with penultimate(model) as seen:
+        logits = predict(model, splits, split, augment, device, positions)
+    features = torch.cat([part.float().cpu() for part in seen]) if seen else torch.zeros(0, 1)
+    return features, logits
+
+
+def images_of(splits: Splits, split: Split, augment: Augment, device: torch.device, positions: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` as they are judged, uint8."""
+    return torch.cat([batch.views for batch in evaluation_batches(splits, split, augment, 500, device, positions)])
+
+
+def answers(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Logits ``[B, K]`` in float32 of pixels in [0, 255] that the network itself normalises."""
+    return model(normalise(pixels, *normalisation(model))).float()
+
+
+def in_parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors of N examples, cut alike into parts that fit a device with their gradients."""
+    size = max(1, min(500, AT_ONCE // max(1, tensors[0][0].numel()))) if len(tensors[0]) else 1
+    return list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
