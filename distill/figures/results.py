@@ -93,7 +93,9 @@ def information(arms: Mapping[str, Sequence[Sequence[tuple[int, float]]]], examp
                       label=name)
             if len(arms) <= 6:
                 axis.fill_between(epochs, nats.min(0), nats.max(0), color=colour(number), alpha=0.12, linewidth=0)
-        for height, text in ((np.log(2), "log 2: the class alone"), (np.log(examples), f"log {examples}: every image")):
+        limits = [(np.log(2), "log 2: the class alone"), (np.log(examples), f"log {examples}: every image")]
+        reached = max(value for seeds in arms.values() for seed in seeds for _, value in seed)
+        for height, text in limits if reached > 0.6 * np.log(examples) else limits[:1]:
             axis.axhline(height, color="0.4", linestyle="--", linewidth=0.8)
             axis.annotate(text, (1, height), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
                           fontsize=7, ha="right", color="0.3")
