@@ -195,4 +195,8 @@ def test_the_most_confused_classes():
     p = np.full((6, 6), 0.01) + 0.9 * np.eye(6)
     p[1, 4] = p[4, 1] = 0.4
     p[4, 2] = 0.2
-    assert clusters.most_confused(p, np.arange(6)) == [1, 4, 2]
+    p[0, 1] = p[1, 0] = p[0, 4] = p[4, 0] = 1e-4
+    p /= p.sum(1, keepdims=True)
+    shared = clusters.shared_probability(np.log(p), np.arange(6))
+    assert clusters.most_confused(shared) == [1, 4, 2]
+    assert clusters.confused_and_far(shared) == [1, 4, 0]

@@ -19,19 +19,29 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"document", "recipe"},
     "data": {"document", "recipe"},
     "analysis": {"document", "recipe"},
-    "figures": {"document", "recipe", "analysis"},
+    "pictures": {"runs"},
+    "figures": {"document", "recipe", "analysis", "pictures"},
     "runs": {"document", "recipe"},
     "teachers": {"document", "recipe", "losses", "models"},
     "logits": {"losses", "teachers"},
     "evaluation": {"document", "recipe", "data", "models", "analysis"},
     "comparisons": {"document", "recipe", "losses", "analysis"},
-    "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "figures", "runs", "evaluation"},
-    "report": {"document", "recipe", "analysis", "figures", "runs", "comparisons"},
+    "explain": {"document", "recipe", "arms", "losses", "models", "data", "analysis", "pictures", "runs", "evaluation"},
+    "report": {"document", "recipe", "analysis", "pictures", "figures", "runs", "comparisons"},
 }
 ALLOWED["training"] = ALLOWED["evaluation"] | {"losses", "evaluation", "teachers", "logits", "runs"}
 ALLOWED["advice"] = {"recipe", "losses"}
 ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
 ALLOWED["planning"] = ALLOWED["workplace"] | {"workplace", "advice", "losses", "teachers", "logits", "training"}
+ALLOWED["results"] = ALLOWED["evaluation"] | {
+    "workplace",
+    "advice",
+    "losses",
+    "runs",
+    "comparisons",
+    "evaluation",
+    "teachers",
+}
 ALLOWED["study"] = set(ALLOWED) - {"study"}
 ALLOWED["cli"] = {"document", "recipe", "losses", "report", "runs", "explain", "study", "planning"}
 ALLOWED["__main__"] = {"cli"}
