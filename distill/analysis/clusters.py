@@ -144,7 +144,7 @@ def nc1(features: NDArray, labels: Labels) -> float:
     """
     deviations, means = _centred(features, labels)
     _, singular, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
-    kept = singular > singular[0] * max(means.shape) * np.finfo(float).eps
+    kept = singular > 1e-7 * singular[0]  # K means about their mean have at most K - 1 directions
     if not kept.any():
         return float("inf")
     along = ((deviations @ right[kept].T) ** 2).mean(0)

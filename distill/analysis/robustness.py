@@ -62,8 +62,11 @@ def pgd(classify: Classify, images: Tensor, labels: Tensor, radius: float, *, no
         images within the ball and in [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
-    step, attacked = 2.5 * radius / steps, _within(images, radius * noise, radius, norm)
+    start = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
+    if norm == "l2":  # any direction, any distance
+        start = torch.randn(images.shape, generator=generator).to(images)
+        start *= torch.rand(len(images), 1, 1, 1, generator=generator).to(images) / _length(start)
+    step, attacked = 2.5 * radius / steps, _within(images, radius * start, radius, norm)
     for _ in range(steps):
         slope = gradient(classify, attacked, labels, loss)
         direction = slope.sign() if norm == "linf" else slope / _length(slope)

@@ -98,7 +98,7 @@ def _states(run_id: str, title: str, store: Store, splits: Splits, augment: Augm
     states, predicted, confidence = [], {name: [] for name in SPLITS}, {name: [] for name in SPLITS}
     for file in [*files.values(), None]:
         model.load_state_dict(load_file(file) if file else last)
-        state = {"templates": templates(model).detach().cpu()}
+        state = {"templates": templates(model).detach().cpu().clone()}  # the weights are written over
         for name, split in (("train", splits.train), ("validation", splits.validation)):
             state[name], logits = features_and_logits(model, splits, split, augment, device, positions[name])
             best = logits.softmax(1).max(1)

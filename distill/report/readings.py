@@ -194,8 +194,8 @@ def _robustness(results: dict[str, Any], pair: tuple[str, str] | None) -> str:
     zero = max(run["metrics"]["test"]["zero_gradient"] for run in runs)
     sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no uncertainty can be given"
     return text + (f"PGD by cross-entropy overlooks most at {most}: {mean:.1f} points that the other L∞ attacks find "
-                   f"({sure}, {len(arms[most])} seeds); at most {100 * zero:.1f}% of a network's images give no gradient "
-                   "at all.")
+                   f"({sure}, {len(arms[most])} seeds). At most {100 * zero:.1f}% of a network's images give no "
+                   "gradient at all.")
 
 
 def _fidelity(results: dict[str, Any]) -> str:
