@@ -23,7 +23,7 @@ class Paired(NamedTuple):
 def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
     """Mean, standard deviation (n - 1; 0 for one value) and Student's interval of the mean."""
     x = np.asarray(values, float)
-    if len(x) < 2 or x.std(ddof=1) == 0:
+    if len(x) < 2 or np.ptp(x) <= 1e-12 * np.abs(x).max():  # rounding is not spread
         return float(x.mean()), 0.0, None
     low, high = stats.ttest_1samp(x, 0).confidence_interval(level)
     return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
