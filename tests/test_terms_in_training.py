@@ -25,8 +25,9 @@ from distill.models.heads import CosineHead
 from distill.models.inside import observe
 from distill.planning import dry_run, preflight, steps_of
 from distill.recipe import Augment
+from distill.results import collect
 from distill.runs import Store
-from distill.study import _train_phase, collect
+from distill.study import _look_inside, _train_phase
 from distill.teachers import Teacher
 from distill.training import fit, make_optimizer, resume, save_checkpoint, start
 
@@ -124,7 +125,7 @@ def test_an_ensemble_is_what_a_student_learns_from_and_is_judged_by(recipe, work
     place = workplace(recipe)
     train_study(place)
     runs = plan(place)
-    results = collect(place, runs)
+    results = collect(place, runs, _look_inside(place, runs))
     row = next(run for run in results["runs"] if run["arm"] == "both/teacher=hard+soft")
     ids = [run.id for run in runs if run.arm.role == "teacher"]
     assert row["teacher"] == ids
@@ -356,7 +357,9 @@ def test_shares_of_the_data_are_a_prior_and_balanced_weights(recipe, workplace):
 def test_students_that_did_not_train_are_told(recipe, workplace):
     place = workplace(recipe, "students.related.train.lr=1.0e-9")
     train_study(place)
-    notes = [note for note in collect(place, plan(place))["notes"] if "did not train" in note]
+    runs = plan(place)
+    notes = collect(place, runs, _look_inside(place, runs))["notes"]
+    notes = [note for note in notes if "did not train" in note]
     assert any(note.startswith("related: 1 of its runs are no better than chance") for note in notes)
     assert not any(note.startswith("hard:") for note in notes)
 
