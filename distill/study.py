@@ -1,6 +1,6 @@
 """The whole story: recipe → arms → runs → cohorts → views → outputs → steps → predictions → analysis → report."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -218,15 +218,16 @@ def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]
     from distill.explain.inside import look_into  # what it needs takes a second to import
 
     process, processes = place.accelerator.process_index, place.accelerator.num_processes
-    def look(watch: Callable[[list[Run]], Iterable[Run]]) -> dict[str, dict[str, Any]]:
+    def look(share: slice) -> dict[str, dict[str, Any]]:
         return look_into(runs, place.splits, place.store, place.recipe.analysis, place.accelerator.device,
-                         place.recipe.seeds, watch)
+                         place.recipe.seeds, share,
+                         lambda new: place.progress.each("looking into networks", new, "networks"))
 
-    found = look(lambda new: place.progress.each("looking into networks", new[process::processes], "networks"))
+    found = look(slice(process, None, processes))
     if processes == 1:
         return found
     place.accelerator.wait_for_everyone()
-    return look(lambda new: [])
+    return look(slice(None)) if place.accelerator.is_main_process else {}
 
 
 def _picture(place: Workplace, runs: list[Run], study: Path) -> None:

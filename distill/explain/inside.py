@@ -35,7 +35,8 @@ INFORMED = 300  # examples of each of the two classes, as in the paper
 
 
 def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analysis, device: torch.device,
-              seeds: list[int], watch: Callable[[list[Run]], Iterable[Run]] = list) -> dict[str, dict[str, Any]]:
+              seeds: list[int], share: slice = slice(None),
+              watch: Callable[[list[Run]], Iterable[Run]] = list) -> dict[str, dict[str, Any]]:
     """What is found within each run, by its id; what an earlier study found is taken from its file.
 
     Args:
@@ -45,7 +46,8 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
         settings: the recipe's.
         device: on which the networks run.
         seeds: the study's, for the attacks that another network makes.
-        watch: given the runs that are to be looked into, those that this process looks into, one by one.
+        share: of the runs, those that this process looks into.
+        watch: gives the runs that are new one by one, and may tell a person how far it is.
 
     Returns:
         only of runs that have a file by then: another process may have the others.
@@ -54,7 +56,8 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
     files = {run.id: store.analysis(_identity(run, runs, settings, chosen, seeds)) for run in runs}
     unique = {run.id: run for run in runs}
     transferred: dict[str, Tensor] = {}  # attacked images, by the id of the network whose gradient moved them
-    for run in watch([run for run in unique.values() if read_tree(files[run.id]) is None]):
+    own = list(unique.values())[share]  # shared out before asking what is new, which other processes change
+    for run in watch([run for run in own if read_tree(files[run.id]) is None]):
         source = source_of(run, runs, seeds)
         if source and settings.attacked and source.id not in transferred:
             transferred[source.id] = _transferred(source, splits, store, settings, device)

@@ -154,7 +154,8 @@ def _all_classes(kind: str, classes: list[int], labels: dict[str, Tensor], seen:
     for states in seen:
         last = [states[-1][name][members[name]].double().numpy() for name in SPLITS]
         if kind == "pca":
-            axes = PCA(2, random_state=0).fit(last[0])
+            with np.errstate(invalid="ignore"):  # features of a dead network do not vary
+                axes = PCA(2, random_state=0).fit(last[0])
             view.points.append({name: to_tensor(np.stack([axes.transform(s[name][members[name]].double().numpy())
                                                           for s in states])) for name in SPLITS})
         else:
@@ -166,6 +167,8 @@ def _all_classes(kind: str, classes: list[int], labels: dict[str, Tensor], seen:
 
 def _flatten(kind: str, features: NDArray) -> NDArray:
     """Two coordinates of each example, near where features are near."""
+    if not np.ptp(features, axis=0).any():  # a dead network: one point
+        return np.zeros((len(features), 2))
     near = max(2, min(30, (len(features) - 1) // 3))
     if kind == "tsne":
         start = PCA(min(50, *features.shape), random_state=0).fit_transform(features)  # as its authors advise
