@@ -148,6 +148,7 @@ def test_the_paired_test_is_students(pairs):
 def test_what_one_seed_or_no_spread_can_say():
     assert statistics.compare([0.5], [0.6]).ci95 is None
     assert statistics.compare([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]).p_value is None
+    assert statistics.compare([0.0, 0.0], [0.0, 3.6e-230]).p_value is None  # its square is 0
     assert statistics.mean_interval([0.5]) == (0.5, 0.0, None)
     with pytest.raises(ValueError, match="one length"):
         statistics.compare([0.1], [0.1, 0.2])

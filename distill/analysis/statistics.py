@@ -20,10 +20,15 @@ class Paired(NamedTuple):
     p_value: float | None
 
 
+def _no_spread(x: np.ndarray, scale: float) -> bool:
+    """Whether values differ by rounding only, or by so little that the square of it is no normal number."""
+    return bool(np.ptp(x) <= max(1e-12 * scale, 1e-150))
+
+
 def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
     """Mean, standard deviation (n - 1; 0 for one value) and Student's interval of the mean."""
     x = np.asarray(values, float)
-    if len(x) < 2 or np.ptp(x) <= 1e-12 * np.abs(x).max():  # rounding is not spread
+    if len(x) < 2 or _no_spread(x, np.abs(x).max()):
         return float(x.mean()), 0.0, None
     low, high = stats.ttest_1samp(x, 0).confidence_interval(level)
     return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
@@ -35,7 +40,7 @@ def compare(a: list[float], b: list[float], level: float = 0.95) -> Paired:
         raise ValueError(f"paired lists must have one length of at least 1, got {len(a)} and {len(b)}")
     differences = np.asarray(b, float) - np.asarray(a, float)
     scale = max(np.abs(a).max(), np.abs(b).max())
-    if len(a) > 1 and np.ptp(differences) <= 1e-12 * scale:  # rounding is not spread
+    if _no_spread(differences, scale):
         differences = np.full(len(a), differences.mean())
     mean, _, interval = mean_interval(list(differences), level)
     p = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
