@@ -51,7 +51,7 @@ def report(
     for name in studies:
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
         results = read_results(folder)
-        write_report(folder, Store(folder.parent))
+        write_report(folder, Store(folder.resolve().parent))
         _print_results(results)
         print(f"report: {folder / 'report.html'}")
 
@@ -59,7 +59,8 @@ def report(
 @app.command()
 def clusters(
     runs: Annotated[list[str], typer.Argument(help="Run folders, beginnings of ids, or STUDY:ARM (its first seed).")],
-    classes: Annotated[str | None, typer.Option(help="Three class names, separated by commas.")] = None,
+    classes: Annotated[list[str] | None, typer.Option(help="Three class names, separated by commas; or the option "
+                                                      "three times, for names with commas.")] = None,
     view: Annotated[list[str] | None, typer.Option(help="How to see them: plane (through three templates), pca, tsne, "
                                                     "umap; may be given several times. By default plane.")] = None,
     to: Annotated[Path, typer.Option(help="Folder for the figures (PNG, SVG) and the page clusters.html.")] = Path("."),
@@ -70,8 +71,8 @@ def clusters(
     from distill.report import write_explorer
     from distill.report.drawing import draw_features
 
-    chosen = [name.strip() for name in classes.split(",")] if classes else None
-    picture = picture_of_runs(runs, out, chosen, view or ["plane"])
+    chosen = [name.strip() for name in classes[0].split(",")] if classes and len(classes) == 1 else classes
+    picture = picture_of_runs(runs, out, chosen, list(dict.fromkeys(view or ["plane"])))
     for name in draw_features(picture, to):
         print(to / f"{name}.png")
     write_explorer(picture, to / "clusters.html")
@@ -106,12 +107,14 @@ def _print_plan(plan: dict[str, Any]) -> None:
         print(f"  {run['id']}  {'stored' if run['stored'] else '      '}  {run['name']}")
     print(f"{len(plan['cohorts'])} cohorts to train:")
     for cohort in plan["cohorts"]:
-        print(f"  {len(cohort['runs'])} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
-              f"{'; '.join(cohort['runs'])}")
-        for kept in cohort["answers"]:
-            new = f"{kept['bytes'] / 1e6:,.3g} MB will be" if kept["bytes"] else "nothing is to be"
-            print(f"    answers of {kept['teacher']}: {kept['stored']} of {cohort['epochs']} epochs are stored, {new} "
-                  "written")
+        runs, answers = cohort["runs"], cohort["answers"]
+        others = f"; and {len(runs) - 4} others" if len(runs) > 4 else ""
+        print(f"  {len(runs)} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
+              f"{'; '.join(runs[:4])}{others}")
+        if answers:
+            print(f"    of {len(answers)} teachers, {sum(kept['stored'] for kept in answers)} of "
+                  f"{cohort['epochs'] * len(answers)} epochs of answers are stored; "
+                  f"{sum(kept['bytes'] for kept in answers) / 1e6:,.3g} MB will be written")
     for note in plan["notes"]:
         print(f"note: {note}")
     saved = sum(cohort["saved"] for cohort in plan["cohorts"])

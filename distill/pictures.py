@@ -78,12 +78,11 @@ class Picture:
         """Write one safetensors file, whole or not at all."""
         write_tree(path, asdict(self))
 
-
     def view_names(self) -> list[str]:
         """What the figures of the views are called."""
         kinds = [view.kind for view in self.views]
         before = [kinds[:i].count(kind) for i, kind in enumerate(kinds)]
-        return [f"features_{kind}{f'_{n + 1}' if n else ''}" for kind, n in zip(kinds, before, strict=True)]
+        return [numbered(f"features_{kind}", n) for kind, n in zip(kinds, before, strict=True)]
 
 
 def load_picture(path: Path) -> Picture | None:
@@ -95,6 +94,11 @@ def load_picture(path: Path) -> Picture | None:
         return Picture(**stored, networks=networks, views=views)
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of the number-th of several figures of one kind: the first has the plain name."""
+    return f"{name}_{number + 1}" if number else name
 
 
 def to_tensor(values: Any, dtype: torch.dtype = torch.float32) -> Tensor:

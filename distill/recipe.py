@@ -11,7 +11,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Terms = Mapping[str, Callable[..., Any]]
 
@@ -38,6 +38,11 @@ class Augment(Strict):
     flip: bool = Field(False, description="mirror left-right, half of the time")
     mixup: float = Field(0.0, ge=0, description="mixup's Beta parameter; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="cutmix's Beta parameter; with mixup, either is drawn evenly")
+
+    @property
+    def moves(self) -> bool:
+        """Whether views of one image differ without another image's help."""
+        return self.shift > 0 or self.crop is not None or self.scale < 1 or self.flip
 
 
 class Synthetic(Strict):
@@ -108,20 +113,25 @@ class Train(Strict):
 NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms", "snapshots"}
 
 
+# YAML reads the names of digits as numbers
+ClassNames = list[Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]]
+
+
 class Analysis(Strict):
     """How far trained networks are looked into. Nothing here changes a weight."""
 
     examples: int = Field(100, ge=0, description="images of each class whose features are looked at (10,000 in all "
                           "at most); 0 for none")
-    classes: list[str] | None = Field(None, min_length=3, max_length=3, description="the three classes that are drawn; "
-                                      "by default those confused most, and the most confused pair with one far from it")
+    classes: ClassNames | None = Field(None, min_length=3, max_length=3, description="the three classes that are "
+                                       "drawn; by default those confused most, and the most confused pair with one far "
+                                       "from it")
     attacked: int = Field(500, ge=0, description="test images that are attacked; 0 for none")
     linf: float = Field(8 / 255, gt=0, le=1, description="how far an attack may move each pixel, of [0, 1]")
     l2: float = Field(0.5, gt=0, description="how far an attack may move a whole image (Euclidean), pixels in [0, 1]")
     steps: int = Field(20, ge=1, description="of projected gradient ascent")
     draws: int = Field(40, ge=0, description="views of each image for the mean answer, where information about "
                        "single images is estimated (it comes out about 1 / 2 draws nats too low); 0 for none")
-    pair: list[str] | None = Field(None, min_length=2, max_length=2, description="the two classes that are told "
+    pair: ClassNames | None = Field(None, min_length=2, max_length=2, description="the two classes that are told "
                                    "apart there; by default one of the most confused and one far from it")
 
 

@@ -23,7 +23,8 @@ from distill.runs import Run, one_or_list, read_results, versions, write_aside
 from distill.teachers import at_chance
 from distill.workplace import Workplace
 
-GEOMETRY = ("within_between", "within_between_templates", "class_separation", "nc1", "wrong_template_spread")
+GEOMETRY = ("examples", "within_between", "within_between_templates", "class_separation", "nc1",
+            "wrong_template_spread")
 ATTACKS = ("attacked", "unattacked", "fgsm", "pgd_linf", "margin_linf", "pgd_l2", "transfer", "worst_linf",
            "zero_gradient")
 Predictions = dict[str, dict[str, Tensor]]
@@ -78,7 +79,8 @@ def _row(place: Workplace, run: Run, runs: list[Run], predictions: Predictions,
         "teacher": one_or_list([teacher.id for teacher in run.teachers]), "epochs": record["epochs"],
         "seconds": record["seconds"], "hardware": record["versions"]["hardware"], "smoothing": smoothing,
         "temperature": temperature, "template_spread": found["template_spread"],
-        "optimal_gap": optimum, "information": found["information"], "metrics": judged,
+        "optimal_gap": optimum, "information": [state | _finite({"nats": state["nats"]}) for state in
+                                                found["information"]], "metrics": judged,
     }
 
 

@@ -227,8 +227,9 @@ class Store:
 
     def states(self, run_id: str) -> dict[int, Path]:
         """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
-        return {int(path.stem.removeprefix("epoch-")): path
-                for path in sorted(self.folder(run_id).glob("epoch-*.safetensors"))}
+        found = {int(path.stem.removeprefix("epoch-")): path
+                 for path in self.folder(run_id).glob("epoch-*.safetensors")}
+        return dict(sorted(found.items()))
 
     # ------------------------------------------------------------------------------------------------- names
 

@@ -17,6 +17,7 @@ from distill.evaluation import accuracy, predict_all
 from distill.logits import Answers, LogitStore, codec_of
 from distill.losses import TERMS
 from distill.models.build import parameter_count
+from distill.models.heads import last_linear
 from distill.planning import (
     answers_identity,
     cohorts_of,
@@ -73,6 +74,11 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         missing = missing_of(place, runs)
         sizes = preflight(place, missing)
         progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
+        stateless = [run for run in runs if run not in missing and run.arm.train.snapshots and not run.arm.given
+                     and not place.store.states(run.id)]
+        if stateless:
+            progress.say(f"{len(stateless)} stored runs have no states on their way (train.snapshots), for one "
+                         f"{stateless[0].title} ({stateless[0].id}); remove their folders to train them with these")
         for depth in sorted({run.depth for run in runs}):
             _train_phase(place, [run for run in missing if run.depth == depth], sizes)
             accelerator.wait_for_everyone()
@@ -236,17 +242,23 @@ def _picture(place: Workplace, runs: list[Run], study: Path) -> None:
 
     path = study / "features.safetensors"
     path.unlink(missing_ok=True)
-    trained = [run for run in runs if not run.arm.given]
+    if not place.recipe.analysis.examples:
+        return
     first: dict[str, Run] = {}
-    for run in trained:
-        first.setdefault(run.arm.name, run)
+    for run in [run for run in runs if not run.arm.given] or runs:
+        if run.arm.name not in first and last_linear(place.load(run)) is not None:
+            first[run.arm.name] = run
     teachers = [run for run in first.values() if run.arm.role == "teacher"]
     teachers = [teachers[0], teachers[-1]] if len(teachers) > 2 else teachers
     students = [run for run in first.values() if run.arm.role == "student"]
     taught = [next((s for s in students if s.arm.teachers == (t.arm.name,)), None) for t in teachers]
     shown = [run for run in (*teachers, *taught) if run] or students
     titles = {run.id: run.arm.name for run in shown[:ROWS]}
+    kinds = ("plane", "pca", "tsne") if len(place.splits.class_names) > 2 else ("pca", "tsne")
+    if not titles:
+        return
     try:
-        make_picture(titles, place.splits, place.store, place.recipe.analysis, place.accelerator.device).save(path)
+        make_picture(titles, place.splits, place.store, place.recipe.analysis, place.accelerator.device,
+                     kinds).save(path)
     except UserError as error:
         place.progress.say(f"no picture of features: {error}")

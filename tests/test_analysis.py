@@ -183,13 +183,26 @@ def test_templates_on_a_line_are_refused():
 
 
 def test_within_between_is_its_double_loop():
+    """Components of variance by hand: SS_W = (N - K) w and SS_B = (K - 1) w + (N - Σn²/N) b, in expectation."""
     generator = np.random.default_rng(0)
-    x, labels = generator.normal(size=(60, 5)), np.arange(60) % 3
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    x = generator.normal(size=(60, 5)) + generator.normal(size=(3, 5))[labels]
     means = [np.mean([x[i] for i in range(60) if labels[i] == k], 0) for k in range(3)]
-    within = np.mean([np.sum((x[i] - means[labels[i]]) ** 2) for i in range(60)])
-    between = np.mean([np.sum((means[labels[i]] - x.mean(0)) ** 2) for i in range(60)])
+    within = sum(np.sum((x[i] - means[labels[i]]) ** 2) for i in range(60)) / 57
+    between = (sum(np.sum((means[labels[i]] - x.mean(0)) ** 2) for i in range(60)) - 2 * within) / (60 - 1400 / 60)
     assert clusters.within_between(x, labels) == pytest.approx(within / between)
     assert clusters.within_between(np.array(means)[labels], labels) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="two examples of a class"):
+        clusters.within_between(x[:2], np.array([0, 1]))
+
+
+@pytest.mark.parametrize("each", [2, 10, 50])
+def test_within_between_does_not_depend_on_how_many_are_looked_at(each):
+    """Class means of variance 4 and examples of variance 1 about them: 0.25, of two examples a class as of fifty."""
+    generator = np.random.default_rng(each)
+    labels = np.arange(400 * each) % 400
+    x = generator.normal(size=(len(labels), 8)) + 2 * generator.normal(size=(400, 8))[labels]
+    assert clusters.within_between(x, labels) == pytest.approx(0.25, rel=0.1)
 
 
 def test_the_most_confused_classes():

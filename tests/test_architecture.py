@@ -32,7 +32,15 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["training"] = ALLOWED["evaluation"] | {"losses", "evaluation", "teachers", "logits", "runs"}
 ALLOWED["advice"] = {"recipe", "losses"}
 ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
-ALLOWED["planning"] = ALLOWED["workplace"] | {"workplace", "advice", "losses", "teachers", "logits", "training"}
+ALLOWED["planning"] = ALLOWED["workplace"] | {
+    "workplace",
+    "advice",
+    "losses",
+    "teachers",
+    "logits",
+    "training",
+    "explain",
+}
 ALLOWED["results"] = ALLOWED["evaluation"] | {
     "workplace",
     "advice",

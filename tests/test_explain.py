@@ -342,7 +342,7 @@ def test_sentences_tell_direction_size_and_doubt():
 
 def test_readings_are_of_the_stored_numbers(study):
     _, results, _ = study
-    told = read_figures(results, {}, {})
+    told = read_figures(results, {})
     values = [[run_of(results, arm, s)["metrics"]["test"]["ece"] for s in (0, 1)] for arm in ("hard", "smoothed")]
     low, high = stats.ttest_rel(values[1], values[0]).confidence_interval()
     assert f"95% interval {100 * low:+.2f} to {100 * high:+.2f}, 2 seeds" in told["reliability"]

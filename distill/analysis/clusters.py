@@ -36,7 +36,8 @@ def project(points: NDArray, templates: NDArray, basis: NDArray) -> NDArray:
 def template_space(templates: NDArray) -> NDArray[np.float64]:
     """An orthonormal basis ``[D, r]`` of all differences of templates ``[K, D]``, r ≤ K - 1.
 
-    What a network answers depends on nothing else in its features. The plane through three templates lies in it.
+    What a network with a linear last layer answers depends on nothing else in its features. The plane through three
+    templates lies in it.
     """
     centred = templates.astype(np.float64) - templates.mean(0, dtype=np.float64)
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
@@ -103,18 +104,26 @@ def _centred(features: NDArray, labels: Labels) -> tuple[NDArray, NDArray]:
 
 
 def within_between(features: NDArray, labels: Labels) -> float:
-    """Mean squared distance to the own class mean over that of the class means to their mean.
+    """Variance within classes over variance between their means, both summed over dimensions.
 
-    0 for clusters collapsed to points; classes weigh by their examples.
+    The components of a one-way analysis of variance: ``MS_W / ((MS_B - MS_W) / n)``, n examples a class (of unequal
+    ones, their usual mean). So it does not depend on how many examples are looked at, as the ratio of sums would: means
+    of few examples lie apart by chance. 0 for clusters collapsed to points; inf where the means lie no farther apart
+    than chance has them.
 
     Raises:
-        ValueError: if there are fewer than two classes.
+        ValueError: if there are fewer than two classes, or no class has two examples.
     """
-    deviations, _ = _centred(features, labels)
+    deviations, means = _centred(features, labels)
+    count, classes = len(deviations), len(means)
+    if count == classes:
+        raise ValueError("this needs at least two examples of a class")
     x = features.astype(np.float64)
-    within = (deviations**2).sum(1).mean()
-    between = ((x - deviations - x.mean(0)) ** 2).sum(1).mean()
-    return float(within / between) if between > 0 else float("inf")
+    within = (deviations**2).sum() / (count - classes)
+    between = ((x - deviations - x.mean(0)) ** 2).sum() / (classes - 1)
+    sizes = np.unique(labels, return_counts=True)[1]
+    each = (count - (sizes**2).sum() / count) / (classes - 1)
+    return float(within / ((between - within) / each)) if between > within else float("inf")
 
 
 def class_separation(features: NDArray, labels: Labels) -> float:

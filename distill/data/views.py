@@ -50,7 +50,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 def make_views(images: Tensor, index: Tensor, augment: Augment, seed: int, epoch: int) -> Tensor:
     """Training views of uint8 images ``[B, C, H, W]``: uint8, or float where a view is interpolated."""
-    if not (augment.shift or augment.crop or augment.flip or augment.scale < 1):
+    if not augment.moves:
         return images
     draws = uniforms(key("view", seed, epoch), index, DRAWS).T
     if augment.shift:

@@ -29,7 +29,7 @@ from distill.models.inside import last_layer, templates
 from distill.recipe import Analysis, Augment
 from distill.runs import Run, Store, read_tree, write_tree
 
-VERSION = 1  # raised when the same settings would give other numbers
+VERSION = 2  # raised when the same settings would give other numbers
 MOST = 10_000  # examples of a split whose features are looked at
 INFORMED = 300  # examples of each of the two classes, as in the paper
 
@@ -53,7 +53,7 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
         only of runs that have a file by then: another process may have the others.
     """
     chosen = choose_classes(settings, splits.class_names, store.predictions(runs[0].id))
-    files = {run.id: store.analysis(_identity(run, runs, settings, chosen, seeds)) for run in runs}
+    files = {run.id: store.analysis(_identity(run, runs, store, settings, chosen, seeds)) for run in runs}
     unique = {run.id: run for run in runs}
     transferred: dict[str, Tensor] = {}  # attacked images, by the id of the network whose gradient moved them
     own = list(unique.values())[share]  # shared out before asking what is new, which other processes change
@@ -69,9 +69,9 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
 
 def source_of(run: Run, runs: Sequence[Run], seeds: list[int]) -> Run | None:
     """The network whose gradient attacks a run beside its own: the first teacher trained here (else student), of the
-    next seed, so that nobody attacks himself; None where there is no other.
+    next seed, so that nobody attacks himself; None where there is no other that sees images of one size with it.
     """
-    trained = [r for r in runs if not r.arm.given]
+    trained = [r for r in runs if not r.arm.given and r.arm.augment.crop == run.arm.augment.crop]
     same = [r for r in trained if r.arm.name == trained[0].arm.name]  # teachers stand first
     if not same:
         return None
@@ -80,11 +80,13 @@ def source_of(run: Run, runs: Sequence[Run], seeds: list[int]) -> Run | None:
     return found if found.id != run.id else None
 
 
-def _identity(run: Run, runs: Sequence[Run], settings: Analysis, chosen: Chosen, seeds: list[int]) -> dict[str, Any]:
+def _identity(run: Run, runs: Sequence[Run], store: Store, settings: Analysis, chosen: Chosen,
+              seeds: list[int]) -> dict[str, Any]:
     """All that the numbers depend on; a run's id tells its data."""
     source = source_of(run, runs, seeds)
+    weights = [store.record(r.id)["sha256"]["model.safetensors"] for r in (run, source) if r]
     return {"run": run.id, "version": VERSION, **settings.model_dump(exclude={"classes", "pair"}), "pair": chosen.pair,
-            "source": source.id if source else None}
+            "source": source.id if source else None, "weights": weights, "states": list(store.states(run.id))}
 
 
 @torch.no_grad()
@@ -97,7 +99,7 @@ def _look(run: Run, splits: Splits, store: Store, settings: Analysis, chosen: Ch
                              "template_spread": None}
     if settings.examples and last_linear(model) is not None:
         found |= geometry(model, splits, augment, device, settings.examples)
-    if settings.draws:
+    if settings.draws and chosen.pair and augment.moves:
         found["information"] = along_training(model, run, splits, store, chosen.pair, settings.draws, device)
     if settings.attacked:
         images, labels = _attacked(splits, augment, settings, device)
@@ -126,9 +128,11 @@ def geometry(model: nn.Module, splits: Splits, augment: Augment, device: torch.d
         features, _ = features_and_logits(model, splits, split, augment, device, positions)
         labels = split.labels[positions]
         x, y = features.double().numpy(), labels.numpy()
-        if len(labels.unique()) < 2:
+        occurring = len(labels.unique())
+        if occurring < 2 or len(labels) < 2 * occurring:  # single examples have no spread
             continue
         found["geometry"][name] = {
+            "examples": len(labels) / occurring,
             "within_between": clusters.within_between(x, y),
             "within_between_templates": clusters.within_between(x @ space, y),
             "class_separation": clusters.class_separation(x, y),
@@ -148,7 +152,8 @@ def along_training(model: nn.Module, run: Run, splits: Splits, store: Store, pai
                    device: torch.device) -> list[dict[str, float]]:
     """The information about single training images of two classes, at every stored state of a run.
 
-    What is asked of the network is the difference of the two classes' logits, of views made as in training.
+    What is asked of the network is the difference of the two classes' logits, of views that are moved as in training
+    (mixing is left out: a mixed image is two).
     """
     split, augment = splits.train, run.arm.augment
     positions = first_of_each(split.labels, pair, INFORMED)
@@ -164,7 +169,8 @@ def along_training(model: nn.Module, run: Run, splits: Splits, store: Store, pai
             logits = torch.cat([answers(model, part) for part, in in_parts(views)])
             values.append((logits[:, pair[0]] - logits[:, pair[1]]).double().cpu())
         table = torch.stack(values, 1).numpy()
-        found.append({"epoch": epoch, "nats": information.mutual_information(table[:, :-1], table[:, -1])})
+        found.append({"epoch": epoch, "nats": information.mutual_information(table[:, :-1], table[:, -1]),
+                      "examples": len(table)})
     return found
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from distill.analysis.clusters import confused_and_far, most_confused, shared_probability
 from distill.data.loaders import evaluation_batches
@@ -12,7 +13,8 @@ from distill.data.views import normalise
 from distill.document import UserError, nearest
 from distill.evaluation import predict
 from distill.models.build import normalisation
-from distill.models.inside import penultimate
+from distill.models.heads import CosineHead
+from distill.models.inside import last_layer, penultimate
 from distill.recipe import Analysis, Augment
 
 AT_ONCE = 2**22  # values of images that go through a network together where gradients reach them
@@ -22,8 +24,8 @@ class Chosen(NamedTuple):
     """The classes that a study's pictures and its information are about.
 
     Attributes:
-        triples: three classes each, for planes; empty where there are fewer than three classes.
-        pair: two classes.
+        triples: three classes each, for planes; empty where there are fewer than three classes with examples.
+        pair: two classes, or none.
     """
 
     triples: list[list[int]]
@@ -33,17 +35,35 @@ class Chosen(NamedTuple):
 def choose_classes(settings: Analysis, names: list[str], predictions: dict[str, Tensor]) -> Chosen:
     """The classes that the recipe names, else those that a network confuses most on the validation split, and far ones.
 
+    Classes without training or validation examples (`data.background` makes one) are chosen by name alone.
+
     Raises:
         UserError: if the data have no class of a name, or one is named twice.
     """
+    labels = [predictions[f"{split}.labels"] for split in ("train", "validation")]
+    there = torch.stack([own.bincount(minlength=len(names)) > 0 for own in labels]).all(0).nonzero()[:, 0].tolist()
     shared = shared_probability(predictions["validation.logits"].numpy(), predictions["validation.labels"].numpy())
-    triples = [] if len(names) < 3 else [most_confused(shared), confused_and_far(shared)]
-    pair = [triples[1][0], triples[1][2]] if triples else [0, 1]
+    shared = shared[there][:, there]
+    triples = [[there[i] for i in chosen(shared)] for chosen in (most_confused, confused_and_far)] \
+        if len(there) > 2 else []
+    pair = [triples[1][0], triples[1][2]] if triples else there if len(there) == 2 else []
     if triples and sorted(triples[0]) == sorted(triples[1]):
         del triples[1]  # of three classes, say
     if settings.classes:
         triples = [numbers_of(settings.classes, names)]
     return Chosen(triples, numbers_of(settings.pair, names) if settings.pair else pair)
+
+
+def check_analysis(settings: Analysis, splits: Splits) -> None:
+    """UserError, before any training, if a recipe names classes that cannot be looked at."""
+    for key, wanted in (("classes", settings.classes), ("pair", settings.pair)):
+        try:
+            numbers = numbers_of(wanted or [], splits.class_names)
+        except UserError as error:
+            raise UserError(f"analysis.{key}: {error}") from None
+        for k in numbers if key == "pair" else ():
+            if not (splits.train.labels == k).any():
+                raise UserError(f"analysis.pair: there is no training image of class '{splits.class_names[k]}'")
 
 
 def numbers_of(wanted: list[str], names: list[str]) -> list[int]:
@@ -72,13 +92,16 @@ def features_and_logits(model: nn.Module, splits: Splits, split: Split, augment:
                         positions: Tensor) -> tuple[Tensor, Tensor]:
     """Penultimate features ``[N, D]`` and logits ``[N, K]`` of some positions of a split, on the CPU.
 
+    Features that go into a cosine head with a scale have length 1: it sees their direction alone.
+
     Raises:
         UserError: if the network has no single last layer.
     """
     with penultimate(model) as seen:
         logits = predict(model, splits, split, augment, device, positions)
     features = torch.cat([part.float().cpu() for part in seen]) if seen else torch.zeros(0, 1)
-    return features, logits
+    head = last_layer(model)
+    return normalize(features, dim=1) if isinstance(head, CosineHead) and head.scale else features, logits
 
 
 def images_of(splits: Splits, split: Split, augment: Augment, device: torch.device, positions: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Making pictures of penultimate features: several networks side by side, each at all of its stored epochs."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def picture_of_runs(names: Sequence[str], out: Path, class_names: list[str] | No
     ids = [store.find(name)[0] for name in names]
     study, titles = _study_of(store, ids)
     recipe = load(study / "recipe.yaml", TERMS)
-    settings = recipe.analysis.model_copy(update={"classes": class_names} if class_names else {})
+    asked = {"classes": class_names or recipe.analysis.classes, "examples": recipe.analysis.examples or EXAMPLES}
+    settings = recipe.analysis.model_copy(update=asked)
     return make_picture(dict(zip(ids, titles, strict=True)), load_splits(recipe.data), store, settings,
                         torch.device("cpu"), kinds)
 
@@ -59,8 +61,8 @@ def picture_of_runs(names: Sequence[str], out: Path, class_names: list[str] | No
 def make_picture(runs: dict[str, str], splits: Splits, store: Store, settings: Analysis, device: torch.device,
                  kinds: Sequence[str] = ("plane", "pca", "tsne")) -> Picture:
     """A picture of runs (titles by id); see `picture_of_runs`."""
-    if len(splits.class_names) < 3:
-        raise UserError("a plane through three templates needs at least 3 classes")
+    if "plane" in kinds and len(splits.class_names) < 3:
+        raise UserError("a plane through three templates needs at least 3 classes; --view pca or tsne does not")
     if settings.classes and len(settings.classes) != 3:
         raise UserError(f"name three different classes, got {', '.join(settings.classes)}")
     first = next(iter(runs))
@@ -68,7 +70,9 @@ def make_picture(runs: dict[str, str], splits: Splits, store: Store, settings: A
         choose_classes(settings, splits.class_names, store.predictions(first)).triples
     augment = Augment(**store.record(first)["settings"]["augment"])
     sides = {"train": splits.train, "validation": splits.validation}
-    positions = {name: _positions(split, triples, len(splits.class_names)) for name, split in sides.items()}
+    shown = spread(len(splits.class_names), CLASSES).tolist()  # in the views of all classes
+    plane, each = (min(count, settings.examples) for count in (EXAMPLES, ALL // len(shown)))
+    positions = {name: _positions(split.labels, triples, plane, shown, each) for name, split in sides.items()}
     labels = {name: split.labels[positions[name]] for name, split in sides.items()}
     thumbnails = {name: _thumbnails(splits, split, augment, positions[name]) for name, split in sides.items()}
     networks, seen = [], []
@@ -80,9 +84,9 @@ def make_picture(runs: dict[str, str], splits: Splits, store: Store, settings: A
     views = []
     for kind in kinds:
         if kind == "plane":
-            views += [_plane(triple, labels, seen, list(runs.values())) for triple in triples]
+            views += [_plane(triple, plane, labels, seen, list(runs.values())) for triple in triples]
         else:
-            views.append(_all_classes(kind, spread(len(splits.class_names), CLASSES).tolist(), labels, seen))
+            views.append(_all_classes(kind, shown, each, labels, seen))
     return Picture(splits.class_names, labels, thumbnails, networks, views)
 
 
@@ -110,11 +114,10 @@ def _states(run_id: str, title: str, store: Store, splits: Splits, augment: Augm
                    {name: torch.stack(confidence[name]) for name in SPLITS}), states
 
 
-def _positions(split: Split, triples: list[list[int]], classes: int) -> Tensor:
-    """Of the examples that are looked at: of the chosen classes as in the paper, and some of all."""
-    drawn = first_of_each(split.labels, sorted({k for triple in triples for k in triple}), EXAMPLES)
-    shown = spread(classes, CLASSES).tolist()
-    return torch.cat([drawn, first_of_each(split.labels, shown, ALL // len(shown))]).unique()
+def _positions(labels: Tensor, triples: list[list[int]], plane: int, shown: list[int], each: int) -> Tensor:
+    """Of the examples that are looked at: so many of each class in a plane, and so many of all that are shown."""
+    drawn = first_of_each(labels, sorted({k for triple in triples for k in triple}), plane)
+    return torch.cat([drawn, first_of_each(labels, shown, each)]).unique()
 
 
 def _thumbnails(splits: Splits, split: Split, augment: Augment, positions: Tensor) -> Tensor:
@@ -124,9 +127,10 @@ def _thumbnails(splits: Splits, split: Split, augment: Augment, positions: Tenso
     return images.to(torch.uint8)
 
 
-def _plane(triple: list[int], labels: dict[str, Tensor], seen: list[list[State]], titles: list[str]) -> View:
+def _plane(triple: list[int], each: int, labels: dict[str, Tensor], seen: list[list[State]],
+           titles: list[str]) -> View:
     """The plane through three templates of each network, at each of its epochs."""
-    members = {name: torch.cat([(labels[name] == k).nonzero()[:EXAMPLES, 0] for k in triple]) for name in SPLITS}
+    members = {name: torch.cat([(labels[name] == k).nonzero()[:each, 0] for k in triple]) for name in SPLITS}
     view = View("plane", triple, members, [], [], [])
     for states, title in zip(seen, titles, strict=True):
         points, corners, ratios = {name: [] for name in SPLITS}, [], {name: [] for name in SPLITS}
@@ -134,12 +138,11 @@ def _plane(triple: list[int], labels: dict[str, Tensor], seen: list[list[State]]
             three = state["templates"][triple].double().numpy()
             try:
                 basis = template_plane(three)
-                for name in SPLITS:
-                    features = state[name][members[name]].numpy()
-                    points[name].append(project(features, three, basis))
-                    ratios[name].append(within_between(points[name][-1], labels[name][members[name]].numpy()))
             except ValueError as error:
                 raise UserError(f"{title}: {error}") from None
+            for name in SPLITS:
+                points[name].append(project(state[name][members[name]].numpy(), three, basis))
+                ratios[name].append(_ratio(points[name][-1], labels[name][members[name]].numpy()))
             corners.append(project(three, three, basis))
         view.points.append({name: to_tensor(np.stack(points[name])) for name in SPLITS})
         view.ratios.append({name: to_tensor(ratios[name]) for name in SPLITS})
@@ -147,22 +150,38 @@ def _plane(triple: list[int], labels: dict[str, Tensor], seen: list[list[State]]
     return view
 
 
-def _all_classes(kind: str, classes: list[int], labels: dict[str, Tensor], seen: list[list[State]]) -> View:
+def _ratio(points: NDArray, labels: NDArray) -> float:
+    """Within/between; NaN where too few examples are shown for one."""
+    try:
+        return within_between(points, labels)
+    except ValueError:
+        return math.nan
+
+
+def _all_classes(kind: str, classes: list[int], each: int, labels: dict[str, Tensor],
+                 seen: list[list[State]]) -> View:
     """Many classes of each network: at every epoch where the axes can stay (PCA), else of the finished network."""
-    members = {name: first_of_each(labels[name], classes, ALL // len(classes)) for name in SPLITS}
+    members = {name: first_of_each(labels[name], classes, each) for name in SPLITS}
     view = View(kind, classes, members, [])
     for states in seen:
         last = [states[-1][name][members[name]].double().numpy() for name in SPLITS]
         if kind == "pca":
-            with np.errstate(invalid="ignore"):  # features of a dead network do not vary
-                axes = PCA(2, random_state=0).fit(last[0])
-            view.points.append({name: to_tensor(np.stack([axes.transform(s[name][members[name]].double().numpy())
+            view.points.append({name: to_tensor(np.stack([_along(last[0], s[name][members[name]].double().numpy())
                                                           for s in states])) for name in SPLITS})
         else:
             flat = _flatten(kind, np.concatenate(last))
             view.points.append({name: to_tensor(part)[None] for name, part in
                                 zip(SPLITS, np.split(flat, [len(last[0])]), strict=True)})
     return view
+
+
+def _along(fitted: NDArray, features: NDArray) -> NDArray:
+    """Two principal components ``[n, 2]`` of other features than those that they are fitted to."""
+    if not len(features):
+        return np.zeros((0, 2))
+    with np.errstate(invalid="ignore"):  # features of a dead network do not vary
+        components = PCA(min(2, *fitted.shape), random_state=0).fit(fitted).transform(features)
+    return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
 
 
 def _flatten(kind: str, features: NDArray) -> NDArray:

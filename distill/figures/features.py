@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill.figures.style import STYLE, colour, marker, wrapped
+from distill.figures.style import STYLE, colour, label, marker, wrapped
 from distill.pictures import KINDS, SPLITS, Picture, View
 
 MANY = 400  # points of a panel from which on they are drawn as pixels: a shape each would make a heavy file
@@ -23,12 +23,13 @@ def features(picture: Picture, view: View) -> Figure:
                 for number, k in enumerate(view.classes):
                     own = points[labels == k]
                     axis.plot(own[:, 0], own[:, 1], marker(number), color=colour(number), markersize=3.2, alpha=0.5,
-                              markeredgewidth=0, label=picture.class_names[k], rasterized=len(points) > MANY)
+                              markeredgewidth=0, label=label(picture.class_names[k]), rasterized=len(points) > MANY)
                 title = f"{wrapped(network.title, 44)} · {split}"
                 if plane:
                     for number, (x, y) in enumerate(view.templates[row][-1].numpy()):
                         axis.plot(x, y, marker(number), color=colour(number), markersize=9, markeredgecolor="black")
-                    title += f"\nwithin/between {view.ratios[row][split][-1].item():.3g}"
+                    ratio = view.ratios[row][split][-1].item()
+                    title += f"\nwithin/between {ratio:.3g}" if np.isfinite(ratio) else "\nno within/between"
                     axis.set_aspect("equal", adjustable="box")
                 else:
                     axis.set_xticks([])

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from distill.analysis.calibration import Reliability
 from distill.analysis.statistics import mean_interval
-from distill.figures.style import COLOURS, STYLE, colour, marker, wrapped
+from distill.figures.style import COLOURS, STYLE, colour, label, marker, wrapped
 
 
 def accuracy(arms: Mapping[str, Sequence[float]]) -> Figure:
@@ -46,10 +46,10 @@ def reliability(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figu
             axis.bar((np.arange(bins) + 0.5) / bins, pair[0].count / pair[0].count.sum(), 1 / bins, color="0.85",
                      label="share of examples")
             axis.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, linestyle="--", label="calibrated")
-            for number, (diagram, label) in enumerate(zip(pair, ("as trained", "scaled"), strict=True)):
+            for number, (diagram, title) in enumerate(zip(pair, ("as trained", "scaled"), strict=True)):
                 filled = diagram.count > 0
                 axis.plot(diagram.confidence[filled], diagram.accuracy[filled], "-:"[number], color=colour(number),
-                          marker=marker(number), markersize=3.5, linewidth=1.2, label=label)
+                          marker=marker(number), markersize=3.5, linewidth=1.2, label=title)
             axis.set(xlim=(0, 1), ylim=(0, 1.02))
             axis.set_title(wrapped(name, 34), fontsize=7.5)
         for axis in axes[:, 0]:
@@ -70,7 +70,7 @@ def learning_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
             epochs = np.arange(1, curves.shape[1] + 1)
             dash = ["-", "--", ":"][number // len(COLOURS) % 3]
             axis.plot(epochs, curves.mean(0), dash, color=colour(number), marker=marker(number), linewidth=1.3,
-                      markevery=max(1, len(epochs) // 8), markersize=4, label=name)
+                      markevery=max(1, len(epochs) // 8), markersize=4, label=label(name))
             if len(arms) <= 6:  # more would cover each other
                 axis.fill_between(epochs, curves.min(0), curves.max(0), color=colour(number), alpha=0.12, linewidth=0)
             highest = max(highest, curves.max())
@@ -90,7 +90,7 @@ def information(arms: Mapping[str, Sequence[Sequence[tuple[int, float]]]], examp
             epochs = [epoch for epoch, _ in seeds[0]]
             nats = np.asarray([[value for _, value in seed] for seed in seeds])
             axis.plot(epochs, nats.mean(0), color=colour(number), marker=marker(number), linewidth=1.3, markersize=4,
-                      label=name)
+                      label=label(name))
             if len(arms) <= 6:
                 axis.fill_between(epochs, nats.min(0), nats.max(0), color=colour(number), alpha=0.12, linewidth=0)
         limits = [(np.log(2), "log 2: the class alone"), (np.log(examples), f"log {examples}: every image")]
@@ -111,6 +111,7 @@ def robustness(arms: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 1.1 + 0.42 * len(arms)))
         attacks = list(dict.fromkeys(attack for shares in arms.values() for attack in shares))
+        told: set[str] = set()
         for row, shares in enumerate(arms.values()):
             for number, attack in enumerate(attacks):
                 values = [100 * value for value in shares.get(attack, ())]
@@ -118,7 +119,8 @@ def robustness(arms: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
                     height = row + (number - (len(attacks) - 1) / 2) * 0.11
                     axis.plot([min(values), max(values)], [height] * 2, color=colour(number), linewidth=1)
                     axis.plot([np.mean(values)], [height], marker(number), color=colour(number), markersize=5,
-                              label=attack if not row else None)
+                              label=None if attack in told else attack)
+                    told.add(attack)
         axis.set_yticks(range(len(arms)), [wrapped(name, 44) for name in arms])
         axis.invert_yaxis()
         axis.set(xlabel="accuracy on attacked test images, %", xlim=(-2, 102))

@@ -36,6 +36,11 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     return folder / f"{name}.svg"
 
 
+def label(name: str) -> str:
+    """A name for a legend, which would leave out one that begins with "_"."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def wrapped(text: str, width: int) -> str:
     """An arm's name over several lines, broken between its axes."""
     lines = [""]

@@ -54,6 +54,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      loader=jinja2.FunctionLoader(template))
     environment.filters["interval"] = _interval
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     return environment
 
 

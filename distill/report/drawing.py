@@ -1,5 +1,6 @@
 """The figures of a report, from a study's results and what is stored beside its runs."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from distill.analysis.calibration import Reliability, reliability
-from distill.pictures import Picture
-from distill.report.readings import read_equivalent_smoothing, read_figures
+from distill.pictures import Picture, numbered
+from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
 from distill.report.tables import arms_of
 from distill.runs import Store
 
@@ -28,26 +29,25 @@ def draw(results: dict[str, Any], store: Store, folder: Path, picture: Picture |
 
     arms = arms_of(results)
     some = dict(list(arms.items())[:PANELS])
-    groups, curves = students_by_teacher(results), accuracy_by_epoch(some, store)
+    groups, curves = students_by_teacher(results, store), accuracy_by_epoch(some, store)
     made = {"accuracy": figures.accuracy({name: _values(runs, "top1") for name, runs in arms.items()}),
             "reliability": figures.reliability({name: _diagrams(runs, store) for name, runs in some.items()})}
     if curves:
         made["learning_curves"] = figures.learning_curves(curves)
-    told = read_figures(results, curves, groups)
+    told = read_figures(results, curves)
     for number, (title, group) in enumerate(groups.items()):
-        cells = {key: _cell(runs) for key, runs in group.items()}
-        made[f"temperature_map{f'_{number + 1}' if number else ''}"] = figures.temperature_map(cells, title)
+        name, cells = numbered("temperature_map", number), {key: _cell(runs) for key, runs in group.items()}
+        made[name], told[name] = figures.temperature_map(cells, title), read_map(group)
     five = figure_five(results)
     if five:
         made["equivalent_smoothing"] = figures.equivalent_smoothing(
             {name: [_cell(runs) for runs in points] for name, points in five.items()})
         told["equivalent_smoothing"] = read_equivalent_smoothing({name: _by_seed(p) for name, p in five.items()})
-    known = {name: [[(s["epoch"], s["nats"]) for s in run["information"]] for run in runs]
-             for name, runs in arms.items() if all(len(run["information"]) > 1 for run in runs)}
-    known = {name: seeds for name, seeds in known.items() if len({len(seed) for seed in seeds}) == 1}
+    known = {name: information_by_epoch(runs) for name, runs in some.items()}
+    known = {name: seeds for name, seeds in known.items() if seeds}
     if known:
-        examples = min(600, 2 * results["data"]["train"] // len(results["classes"]))
-        made["information"] = figures.information(dict(list(known.items())[:PANELS]), examples)
+        examples = max(state["examples"] for run in results["runs"] for state in run["information"])
+        made["information"] = figures.information(known, examples)
     if any(run["metrics"]["test"]["attacked"] for run in results["runs"]):
         made["robustness"] = figures.robustness({name: {title: _values(runs, key) for key, title in ATTACKS.items()}
                                                  for name, runs in some.items()})
@@ -80,16 +80,34 @@ def accuracy_by_epoch(arms: dict[str, list[Run]], store: Store) -> dict[str, lis
     return curves
 
 
-def students_by_teacher(results: dict[str, Any]) -> dict[str, dict[tuple[float, float], list[Run]]]:
+def information_by_epoch(runs: list[Run]) -> list[list[tuple[int, float]]]:
+    """By seed, (epoch, nats) at the epochs of which all runs of an arm have a state; none if that is but one."""
+    seeds = [{s["epoch"]: s["nats"] for s in run["information"] if s["nats"] is not None} for run in runs]
+    common = sorted(set.intersection(*map(set, seeds)))
+    return [[(epoch, seed[epoch]) for epoch in common] for seed in seeds] if len(common) > 1 else []
+
+
+def students_by_teacher(results: dict[str, Any], store: Store) -> dict[str, dict[tuple[float, float], list[Run]]]:
     """Students that differ in their teacher's smoothing and their temperature alone, where there are two of each."""
-    groups: dict[str, dict[tuple[float, float], list[Run]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[float, float], list[Run]]] = {}
     for run, teacher in _taught(results):
-        axes = {key: value for key, value in run["axes"].items() if key not in ("teacher", "temperature")}
+        axes = {key: value for key, value in run["axes"].items()
+                if key not in ("teacher", "temperature", "teacher.smoothing")}
         rest = ", ".join(f"{key}={value}" for key, value in axes.items())
         title = f"{run['arm'].split('/')[0]} ({run['model']} of {teacher['model']}){f', {rest}' if rest else ''}"
-        groups.setdefault(title, {}).setdefault((teacher["smoothing"], run["temperature"]), []).append(run)
-    return {title: group for title, group in groups.items()
-            if all(len({key[i] for key in group}) > 1 for i in (0, 1))}
+        group = groups.setdefault((title, _but_smoothing(store.record(teacher["id"])["settings"])), {})
+        group.setdefault((teacher["smoothing"], run["temperature"]), []).append(run)
+    maps = [(title, group) for (title, _), group in groups.items()
+            if all(len({key[i] for key in group}) > 1 for i in (0, 1))]
+    titles = [title for title, _ in maps]
+    return {f"{title} ({titles[:i].count(title) + 1})" if titles.count(title) > 1 else title: group
+            for i, (title, group) in enumerate(maps)}
+
+
+def _but_smoothing(settings: dict[str, Any]) -> str:
+    """All that makes a teacher but its seed and the smoothing of its labels."""
+    hard = {key: value for key, value in settings["loss"]["cross_entropy"].items() if key != "smoothing"}
+    return json.dumps(settings | {"seed": None, "loss": settings["loss"] | {"cross_entropy": hard}}, sort_keys=True)
 
 
 def figure_five(results: dict[str, Any]) -> dict[str, list[list[Run]]]:

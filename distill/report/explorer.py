@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -43,15 +44,22 @@ def _name(picture: Picture, number: int) -> str:
     return f"plane: {names}" if view.kind == "plane" else KINDS[view.kind]
 
 
-def _rounded(values: Tensor, decimals: int) -> list[Any]:
-    return np.round(values.double().numpy(), decimals).tolist()
+def _rounded(values: Tensor, decimals: int) -> Any:
+    return _finite(np.round(values.double().numpy(), decimals).tolist())
+
+
+def _finite(values: Any) -> Any:
+    """JSON has no infinity: null stands for what is no number."""
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return values if math.isfinite(values) else None
 
 
 def _points(values: Tensor) -> list[Any]:
     """Coordinates to a two-thousandth of their reach, flat by epoch: x, y, x, y, …"""
     reach = max(float(values.abs().max()), 1e-9) if values.numel() else 1.0
-    decimals = max(0, 3 - int(np.floor(np.log10(reach))))
-    return np.round(values.double().flatten(1).numpy(), decimals).tolist()
+    decimals = max(0, 3 - int(np.floor(np.log10(reach)))) if math.isfinite(reach) else 0
+    return _rounded(values.flatten(1), decimals)
 
 
 def _sheet(thumbnails: Tensor) -> dict[str, Any]:

@@ -16,17 +16,14 @@ HELPS_TEACHER = QUESTIONS["teacher", "loss.cross_entropy.smoothing"]
 HELPS_STUDENT = QUESTIONS["student", "loss.cross_entropy.smoothing"]
 
 
-def read_figures(results: dict[str, Any], curves: dict[str, list[list[float]]],
-                 groups: dict[str, dict[tuple[float, float], list[Run]]]) -> dict[str, str]:
+def read_figures(results: dict[str, Any], curves: dict[str, list[list[float]]]) -> dict[str, str]:
     """The sentence of each figure, by its name; none where there is nothing to say.
 
     Args:
         results: of the study.
         curves: validation accuracy by arm, seed and epoch.
-        groups: students by title, and by (smoothing of the teacher, temperature).
     """
-    sentences = {"accuracy": _accuracy(results), "learning_curves": _still_learning(curves),
-                 "temperature_map": " ".join(_interaction(group) for group in groups.values())}
+    sentences = {"accuracy": _accuracy(results), "learning_curves": _still_learning(curves)}
     pair = smoothing_pair(results)
     if pair:
         sentences |= {"reliability": _calibration(results, *pair), "features_plane": _tightness(results, *pair),
@@ -91,8 +88,12 @@ def _range(results: dict[str, Any], what: str, value: Value, factor: float, deci
     if len(means) < 2:
         return ""
     ordered = sorted(means, key=lambda arm: np.mean(means[arm]))
-    ends = [f"{np.mean(means[arm]):.{decimals}f}{unit} ({arm}, {len(means[arm])} seeds, standard deviation "
-            f"{mean_interval(means[arm])[1]:.{decimals}f})" for arm in (ordered[0], ordered[-1])]
+    def end(arm: str) -> str:
+        values = means[arm]
+        spread = f"{len(values)} seeds, standard deviation {mean_interval(values)[1]:.{decimals}f}"
+        return f"{np.mean(values):.{decimals}f}{unit} ({arm}, {spread if len(values) > 1 else 'one run'})"
+
+    ends = [end(arm) for arm in (ordered[0], ordered[-1])]
     return f"By arm, {what} lies between {ends[0]} and {ends[1]}."
 
 
@@ -107,9 +108,12 @@ def _accuracy(results: dict[str, Any]) -> str:
     ranking = results["ranking"]
     if len(ranking) < 2:
         return ""
-    behind = sum(1 for row in ranking if row["difference_ci"] and row["difference_ci"][1] < 0)
-    return (f"The student with the highest mean is {ranking[0]['arm']} ({100 * ranking[0]['mean']:.2f}%); of the "
-            f"{len(ranking) - 1} others {behind} are behind it by more than chance, all pairs judged together.")
+    text = f"The student with the highest mean is {ranking[0]['arm']} ({100 * ranking[0]['mean']:.2f}%)"
+    judged = [row["difference_ci"] for row in ranking[1:] if row["difference_ci"]]
+    if not judged:
+        return f"{text}; how sure that is cannot be said."
+    behind = sum(1 for interval in judged if interval[1] < 0)
+    return f"{text}; behind it by more than chance, all pairs judged together: {behind} of {len(ranking) - 1} others."
 
 
 def _still_learning(curves: dict[str, list[list[float]]]) -> str:
@@ -145,7 +149,8 @@ def _tightness(results: dict[str, Any], a: str, b: str) -> str:
             f"{_counted(results, a, b, value)} seeds: {math.exp(logs.difference):.2f} times what it was")
     if logs.ci95:
         low, high = (math.exp(bound) for bound in logs.ci95)
-        text += f" (95% interval {low:.2f} to {high:.2f} times)"
+        known = "" if low > 1 or high < 1 else "; these seeds cannot tell it from no change"
+        text += f" (95% interval {low:.2f} to {high:.2f} times{known})"
     validation = paired(results, a, b, _of("validation", TIGHT))
     return f"{text}; on validation images it goes {change(validation, len(results['seeds']), 1, 3)}." if validation \
         else text + "."
@@ -182,7 +187,8 @@ def _robustness(results: dict[str, Any], pair: tuple[str, str] | None) -> str:
     text = ""
     if pair:
         test = paired(results, *pair, _of("test", "worst_linf"))
-        if test:
+        transferred = {run["metrics"]["test"]["transfer"] is None for run in runs if run["arm"] in pair}
+        if test and len(transferred) == 1:  # the same attacks on both
             text = f"From {pair[0]} to {pair[1]}, what withstands all L∞ attacks goes " \
                    f"{change(test, len(results['seeds']), 100, 1, '%')}. "
     arms: dict[str, list[float]] = {}
@@ -211,8 +217,12 @@ def _fidelity(results: dict[str, Any]) -> str:
            f"{change(test, len(seeds), 100, 2, '%')}."
 
 
-def _interaction(group: dict[tuple[float, float], list[Run]]) -> str:
-    """Whether temperature does the same to the students of the least and of the most smoothed teacher."""
+def read_map(group: dict[tuple[float, float], list[Run]]) -> str:
+    """Whether temperature does the same to the students of the least and of the most smoothed teacher.
+
+    Args:
+        group: runs by (smoothing of the teacher, temperature).
+    """
     smoothings, temperatures = (sorted({key[i] for key in group}) for i in (0, 1))
     corners = [(s, t) for s in (smoothings[0], smoothings[-1]) for t in (temperatures[0], temperatures[-1])]
     if not all(corner in group for corner in corners):

@@ -22,6 +22,7 @@ CALIBRATION: Columns = {
     "test.ece_scaled": ("ECE scaled, %", 100, 2), "test.nll_scaled": ("NLL scaled, nats", 1, 4),
 }
 FEATURES: Columns = {
+    "train.examples": ("images a class, train", 1, 0), "validation.examples": ("validation", 1, 0),
     "train.within_between_templates": ("within/ between, train", 1, 3),
     "validation.within_between_templates": ("within/ between, validation", 1, 3),
     "train.within_between": ("of whole features, train", 1, 3),
@@ -30,6 +31,7 @@ FEATURES: Columns = {
     "template_spread": ("template norms", 1, 3), "train.logit_gap": ("logit gap, train", 1, 2),
     "train.logit_gap_sd": ("its spread", 1, 2), "optimal_gap": ("its optimum", 1, 2),
 }
+INFORMATION: Columns = {"information": ("I(X; Y), nats", 1, 3)}
 FIDELITY: Columns = {
     "test.agreement": ("agreement, %", 100, 2), "test.agreement_control": ("with another's, %", 100, 2),
     "test.kl_to_teacher": ("KL to teacher", 1, 4), "test.kl_control": ("KL to another's", 1, 4),
@@ -44,6 +46,7 @@ ROBUSTNESS: Columns = {
 }
 
 
+MOST = 18  # comparisons that are told one by one; of the others there is a table in the page
 SETTINGS = ("smoothing", "optimal_gap")  # of an arm, the same in all of its runs
 
 
@@ -68,6 +71,8 @@ def summary(results: dict[str, Any], columns: Columns = ARMS) -> list[dict[str, 
 
 
 def _number(run: dict[str, Any], path: str) -> float | None:
+    if path == "information":  # at the end of training
+        return run["information"][-1]["nats"] if run["information"] else None
     split, _, metric = path.rpartition(".")
     return run["metrics"][split][metric] if split else run[metric]
 
@@ -102,6 +107,9 @@ def terminal_tables(results: dict[str, Any]) -> list[Table]:
     questions = Table(title="comparisons of accuracy, b against a, paired by seed", title_justify="left")
     for heading in ("question", "a", "b", "answer"):
         questions.add_column(heading, overflow="fold")
-    for comparison in headline(results):
+    answers = headline(results)
+    for comparison in answers[:MOST]:
         questions.add_row(*(comparison[key] for key in ("question", "a", "b", "answer")))
+    if len(answers) > MOST:
+        questions.caption = f"{len(answers) - MOST} more stand in the report"
     return [accuracy, questions] if results["comparisons"] else [accuracy]

@@ -1,9 +1,9 @@
-"""Does the suite see a fault in a loss? Every small fault of one token is put in, one at a time, and must be caught.
+"""Does the suite see a fault in what is computed? Small faults of one token, put in one at a time, must be caught.
 
-    python tools/mutate_losses.py [--each N] [FILE.py[:FUNCTION]…]
+    python tools/mutate.py [--each N] PART [FILE.py[:FUNCTION]…]
 
-Faults: a sign, a factor, an axis, a power, a reduction, a comparison, a constant. Each mutant of a file of
-`distill/losses` runs against the loss tests in a process of its own; with --each, N faults spread over every
+PART is losses or analysis. Faults: a sign, a factor, an axis, a power, a reduction, a comparison, a constant. Each
+mutant runs against the part's tests in a process of its own; with --each, N faults spread over every
 function are put in, not all. Printed are the mutants of each function,
 caught and in all, and every one that survives: a hole in the tests, or a change that means nothing.
 """
@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = ("common.py", "labels.py", "online.py", "margins.py", "distillation.py", "features.py", "penalties.py")
-TESTS = tuple(f"tests/test_{part}.py" for part in ("losses", "loss_identities", "loss_libraries", "criterion"))
+FILES = {"losses": ("common", "labels", "online", "margins", "distillation", "features", "penalties"),
+         "analysis": ("calibration", "clusters", "drift", "fidelity", "information", "robustness", "statistics")}
+TESTS = {"losses": ("losses", "loss_identities", "loss_libraries", "criterion"),
+         "analysis": ("analysis", "inside", "robustness")}  # fmt: skip
 FAULTS = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "%": "+", "<": ">", ">": "<", "<=": ">=", ">=": "<=",
           "==": "!=", "!=": "==", "~": "", "&": "|", "@": "*", "sum": "mean", "mean": "sum", "max": "min", "min": "max",
           "square": "abs", "sqrt": "square", "True": "False", "False": "True", "exp": "neg", "floor": "ceil",
@@ -59,22 +61,22 @@ def mutants(source: str) -> Iterator[tuple[str, int, str, str]]:
             [*lines[: line - 1], mutated, *lines[line:]])  # fmt: skip
 
 
-def survives(file: str, function: str, source: str) -> bool:
-    """Whether the loss tests pass with this source in place of the file; in a child that has the libraries loaded."""
+def survives(part: str, file: str, function: str, source: str) -> bool:
+    """Whether the part's tests pass with this source in place of the file; in a child that has the libraries loaded."""
     import pytest
 
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("distill", "tests", "pyproject.toml"):
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            copy(ROOT / part, Path(folder) / part)
-        (Path(folder) / "distill" / "losses" / file).write_text(source)
+        for name in ("distill", "tests", "pyproject.toml"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, Path(folder) / name)
+        (Path(folder) / "distill" / part / file).write_text(source)
         os.chdir(folder)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # its own plugins are loaded already, and it minds
         sys.path[:0] = [folder, f"{folder}/tests"]
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
-        words = ["-x", "-q", "-p", "no:cacheprovider", *TESTS]
+        words = ["-x", "-q", "-p", "no:cacheprovider", *(f"tests/test_{test}.py" for test in TESTS[part])]
         terms = (ROOT / "tests/terms.py").read_text()
         own = pytest.main([*words, "-k", function]) if f'"{function}": (' in terms else 5
         return own != 1 and pytest.main(words) == 0  # first the tests that name the function: most end here
@@ -92,8 +94,8 @@ def spread(found: list[tuple], each: int | None) -> list[tuple]:
     return picked
 
 
-def main(chosen: list[str], each: int | None) -> int:
-    """Run the mutants of the chosen files or functions (all by default); returns how many survive."""
+def main(part: str, chosen: list[str], each: int | None) -> int:
+    """Run the mutants of a part's chosen files or functions (all by default); returns how many survive."""
     import accelerate  # noqa: F401  (children start with the libraries in memory)
     import timm.data
     import timm.loss
@@ -101,9 +103,9 @@ def main(chosen: list[str], each: int | None) -> int:
     import torch
 
     torch.set_num_threads(1)
-    work = [("labels.py", "no fault", 0, "", (ROOT / "distill" / "losses" / "labels.py").read_text())]
-    for file in FILES:
-        text = (ROOT / "distill" / "losses" / file).read_text()
+    files = {f"{name}.py": (ROOT / "distill" / part / f"{name}.py").read_text() for name in FILES[part]}
+    work = [(file, "no fault", 0, "", text) for file, text in list(files.items())[:1]]
+    for file, text in files.items():
         for function, line, change, source in spread(list(mutants(text)), each):
             if not chosen or file in chosen or f"{file}:{function}" in chosen:
                 work.append((file, function, line, change, source))
@@ -117,7 +119,7 @@ def main(chosen: list[str], each: int | None) -> int:
             if pid == 0:
                 code = 1
                 try:
-                    code = int(survives(item[0], item[1], item[4]))
+                    code = int(survives(part, item[0], item[1], item[4]))
                 except BaseException:
                     code = 2  # it does not even import: caught
                 finally:
@@ -128,7 +130,7 @@ def main(chosen: list[str], each: int | None) -> int:
         caught = os.waitstatus_to_exitcode(status) != 1
         if function == "no fault":
             if caught:
-                sys.exit("the loss tests fail without any fault: nothing can be learned from them")
+                sys.exit("the tests fail without any fault: nothing can be learned from them")
             continue
         tally = count.setdefault(f"{file}:{function}", [0, 0])
         tally[0] += caught
@@ -146,6 +148,7 @@ def main(chosen: list[str], each: int | None) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--each", type=int)
+    parser.add_argument("part", choices=FILES)
     parser.add_argument("chosen", nargs="*")
     arguments = parser.parse_args()
-    sys.exit(min(main(arguments.chosen, arguments.each), 1))
+    sys.exit(min(main(arguments.part, arguments.chosen, arguments.each), 1))
