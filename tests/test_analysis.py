@@ -166,6 +166,7 @@ def test_the_plane_keeps_the_distances_of_the_templates(seed):
     basis = clusters.template_plane(templates)
     assert np.allclose(basis.T @ basis, np.eye(2), atol=1e-9)
     points = clusters.project(templates, templates, basis)
+    assert points.sum(0) == pytest.approx(0, abs=1e-6)  # their mean is the origin
     for i in range(3):
         for j in range(3):
             assert np.linalg.norm(points[i] - points[j]) == pytest.approx(

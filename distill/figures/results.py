@@ -25,7 +25,7 @@ def accuracy(arms: Mapping[str, Sequence[float]]) -> Figure:
                 axis.plot(interval, [row, row], color=COLOURS[0], linewidth=2, zorder=2)
             axis.plot([mean], [row], "D", color=COLOURS[0], markersize=6, zorder=3)
         axis.set_yticks(range(len(arms)), list(arms))
-        axis.invert_yaxis()
+        axis.set_ylim(len(arms) - 0.5, -0.5)
         axis.set_xlabel("test accuracy, % (dots: seeds; diamond: mean; bar: 95% interval)")
         axis.grid(axis="x", alpha=0.3)
     return figure
@@ -122,7 +122,7 @@ def robustness(arms: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
                               label=None if attack in told else attack)
                     told.add(attack)
         axis.set_yticks(range(len(arms)), [wrapped(name, 44) for name in arms])
-        axis.invert_yaxis()
+        axis.set_ylim(len(arms) - 0.5, -0.5)
         axis.set(xlabel="accuracy on attacked test images, %", xlim=(-2, 102))
         axis.grid(axis="x", alpha=0.3)
         figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center",

@@ -47,7 +47,8 @@ ROBUSTNESS: Columns = {
 
 
 MOST = 18  # comparisons that are told one by one; of the others there is a table in the page
-SETTINGS = ("smoothing", "optimal_gap")  # of an arm, the same in all of its runs
+# of an arm, the same in all of its runs
+SETTINGS = ("smoothing", "optimal_gap", "train.examples", "validation.examples")
 
 
 def arms_of(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -68,6 +69,11 @@ def summary(results: dict[str, Any], columns: Columns = ARMS) -> list[dict[str, 
         if any(row[path] != "–" for path in columns if path not in SETTINGS):
             rows.append(row)
     return rows
+
+
+def used(rows: list[dict[str, Any]], columns: Columns) -> Columns:
+    """The columns in which some row has a number."""
+    return {path: column for path, column in columns.items() if any(row[path] != "–" for row in rows)}
 
 
 def _number(run: dict[str, Any], path: str) -> float | None:
@@ -97,12 +103,14 @@ def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
 def terminal_tables(results: dict[str, Any]) -> list[Table]:
     """What the report says, for a terminal."""
     accuracy = Table(title=f"{results['study']}: test split, mean ± standard deviation", title_justify="left")
-    columns = ["test.top1", "test.nll", "test.ece", "test.ece_scaled", "test.agreement", "train.gamma"]
+    rows, columns = summary(results), ["test.top1", "test.nll", "test.ece", "test.ece_scaled", "test.agreement",
+                                       "train.gamma"]
+    columns = list(used(rows, {metric: ARMS[metric] for metric in columns}))
     accuracy.add_column("arm", overflow="fold")
     for metric in columns:
         accuracy.add_column(ARMS[metric][0], justify="right")
     accuracy.add_column("seeds", justify="right")
-    for row in summary(results):
+    for row in rows:
         accuracy.add_row(row["arm"], *(row[m] for m in columns), str(row["seeds"]))
     questions = Table(title="comparisons of accuracy, b against a, paired by seed", title_justify="left")
     for heading in ("question", "a", "b", "answer"):
