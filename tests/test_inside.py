@@ -195,6 +195,11 @@ def test_stability_and_diffusion(seed):
     )
     assert fidelity.diffusion(base, 7 * base, got) == pytest.approx(0, abs=1e-9)
     assert math.isnan(fidelity.diffusion(base, np.full((4, 3), np.nan), got))
+    gone = np.vstack([moved[:3], np.full((1, moved.shape[1]), np.nan)])  # a class without examples counts in no pair
+    three = np.array(got)[:3, :3]
+    if 0 < three.sum() < 6:
+        expected = oracles.diffusion(base[:3].tolist(), moved[:3].tolist(), [set(np.flatnonzero(row)) for row in three])
+        assert fidelity.diffusion(base, gone, np.array(got)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_diffusion_is_positive_where_similar_classes_come_together():

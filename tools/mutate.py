@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {"losses": ("common", "labels", "online", "margins", "distillation", "features", "penalties"),
          "analysis": ("calibration", "clusters", "drift", "fidelity", "information", "robustness", "statistics")}
 TESTS = {"losses": ("losses", "loss_identities", "loss_libraries", "criterion"),
-         "analysis": ("analysis", "inside", "robustness")}  # fmt: skip
+         "analysis": ("analysis", "inside", "robustness", "drift")}  # fmt: skip
 FAULTS = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "%": "+", "<": ">", ">": "<", "<=": ">=", ">=": "<=",
           "==": "!=", "!=": "==", "~": "", "&": "|", "@": "*", "sum": "mean", "mean": "sum", "max": "min", "min": "max",
           "square": "abs", "sqrt": "square", "True": "False", "False": "True", "exp": "neg", "floor": "ceil",
