@@ -286,13 +286,13 @@ class Answers:
         self.waiting: list[Tensor] = []
         self.waits = 0  # rows in it
 
-    def begin(self, epoch: int, device: torch.device) -> None:
-        """Look for an epoch's answers, and start to keep them if they are not there."""
+    def begin(self, epoch: int, device: torch.device, whole: bool = True) -> None:
+        """Look for an epoch's answers, and start to keep them if they are not there and all of them will be asked."""
         self.epoch, self.device, self.keeps, self.stored, self.waiting, self.waits = epoch, device, False, None, [], 0
         if not self.store:
             return
         self.stored = self.store.read(epoch)
-        known, keeps = self.stored is not None, self.store.file is not None
+        known, keeps = self.stored is not None, whole and self.store.file is not None
         if self.world > 1:
             every = gather_object([(known, keeps)])
             known, keeps = all(k for k, _ in every), any(k for _, k in every)

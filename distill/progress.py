@@ -53,14 +53,15 @@ class Progress:
             self.say(f"{title}: {len(things)} {unit} in {time.monotonic() - began:.1f} s")
 
     @contextmanager
-    def task(self, title: str, epochs: int, done: int) -> Iterator[Callable[[int, int, float, str], None]]:
+    def task(self, title: str, epochs: int, done: int,
+             step: int = 0) -> Iterator[Callable[[int, int, float, str], None]]:
         """A bar (or lines) for one cohort; call what it gives after each epoch."""
         from rich.markup import escape
 
         began = spoken = time.monotonic()
         bar = self.bars.add_task(escape(title), total=epochs, completed=done, rate="", unit="epochs")
-        if done:
-            self.say(f"{title}: continues after epoch {done}")
+        if done or step:
+            self.say(f"{title}: continues after epoch {done}{f' and {step} steps' if step else ''}")
         last: tuple[int, float, str] = (done, 0.0, "")
 
         def log(epoch: int, total: int, rate: float, accuracies: str) -> None:

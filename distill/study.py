@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from distill import arms
 from distill.analysis.calibration import gamma
@@ -79,10 +79,17 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         if stateless:
             progress.say(f"{len(stateless)} stored runs have no states on their way (train.snapshots), for one "
                          f"{stateless[0].title} ({stateless[0].id}); remove their folders to train them with these")
+        failed: dict[str, str] = {}
         for depth in sorted({run.depth for run in runs}):
-            _train_phase(place, [run for run in missing if run.depth == depth], sizes)
-            accelerator.wait_for_everyone()
-            _check_teachers(place, [run for run in runs if run.depth == depth and run.arm.role == "teacher"])
+            possible = [run for run in missing if run.depth == depth and not _ancestors(run) & failed.keys()]
+            failed |= _of_all(place, _train_phase(place, possible, sizes))
+            teachers = [run for run in runs if run.depth == depth and run.arm.role == "teacher"]
+            _check_teachers(place, [run for run in teachers if not ({run.id} | _ancestors(run)) & failed.keys()])
+        if failed:
+            without = sum(1 for run in runs if _ancestors(run) & failed.keys())
+            rest = f"; {without} runs that learn from them were not trained" if without else ""
+            raise UserError("\n".join([*failed.values(), f"all other runs are stored{rest}; this study has no results "
+                                        "until these are changed or left out"]))
         results: dict[str, Any] = {}
         found = _look_inside(place, runs)
         if accelerator.is_main_process:
@@ -102,13 +109,26 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
 # ---------------------------------------------------------------------------------------------- the training
 
 
-def _train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None = None) -> None:
-    """Train runs that do not depend on each other."""
+def _ancestors(run: Run) -> set[str]:
+    """Ids of the teachers, and theirs."""
+    return {run_id for teacher in run.teachers for run_id in {teacher.id} | _ancestors(teacher)}
+
+
+def _of_all(place: Workplace, found: dict[str, str]) -> dict[str, str]:
+    """What all processes found, when all are done."""
+    place.accelerator.wait_for_everyone()
+    every = gather_object([found]) if place.accelerator.num_processes > 1 else [found]
+    return {key: value for own in every for key, value in own.items()}
+
+
+def _train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None = None) -> dict[str, str]:
+    """Train runs that do not depend on each other; returns why runs failed, by their ids."""
     for run in [run for run in runs if run.arm.given]:
         _store_given(place, run)
     runs = [run for run in runs if not run.arm.given]
+    failed: dict[str, str] = {}
     if not runs:
-        return
+        return failed
     process, processes = place.accelerator.process_index, place.accelerator.num_processes
     cohorts = cohorts_of(runs, sizes, memory_for_runs(place.accelerator))
     cohorts, sharing = share_out(cohorts, processes, runs[0].arm.train.spread)
@@ -117,26 +137,35 @@ def _train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None
     waiting = cohorts if sharing else cohorts[process::processes]
     while waiting:
         cohort, *waiting = waiting
-        if not _fits(place, cohort, sharing):
+        if not _fits(place, cohort, sharing, failed):
             half = (len(cohort) + 1) // 2
             place.progress.say(f"out of memory with {len(cohort)} runs side by side: {half} at a time")
             waiting = [cohort[:half], cohort[half:], *waiting]
+    return failed
 
 
-def _fits(place: Workplace, cohort: list[Run], sharing: bool) -> bool:
-    """Train a cohort; False if it is too large for the device, and can be split."""
+def _fits(place: Workplace, cohort: list[Run], sharing: bool, failed: dict[str, str]) -> bool:
+    """Train a cohort, noting why runs failed; False if it is too large for the device, and can be split."""
     try:
-        _train_cohort(place, cohort, sharing)
+        _train_cohort(place, cohort, sharing, failed)
         return True
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         if len(cohort) == 1 or sharing:  # the other processes have not met it
             raise UserError(f"{cohort[0].title}: out of memory; lower train.batch_size, raise train.accumulate, or set "
                             "train.precision=bf16") from None
-    torch.cuda.empty_cache()  # not before the exception is gone, which holds all that there was
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # not before the exception is gone, which holds all that there was
     return False
 
 
-def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has an exception of its own; of a CPU it is a sentence."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool, failed: dict[str, str]) -> None:
     device, train = place.accelerator.device, cohort[0].arm.train
     teachers = _teachers_of(place, cohort)
     members: list[Member] = []
@@ -144,16 +173,19 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool) -> None:
         model = place.build(run.arm, run.seed)
         members.append(start(run, model, teachers, place.view_shape(run.arm), place.splits.shares,
                              steps_of(place.splits, run.arm), place.accelerator, sharing))
-        resume(members[-1], place.store)
+        resume(members[-1], place.store, place.accelerator.process_index if sharing else 0, device)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
     with _answers_of(place, cohort, teachers, sharing) as answers:
-        for epoch in sorted({member.epoch for member in members}):  # a kill between two checkpoints leaves two
-            level = [member for member in members if member.epoch == epoch]
-            with place.progress.task(title, train.epochs, epoch) as log:
+        for reached in sorted({(member.epoch, member.step) for member in members}):  # a kill between two checkpoints
+            level = [member for member in members if (member.epoch, member.step) == reached]  # leaves two
+            with place.progress.task(title, train.epochs, *reached) as log:
                 fit(level, answers, place.splits, place.store, place.accelerator, sharing, log)
-    for member in members:
+    for member in [member for member in members if member.failure]:
+        failed[member.run.id] = member.failure
+        place.progress.say(member.failure)
+    for member in [member for member in members if not member.failure]:
         shared = place.accelerator if sharing else None
         predictions = predict_all(member.result, place.splits, member.run.arm.augment, device, shared)
         if place.accelerator.is_main_process or not sharing:

@@ -2,11 +2,11 @@
 
 Reading order: a member of a cohort, how it starts and resumes; the loop; a step.
 Nothing random is kept between steps: views, order and dropout are functions of (seed, epoch, step), so a
-run ends with the same weights in any cohort, and after any interruption.
+run ends with the same weights in any cohort, and after any interruption. A run whose loss is no number leaves its
+cohort; the others go on.
 """
 
 import inspect
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -36,6 +36,7 @@ from distill.recipe import Train
 from distill.runs import Run, Store
 from distill.teachers import Teacher
 
+LOOK = 100  # steps between two looks at whether losses are numbers and a checkpoint is due; they wait for the device
 Log = Callable[[int, int, float, str], None]  # (epochs done, epochs, images a second, a line on the members)
 
 
@@ -55,10 +56,13 @@ class Member:
     parts: nn.ModuleDict  # of the loss, by term: a projector, online targets
     initial: dict[str, Tensor] | None  # weights at the start, where their drift is logged
     epoch: int = 0
-    lr: float = 0.0
+    step: int = 0  # of this epoch
+    lr: float = 0.0  # at the epoch's beginning
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # over the epoch's images so far: the loss (""), its terms
+    recent: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)  # of single steps, since the last look
+    failure: str | None = None  # why it has left its cohort
 
     @property
     def result(self) -> nn.Module:
@@ -169,16 +173,17 @@ def _shared(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def save_checkpoint(member: Member, store: Store) -> None:
-    """All that the next epoch depends on."""
+    """All that the next step depends on."""
     store.save_checkpoint(member.run.id, {
-        "epoch": member.epoch, "seconds": member.seconds, "history": member.history,
+        "epoch": member.epoch, "step": member.step, "lr": member.lr, "sums": member.sums,
+        "seconds": member.seconds, "history": member.history,
         "model": member.model.state_dict(), "ema": member.ema.module.state_dict() if member.ema else {},
         "optimizer": member.optimizer.state_dict(), "scaler": member.scaler.state_dict(),
         "parts": member.parts.state_dict()})
 
 
-def resume(member: Member, store: Store) -> None:
-    """Continue from the run's checkpoint, if it has one."""
+def resume(member: Member, store: Store, rank: int, device: torch.device) -> None:
+    """Continue from the run's checkpoint, if it has one; what the processes have summed goes on in the first."""
     state = store.load_checkpoint(member.run.id)
     if state is None:
         return
@@ -190,8 +195,10 @@ def resume(member: Member, store: Store) -> None:
     _lay_out(member.optimizer)
     member.scaler.load_state_dict(state["scaler"])
     member.epoch, member.seconds, member.history = state["epoch"], state["seconds"], state["history"]
+    member.step, member.lr = state.get("step", 0), state.get("lr", 0.0)
+    member.sums = {name: value.to(device) * (rank == 0) for name, value in state.get("sums", {}).items()}
     if member.scheduler:
-        member.scheduler.step_update(member.epoch * member.steps_per_epoch)
+        member.scheduler.step_update(member.epoch * member.steps_per_epoch + member.step)
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
@@ -210,52 +217,96 @@ def fit(members: list[Member], teachers: dict[str, Answers], splits: Splits, sto
         sharing: bool, log: Log) -> None:
     """Train a cohort to its last epoch; states on the way that are wanted are kept.
 
+    A member whose loss or answers are not finite is left out from then on, and says so in `failure`.
+
     Args:
-        members: of one seed, with equal views, batch size and epochs, all at the same epoch.
+        members: of one seed, with equal views, batch size and epochs, all at the same step of the same epoch.
         teachers: by run id, what those that the members learn from say.
         splits: the study's data; only training and validation are looked at.
         store: where checkpoints go.
         accelerator: device and precision; with `sharing`, also the processes that share each batch.
         sharing: whether all processes train this cohort together.
         log: called after each epoch.
-
-    Raises:
-        UserError: if a loss is not finite, naming the arm, the epoch and the terms.
     """
     first = members[0]
     train, augment, seed = first.train, first.run.arm.augment, first.run.seed
     world, rank = (accelerator.num_processes, accelerator.process_index) if sharing else (1, 0)
     size = min(train.batch_size, len(splits.train))
+    shared = accelerator if sharing else None
     writes, saved = accelerator.is_main_process or not sharing, time.monotonic()
     for epoch in range(first.epoch, train.epochs):
-        began = time.monotonic()
-        for member in members if writes else ():
-            if epoch in snapshot_epochs(member.train):
-                store.save_state(member.run.id, epoch, member.result.state_dict())
+        began = started = time.monotonic()
+        done = members[0].step  # of this epoch, before an interruption
         for member in members:
+            if writes and not done and epoch in snapshot_epochs(member.train):
+                store.save_state(member.run.id, epoch, member.result.state_dict())
             member.model.train()
             member.parts.train()
-            member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
+            if not done:
+                member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
         for teacher in teachers.values():
-            teacher.begin(epoch, accelerator.device)
-        batches = training_batches(splits, augment, size, seed, epoch, accelerator.device, rank, world)
-        for number, batch in enumerate(batches):
+            teacher.begin(epoch, accelerator.device, whole=not done)
+        batches = training_batches(splits, augment, size, seed, epoch, accelerator.device, rank, world, done)
+        for number, batch in enumerate(batches, done):
             _step(members, teachers, batch, epoch, number, size, accelerator, world, rank)
+            if (number + 1) % LOOK and number + 1 < first.steps_per_epoch:
+                continue
+            due = time.monotonic() - saved >= 60 * train.checkpoint_minutes
+            members, due = _look(members, due, epoch, shared)
+            if not members:
+                return
+            apart = world > 1 and any(hasattr(part, "end_epoch") for m in members for part in m.parts.values())
+            if due and number + 1 < first.steps_per_epoch and not apart:  # what these have seen is one process's own
+                now = time.monotonic()
+                for member in members:
+                    member.seconds, member.step = member.seconds + (now - began) / len(members), number + 1
+                    if shared:
+                        _gather_sums(member, shared)
+                    if writes:
+                        save_checkpoint(member, store)
+                began = saved = time.monotonic()
         for teacher in teachers.values():
             teacher.end()
-        images, shared = first.steps_per_epoch * size, accelerator if sharing else None
-        means = [_means(member, epoch, images, shared) for member in members]  # waits for the device
-        rate = images / (time.monotonic() - began)
+        means = [_means(member, first.steps_per_epoch * size, shared) for member in members]
+        rate = (first.steps_per_epoch - done) * size / max(time.monotonic() - started, 1e-9)
         for member, mean in zip(members, means, strict=True):
             _finish_epoch(member, epoch, mean, splits, shared, accelerator.device)
         for member in members:
             member.seconds += (time.monotonic() - began) / len(members)
-        last = epoch + 1 == train.epochs
-        if not last and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
+        members = [member for member in members if not member.failure]
+        if not members:
+            return
+        if epoch + 1 < train.epochs and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
             for member in members if writes else ():
                 save_checkpoint(member, store)
             saved = time.monotonic()
         log(epoch + 1, train.epochs, rate, ", ".join(f"{m.history[-1]['validation']['top1']:.1%}" for m in members))
+
+
+def _look(members: list[Member], due: bool, epoch: int, sharing: Accelerator | None) -> tuple[list[Member], bool]:
+    """The members whose losses have been numbers since the last look; and `due`, as the first process sees it."""
+    losses = [torch.stack([sums[""] for _, sums in member.recent]) for member in members]
+    wrong = torch.stack([(~own.isfinite()).any() for own in losses]).float()
+    if sharing:  # what one process finds or decides is for all
+        mine = torch.tensor([float(due and sharing.is_main_process)], device=wrong.device)
+        wrong, due = (t > 0 for t in sharing.reduce(torch.cat([wrong, mine]), "sum").split([len(members), 1]))
+    for member, own, bad in zip(members, losses, wrong.tolist(), strict=True):
+        if bad:
+            finite = own.isfinite()
+            step, sums = member.recent[int(finite.long().argmin())]  # the first; where another process has met it, any
+            terms = ", ".join(f"{name} {value.item():g}" for name, value in sums.items() if name not in ("", "top1"))
+            at = f"step {step + 1} of {member.steps_per_epoch}" if not finite.all() else "on another process"
+            member.failure = (f"{member.run.title}: its loss is not finite: epoch {epoch + 1}, {at} (terms, summed "
+                              f"over the batch: {terms}); lower train.lr, or clip with train.clip_grad")
+        member.recent = []
+    return [member for member in members if not member.failure], bool(due)
+
+
+def _gather_sums(member: Member, sharing: Accelerator) -> None:
+    """Bring what the processes have summed into the first one, so that a checkpoint of it has all."""
+    names = sorted(member.sums)
+    totals = sharing.reduce(torch.stack([member.sums[name] for name in names]), "sum")
+    member.sums = dict(zip(names, totals * sharing.is_main_process, strict=True))
 
 
 def snapshot_epochs(train: Train) -> set[int]:
@@ -298,6 +349,7 @@ def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epo
                 member.scaler.scale(loss * world).backward()
             hard = labels.argmax(1) if labels.ndim == 2 else labels
             sums |= {"": loss.detach() * size, "top1": (logits.detach().argmax(1) == hard).sum()}
+            member.recent.append((number, sums))
             for name, value in sums.items():
                 member.sums[name] = member.sums.get(name, 0) + value.float()
         done += len(views)
@@ -336,23 +388,18 @@ def _update(member: Member, step: int, world: int) -> None:
         member.scheduler.step_update(step + 1)
 
 
-def _means(member: Member, epoch: int, images: int, sharing: Accelerator | None) -> dict[str, float]:
+def _means(member: Member, images: int, sharing: Accelerator | None) -> dict[str, float]:
     """Over the epoch's images: the loss (under ""), its terms before their weights, and top1."""
     names = sorted(member.sums)
     totals = torch.stack([member.sums[name] for name in names])
     totals = sharing.reduce(totals, "sum") if sharing else totals
-    means = {name: value / images for name, value in zip(names, totals.tolist(), strict=True)}
-    if not all(math.isfinite(v) for v in means.values()):
-        terms = ", ".join(f"{name} {value:g}" for name, value in means.items() if name not in ("", "top1"))
-        raise UserError(f"{member.run.title}: the loss of epoch {epoch + 1} is not finite (mean of its terms: {terms});"
-                        " lower train.lr, or clip with train.clip_grad")
-    return means
+    return {name: value / images for name, value in zip(names, totals.tolist(), strict=True)}
 
 
 def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: Splits, sharing: Accelerator | None,
                   device: torch.device) -> None:
     """Judge the member on the validation split and write its line of history."""
-    member.epoch = epoch + 1
+    member.epoch, member.step = epoch + 1, 0
     for part in member.parts.values():
         if hasattr(part, "end_epoch"):
             part.end_epoch((lambda x: sharing.reduce(x, "sum")) if sharing else (lambda x: x))
@@ -362,7 +409,8 @@ def _finish_epoch(member: Member, epoch: int, means: dict[str, float], splits: S
                 torch.distributed.broadcast(buffer, 0)  # each process has batch statistics of its own
     logits = predict(member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing)
     if not logits.isfinite().all():
-        raise UserError(f"{member.run.title}: after epoch {epoch + 1} its answers are not finite; lower train.lr")
+        member.failure = f"{member.run.title}: after epoch {epoch + 1} its answers are not finite; lower train.lr"
+        return
     labels = splits.validation.labels
     member.history.append({
         "epoch": epoch + 1,

@@ -82,7 +82,7 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
         answers = {name: Answers(teacher) for name, teacher in teachers.items()}
         fit(members, answers, place.splits, place.store, place.accelerator, False, stop_after_two)
     again = begin(students[0], 9)
-    resume(again, place.store)
+    resume(again, place.store, 0, torch.device("cpu"))
     assert isinstance(again.parts["online_smoothing"], OnlineTargets)
     assert (again.parts["online_smoothing"].targets.diagonal() > 0.11).all(), "what it learned is in the checkpoint"
     for depth in (0, 1):
@@ -378,7 +378,7 @@ def test_a_checkpoint_without_parts_is_read_by_a_run_without_them(recipe, workpl
     del state["parts"]
     place.store.save_checkpoint(run.id, state)
     again = begin()
-    resume(again, place.store)
+    resume(again, place.store, 0, torch.device("cpu"))
     assert again.epoch == 2
 
 

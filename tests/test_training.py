@@ -1,8 +1,11 @@
 """The loop: against a loop written by hand, in any cohort, after any stop, over the same views."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from distill.data.loaders import training_batches
@@ -12,9 +15,9 @@ from distill.logits import Answers
 from distill.models.build import normalisation
 from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
-from distill.study import _train_cohort, _train_phase
+from distill.study import _train_cohort, _train_phase, run_study
 from distill.teachers import Teacher, check_teacher
-from distill.training import fit, make_optimizer, resume, start
+from distill.training import fit, make_optimizer, resume, save_checkpoint, start
 
 SILENT = lambda *_: None  # noqa: E731
 
@@ -160,12 +163,53 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
         answers = {name: Answers(teacher) for name, teacher in teachers.items()}
         fit(members, answers, place.splits, place.store, place.accelerator, False, stop_after_two)
     again = begin(cohort[0])
-    resume(again, place.store)
+    resume(again, place.store, 0, torch.device("cpu"))
     assert again.epoch == 2 and not place.store.complete(cohort[0].id)
     _train_phase(place, cohort)
     assert same(place.load(cohort[0]).state_dict(), expected["distilled"])
     assert place.store.history(cohort[0].id) == whole.store.history(cohort[0].id)
     assert place.store.load_checkpoint(cohort[0].id) is None  # the checkpoint is gone
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("train.optimizer=lookahead_adamw", "train.lr=0.01", "train.ema=0.9"),
+        ("students.alone.loss={online_smoothing: {weight: 0.5}, cross_entropy: {}}",),
+        (*IMAGES, "train.epochs=3", "data.augment={shift: 1, mixup: 0.5}"),
+    ],
+)
+def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(tiny, workplace, options, monkeypatch):
+    """Checkpoints every second step, and stops between those of two members: weights, history, states are the same."""
+    options = (*options, "train.batch_size=64", "train.snapshots=2")
+    whole = workplace(tiny, *options)
+    expected = train_study(whole)
+    place = workplace(tiny, *options, out="stopped")
+    runs = plan(place)
+    monkeypatch.setattr("distill.training.LOOK", 2)
+    saved = []
+
+    def save_and_stop(member, store):
+        save_checkpoint(member, store)
+        saved.append((member.epoch, member.step))
+        if len(saved) >= 5 and member.step:
+            raise KeyboardInterrupt
+
+    for depth in (0, 1):
+        cohort = [r for r in runs if r.depth == depth]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("distill.training.save_checkpoint", save_and_stop)
+            _train_phase(place, cohort)
+        reached = {(state["epoch"], state["step"]) for state in (place.store.load_checkpoint(r.id) for r in cohort)}
+        assert len(reached) == min(2, len(cohort)) and any(step for _, step in reached)
+        saved.clear()
+        _train_phase(place, cohort)
+    for run in runs:
+        assert same(place.load(run).state_dict(), expected[run.arm.name])
+        assert place.store.history(run.id) == whole.store.history(run.id)
+        ours, theirs = place.store.states(run.id), whole.store.states(run.id)
+        assert list(ours) == list(theirs) and all(same(load_file(ours[e]), load_file(theirs[e])) for e in ours)
 
 
 def test_accumulating_changes_nothing_but_rounding(tiny, workplace):
@@ -247,10 +291,29 @@ def test_bf16_learns_as_float32_does_and_keeps_float32_weights(tiny, workplace, 
         assert place.store.history(run.id) != half.store.history(run.id)
 
 
-def test_a_loss_that_is_not_finite_stops_with_arm_epoch_and_terms(tiny, workplace):
-    place = workplace(tiny, "train.lr=1.0e+18", "train.schedule=none")
-    with pytest.raises(UserError, match=r"seed 0: the loss of epoch \d .*cross_entropy"):
-        train_study(place)
+def test_a_loss_that_is_not_finite_takes_its_run_out_of_the_cohort_alone(tiny, workplace, monkeypatch):
+    """Arm, epoch, step and terms are told; the others of the cohort end as they would without it; results are none."""
+    monkeypatch.setattr("distill.training.LOOK", 2)
+    place = workplace(tiny)
+    expected = train_study(place)
+    wild = workplace(tiny, "students.wild={model: mlp_16, train: {lr: 1.0e+18}, loss: {cross_entropy: {}}}", out="wild")
+    with pytest.raises(UserError) as stop:
+        run_study(wild.recipe, wild.store.root, wild.accelerator)
+    message = str(stop.value)
+    assert re.search(
+        r"wild, seed 0: its loss is not finite: epoch 1, step \d of 8 \(terms.*: cross_entropy \S+\)", message
+    )
+    assert "all other runs are stored" in message and not (wild.store.root / "tiny" / "results.json").exists()
+    runs = {run.arm.name: run for run in plan(wild)}
+    assert not wild.store.complete(runs.pop("wild").id)
+    assert all(same(wild.load(run).state_dict(), expected[name]) for name, run in runs.items())
+
+
+def test_students_of_a_teacher_that_failed_are_not_trained(tiny, workplace):
+    place = workplace(tiny, "teachers.hard.train.lr=1.0e+18")
+    with pytest.raises(UserError, match=r"hard, seed 0: (?s:.*)1 runs that learn from them were not trained"):
+        run_study(place.recipe, place.store.root, place.accelerator)
+    assert [place.store.complete(run.id) for run in plan(place)] == [False, True, True, False]
 
 
 def test_a_teacher_no_better_than_chance_stops_the_study():
@@ -368,7 +431,7 @@ def test_training_never_looks_at_the_test_split(tiny, workplace, monkeypatch):
     monkeypatch.setattr("distill.study.predict_all", lambda *_: {"test.logits": torch.zeros(1)})
     assert place.splits.train.images.pixels is not None and test is not None
     vars(place.splits)["resident"] = True
-    _train_cohort(place, [plan(place)[0]], False)
+    _train_cohort(place, [plan(place)[0]], False, {})
 
 
 def test_images_of_a_folder_become_resident_before_the_first_batch(tmp_path, tiny, workplace):

@@ -66,8 +66,9 @@ def _arrived(copy: Tensor, done: torch.cuda.Event) -> Tensor:
 
 
 def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: int, epoch: int, device: torch.device,
-                     rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """One epoch of views of the training split; a rest that does not fill a batch waits for another epoch.
+                     rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+    """One epoch of views of the training split, from its `first` batch on; a rest that does not fill a batch waits for
+    another epoch.
 
     With several processes, each sees its part (every `world`-th example) of every batch.
     """
@@ -76,7 +77,7 @@ def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: in
     order = epoch_order(len(split), seed, epoch)
     batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
     size, together = len(batches[0]), _batches_together(splits, len(batches[0]))
-    groups = [torch.cat(batches[first:first + together]) for first in range(0, len(batches), together)]
+    groups = [torch.cat(batches[i:i + together]) for i in range(first, len(batches), together)]
     parts = [torch.cat([g, partners(g, len(split), seed, epoch)]) for g in groups] if mixing else groups
     labels = split.labels.to(device)
     for own, (number, images) in zip(groups, read_batches(splits, split, parts, device), strict=True):
