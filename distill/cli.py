@@ -51,7 +51,9 @@ def report(
     for name in studies:
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
         results = read_results(folder)
-        write_report(folder, Store(folder.resolve().parent))
+        store = Store(folder.resolve().parent)
+        with store.locked(folder.resolve().name):
+            write_report(folder, store)
         _print_results(results)
         print(f"report: {folder / 'report.html'}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.runs import read_tree, write_tree
+from distill.files import read_tree, write_tree
 
 SPLITS = ("train", "validation")
 KINDS = {
@@ -86,14 +86,16 @@ class Picture:
 
 
 def load_picture(path: Path) -> Picture | None:
-    """A stored picture, or None if there is none that can be read."""
+    """A stored picture, or None if there is none; ValueError if it is damaged."""
     stored = read_tree(path)
+    if stored is None:
+        return None
     try:
         networks = [Network(**network) for network in stored.pop("networks")]
         views = [View(**view) for view in stored.pop("views")]
         return Picture(**stored, networks=networks, views=views)
-    except (KeyError, TypeError, AttributeError):
-        return None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is of another version ({error})") from None
 
 
 def numbered(name: str, number: int) -> str:

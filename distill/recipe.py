@@ -74,6 +74,8 @@ class Data(Strict):
     background: bool = Field(False, description="put a class without examples before the others, as TF-slim's "
                              "1001-class ImageNet networks have it; it takes a share of a smoothed target")
     resident_gb: float = Field(4.0, ge=0, description="splits up to this size live on the device as uint8")
+    on_error: Literal["fail", "skip"] = Field("fail", description="skip leaves out images that cannot be read, and "
+                                              "says so; for that every image is read once before anything is trained")
     store: Literal["exact", "float16"] | Annotated[int, Field(ge=1)] = Field(
         "exact", description="how teachers' answers to training views are kept for later studies: as they are, "
         "rounded, or the so many largest logits and the mass of the others; the last two change what students learn")

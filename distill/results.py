@@ -17,9 +17,11 @@ from distill.analysis.fidelity import diffusion
 from distill.comparisons import compare_arms, rank_students
 from distill.document import UserError
 from distill.evaluation import metrics
+from distill.files import sealed, write_aside
 from distill.losses import TERMS, Outputs, ensemble, optimal_logit_gap
+from distill.pictures import load_picture
 from distill.recipe import Recipe, term_model
-from distill.runs import Run, one_or_list, read_results, versions, write_aside
+from distill.runs import Run, one_or_list, read_results, versions
 from distill.teachers import at_chance
 from distill.workplace import Workplace
 
@@ -146,7 +148,8 @@ def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").unlink(missing_ok=True)  # a report of older results must not outlive them
     write_aside(folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True))
-    write_aside(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    written = json.loads(json.dumps(results, allow_nan=False))  # keys are text, tuples lists: as it will be read
+    write_aside(folder / "results.json", json.dumps(sealed(written), indent=1) + "\n")
     axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
     columns = ["id", "role", "arm", "seed", "model", "parameters", "teacher", "epochs", "seconds", "smoothing",
                "temperature", "optimal_gap", "template_spread", "diffusion"]
@@ -166,6 +169,7 @@ def is_written(folder: Path, recipe: Recipe, results: dict[str, Any]) -> bool:
     """Whether the study's folder says just this already; drawing is the slow part of a study that is done."""
     try:
         same = read_results(folder) == json.loads(json.dumps(results))
+        load_picture(folder / "features.safetensors")  # raises if it is damaged
         return same and yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")) == recipe.source \
             and (folder / "report.html").is_file()
     except (UserError, OSError, ValueError, yaml.YAMLError):

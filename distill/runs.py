@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -19,12 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from distill.document import UserError, nearest
+from distill.files import (
+    aside_of,
+    file_digest,
+    is_sealed,
+    locked,
+    read_tree,
+    remove_left_over,
+    sealed,
+    write_tree,
+    written_aside,
+)
 from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
@@ -107,12 +119,6 @@ def _weights_digest(arm: Arm) -> list[str] | None:
     return [file_digest(file) for file in files if file.is_file()]
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ------------------------------------------------------------------------------------------------- the store
 
 
@@ -122,6 +128,10 @@ class Store:
 
     root: Path
 
+    def locked(self, study: str) -> AbstractContextManager[None]:
+        """Within it no other process writes the study; UserError if one does already."""
+        return locked(self.root / study)
+
     def folder(self, run_id: str) -> Path:
         """Where a run lies once it is complete."""
         return self.root / "models" / run_id
@@ -130,37 +140,60 @@ class Store:
         """Whether the run is there; it is never there in part."""
         return all((self.folder(run_id) / name).is_file() for name in FILES)
 
+    def damage(self, run_id: str) -> str | None:
+        """What is wrong with a complete run's files, in a sentence; None where they are what was written."""
+        folder = self.folder(run_id)
+        try:
+            record = json.loads((folder / "run.json").read_text("utf-8"))
+            if not is_sealed(record):
+                return f"{folder / 'run.json'} is not what was written"
+            for name, digest in record["sha256"].items():
+                if file_digest(folder / name) != digest:
+                    return f"{folder / name} is not what was written (its sha256 differs)"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{folder / 'run.json'} or what it lists cannot be read ({error})"
+        return None
+
+    def set_aside(self, run_id: str) -> Path:
+        """Rename a damaged run's folder, so that the run is trained again; returns the new place."""
+        place = self.root / "models" / f"{run_id}.damaged"
+        shutil.rmtree(place, ignore_errors=True)
+        self.folder(run_id).rename(place)
+        return place
+
     def save(self, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
              predictions: dict[str, Tensor]) -> None:
         """Write a finished run aside, rename it into place, and drop its checkpoint."""
         final = self.folder(run.id)
-        aside = final.with_name(f".{run.id}.{os.getpid()}")
+        aside = aside_of(final)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        cfg = model.pretrained_cfg
-        model = model.to(memory_format=torch.contiguous_format)
         try:
-            save_for_hf(model, str(aside), safe_serialization=True,
-                        data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
-            save_file(predictions, aside / "predictions.safetensors")
-            for state in self._states(run.id).glob("epoch-*.safetensors"):
-                shutil.copy2(state, aside)
+            self._write(aside, run, model, record, history, predictions)
+            if not self.complete(run.id):  # else another process was first; its run is the same
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
         except SafetensorError as error:
-            raise UserError(f"cannot write {aside}: {error}") from None
-        (aside / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-        digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
-        record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
-        (aside / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-        if self.complete(run.id):  # another process was first; its run is the same
-            shutil.rmtree(aside)
-        else:
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
+            raise UserError(f"cannot write {final}: {error}") from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         self._checkpoint(run.id).unlink(missing_ok=True)
         shutil.rmtree(self._states(run.id), ignore_errors=True)
-        for left in (*final.parent.glob(f"{run.id}.partial.*"), *final.parent.glob(f".{run.id}.*")):
-            if not _alive(left.name.rsplit(".", 1)[1]):  # of a process that was killed while it wrote
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove_left_over(final.parent)
+
+    def _write(self, folder: Path, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
+               predictions: dict[str, Tensor]) -> None:
+        """The files of a run, `run.json` with the digests of the others last."""
+        cfg = model.pretrained_cfg
+        save_for_hf(model.to(memory_format=torch.contiguous_format), str(folder), safe_serialization=True,
+                    data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
+        save_file(predictions, folder / "predictions.safetensors")
+        for state in self._states(run.id).glob("epoch-*.safetensors"):
+            shutil.copy2(state, folder)
+        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
+        (folder / "run.json").write_text(json.dumps(sealed(record), indent=1) + "\n")
 
     def answers(self, identity: dict[str, Any]) -> Path:
         """Where a teacher's answers to the views of that identity are kept."""
@@ -207,7 +240,7 @@ class Store:
         write_tree(self._checkpoint(run_id), state)
 
     def load_checkpoint(self, run_id: str) -> dict[str, Any] | None:
-        """A run's checkpoint, or None if there is none that can be read."""
+        """A run's checkpoint, or None if there is none; ValueError if it is damaged."""
         return read_tree(self._checkpoint(run_id))
 
     def _states(self, run_id: str) -> Path:
@@ -217,13 +250,9 @@ class Store:
         """Keep a network as it is after so many epochs, for the run that it is on the way to."""
         path = self._states(run_id) / f"epoch-{epoch:04d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}")
-        copies = {name: w.detach().clone(memory_format=torch.contiguous_format) for name, w in weights.items()}
-        try:
-            save_file(copies, aside)
-        except SafetensorError as error:
-            raise UserError(f"cannot write {aside}: {error}") from None
-        aside.replace(path)
+        with written_aside(path) as aside:
+            save_file({name: weight.detach().clone(memory_format=torch.contiguous_format)
+                       for name, weight in weights.items()}, aside)
 
     def states(self, run_id: str) -> dict[int, Path]:
         """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
@@ -257,53 +286,8 @@ class Store:
         return found
 
 
-def write_tree(path: Path, value: dict[str, Any]) -> None:
-    """Write a tree of tensors and JSON values as one safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_without_tensors(value, tensors))
-    try:
-        save_file(tensors, aside, metadata={"tree": tree})
-    except SafetensorError as error:
-        raise UserError(f"cannot write {aside}: {error}") from None
-    aside.replace(path)
-
-
-def read_tree(path: Path) -> dict[str, Any] | None:
-    """What `write_tree` wrote, or None if there is nothing that can be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return _with_tensors(json.loads(file.metadata()["tree"]), file.get_tensor)
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
-        return None
-
-
 def _short(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A tree as JSON, its tensors put aside under numbers; keys keep their types, tuples become lists."""
-    if isinstance(value, Tensor):
-        tensors[str(len(tensors))] = value.detach().clone(memory_format=torch.contiguous_format)
-        return {"tensor": str(len(tensors) - 1)}
-    if isinstance(value, Mapping):
-        return {"items": [[key, _without_tensors(child, tensors)] for key, child in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_without_tensors(child, tensors) for child in value]
-    return value
-
-
-def _with_tensors(value: Any, tensor: Callable[[str], Tensor]) -> Any:
-    """The tree that `_without_tensors` took apart."""
-    if isinstance(value, list):
-        return [_with_tensors(child, tensor) for child in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensor(value["tensor"])
-    return {key: _with_tensors(child, tensor) for key, child in value["items"]}
 
 
 def read_results(study: Path) -> dict[str, Any]:
@@ -317,29 +301,13 @@ def read_results(study: Path) -> dict[str, Any]:
         results = json.loads(path.read_text("utf-8"))
         if not {"runs", "comparisons", "study"} <= set(results):
             raise ValueError("not a study's results")
-        return results
+        if not is_sealed(results):
+            raise ValueError("it is not what was written, by its seal")
+        return {key: value for key, value in results.items() if key != "seal"}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not readable: {error}; `distill run` of the recipe writes it again") from None
-
-
-def _alive(pid: str) -> bool:
-    """Whether a process of this number runs here; when in doubt, yes."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, ValueError):
-        pass
-    return True
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 @cache

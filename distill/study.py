@@ -1,7 +1,7 @@
 """The whole story: recipe → arms → runs → cohorts → views → outputs → steps → predictions → analysis → report."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,19 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         raise UserError(f"a recipe cannot be named {recipe.name}: what studies share lies in the folder of that name")
     accelerator = accelerator or make_accelerator(precision_of(recipe))
     (Path(out) / "models").mkdir(parents=True, exist_ok=True)  # now, rather than after an hour of training
-    with Progress(accelerator.is_main_process) as progress:
+    store = Store(Path(out))
+    with store.locked(recipe.name) if accelerator.is_main_process else nullcontext(), \
+            Progress(accelerator.is_main_process) as progress:
         with accelerator.main_process_first():  # one process downloads
             splits = load_splits(recipe.data)
-        place = Workplace(recipe, splits, Store(Path(out)), accelerator, progress)
+        place = Workplace(recipe, splits, store, accelerator, progress)
         notes = notes_of(place)
         for note in notes:
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
+        if accelerator.is_main_process:
+            _set_damaged_aside(place, runs)
+        accelerator.wait_for_everyone()
         missing = missing_of(place, runs)
         sizes = preflight(place, missing)
         progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
@@ -104,6 +109,15 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
                 write_report(study, place.store)
             progress.say(f"report: {study / 'report.html'}")
     return broadcast_object_list([results])[0] if accelerator.num_processes > 1 else results
+
+
+def _set_damaged_aside(place: Workplace, runs: list[Run]) -> None:
+    """Stored runs whose files are not what was written are to be trained again."""
+    for run in {run.id: run for run in runs}.values():
+        damage = place.store.damage(run.id) if place.store.complete(run.id) else None
+        if damage:
+            left = place.store.set_aside(run.id)
+            place.progress.say(f"{damage}: {run.title} is trained again, and what was there is in {left}")
 
 
 # ---------------------------------------------------------------------------------------------- the training
@@ -173,7 +187,8 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool, failed: di
         model = place.build(run.arm, run.seed)
         members.append(start(run, model, teachers, place.view_shape(run.arm), place.splits.shares,
                              steps_of(place.splits, run.arm), place.accelerator, sharing))
-        resume(members[-1], place.store, place.accelerator.process_index if sharing else 0, device)
+        resume(members[-1], place.store, place.accelerator.process_index if sharing else 0, device,
+               place.progress.say)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
     names = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
     title = f"{'+'.join(names)}, seed {cohort[0].seed}, {len(cohort)} run{'s' if len(cohort) > 1 else ''}"
@@ -259,7 +274,8 @@ def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]
     def look(share: slice) -> dict[str, dict[str, Any]]:
         return look_into(runs, place.splits, place.store, place.recipe.analysis, place.accelerator.device,
                          place.recipe.seeds, share,
-                         lambda new: place.progress.each("looking into networks", new, "networks"))
+                         lambda new: place.progress.each("looking into networks", new, "networks"),
+                         place.progress.say)
 
     found = look(slice(process, None, processes))
     if processes == 1:

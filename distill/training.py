@@ -182,9 +182,13 @@ def save_checkpoint(member: Member, store: Store) -> None:
         "parts": member.parts.state_dict()})
 
 
-def resume(member: Member, store: Store, rank: int, device: torch.device) -> None:
+def resume(member: Member, store: Store, rank: int, device: torch.device, say: Callable[[str], None] = print) -> None:
     """Continue from the run's checkpoint, if it has one; what the processes have summed goes on in the first."""
-    state = store.load_checkpoint(member.run.id)
+    try:
+        state = store.load_checkpoint(member.run.id)
+    except ValueError as error:
+        say(f"{error}: {member.run.title} begins again")
+        return
     if state is None:
         return
     member.model.load_state_dict(state["model"])

@@ -6,7 +6,7 @@ The embedded digits, noise of any shape, and whatever `timm.data.create_dataset`
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Images(Dataset):
         reopen: forgets files that are open: a tar file's place in it is shared with a forked process.
         idle: the processes that decoded the last stream, for the next one.
         stamp: what tells this content from another of the same names and labels, where something cheap does.
+        left_out: names of images that could not be read and are not among these.
     """
 
     labels: Tensor
@@ -52,6 +53,7 @@ class Images(Dataset):
     pixels: Tensor | None = None
     stamp: str = ""
     reopen: Callable[[], None] | None = None
+    left_out: list[str] = field(default_factory=list)
     idle: DataLoader | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -65,7 +67,8 @@ class Images(Dataset):
                 image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
             return image
         except Exception as error:  # of decoders there are many, and of what they raise
-            raise UserError(f"cannot read the image {self.name(i)}: {error}") from None
+            raise UserError(f"cannot read the image {self.name(i)}: {error or type(error).__name__} "
+                            "(data.on_error=skip leaves such images out)") from None
 
     @property
     def digest(self) -> str:
@@ -146,7 +149,13 @@ def open_source(data: Data) -> tuple[dict[str, Images], list[str] | None, list[s
         return {"train": _digits()}, None, []
     if data.source == "synthetic":
         return _synthetic(data), None, []
-    return _timm(data)
+    opened, names, notes = _timm(data)
+    for role, images in opened.items():
+        if images.left_out:
+            more = f" and {len(images.left_out) - 10} more" if len(images.left_out) > 10 else ""
+            notes.append(f"{len(images.left_out)} images that cannot be read are left out of {role}: "
+                         f"{', '.join(images.left_out[:10])}{more}")
+    return opened, names, notes
 
 
 def _digits() -> Images:
@@ -257,8 +266,42 @@ def _open(data: Data, root: str | None, split: str, names: list[str] | None) -> 
         _check_same_classes(Path(root), split, names)
     images = _by_reader(dataset.reader, data.source) if hasattr(dataset, "reader") else _torchvision(dataset, data)
     if images.pixels is None:
+        images = readable(images, data.workers) if data.on_error == "skip" else images
         _set_shape(images, data, 1 if torchvision else 3)
     return images, _class_names(dataset)
+
+
+@dataclass
+class _Check(Dataset):
+    """Whether images can be read, by their numbers."""
+
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> bool:
+        try:
+            self.images.open(i).convert("RGB")
+            return True
+        except Exception:  # whatever a decoder raises
+            return False
+
+
+def readable(images: Images, workers: int) -> Images:
+    """The images that can be read, as if there were no others; every one is read for that.
+
+    Raises:
+        UserError: if there is none.
+    """
+    processes = images.processes(workers if len(images) > 2000 else 0)
+    good = torch.cat(list(DataLoader(_Check(images), batch_size=64, **processes)))
+    kept = good.nonzero()[:, 0].tolist()
+    if not kept:
+        raise UserError(f"data: none of {len(images)} images can be read, {images.name(0)} for one")
+    left_out = [images.name(i) for i in (~good).nonzero()[:, 0].tolist()]
+    return replace(images, labels=images.labels[good], read=lambda i: images.read(kept[i]),
+                   name=lambda i: images.name(kept[i]), left_out=left_out)
 
 
 def _class_names(dataset: Any) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ from distill.explain.looking import (
     in_parts,
     spread,
 )
+from distill.files import read_tree, write_tree
 from distill.models.build import load_stored
 from distill.models.heads import last_linear
 from distill.models.inside import last_layer, templates
 from distill.recipe import Analysis, Augment
-from distill.runs import Run, Store, read_tree, write_tree
+from distill.runs import Run, Store
 
 VERSION = 2  # raised when the same settings would give other numbers
 MOST = 10_000  # examples of a split whose features are looked at
@@ -36,7 +38,8 @@ INFORMED = 300  # examples of each of the two classes, as in the paper
 
 def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analysis, device: torch.device,
               seeds: list[int], share: slice = slice(None),
-              watch: Callable[[list[Run]], Iterable[Run]] = list) -> dict[str, dict[str, Any]]:
+              watch: Callable[[list[Run]], Iterable[Run]] = list,
+              say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """What is found within each run, by its id; what an earlier study found is taken from its file.
 
     Args:
@@ -48,6 +51,7 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
         seeds: the study's, for the attacks that another network makes.
         share: of the runs, those that this process looks into.
         watch: gives the runs that are new one by one, and may tell a person how far it is.
+        say: where a damaged file is told, which is made again.
 
     Returns:
         only of runs that have a file by then: another process may have the others.
@@ -57,14 +61,22 @@ def look_into(runs: Sequence[Run], splits: Splits, store: Store, settings: Analy
     unique = {run.id: run for run in runs}
     transferred: dict[str, Tensor] = {}  # attacked images, by the id of the network whose gradient moved them
     own = list(unique.values())[share]  # shared out before asking what is new, which other processes change
-    for run in watch([run for run in own if read_tree(files[run.id]) is None]):
+    for run in watch([run for run in own if _kept(files[run.id], say) is None]):
         source = source_of(run, runs, seeds)
         if source and settings.attacked and source.id not in transferred:
             transferred[source.id] = _transferred(source, splits, store, settings, device)
         write_tree(files[run.id], _look(run, splits, store, settings, chosen, device,
                                         transferred[source.id] if source and settings.attacked else None))
-    found = {run_id: read_tree(file) for run_id, file in files.items()}
+    found = {run_id: _kept(file, say) for run_id, file in files.items()}
     return {run_id: tree for run_id, tree in found.items() if tree is not None}
+
+
+def _kept(file: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    try:
+        return read_tree(file)
+    except ValueError as error:
+        say(f"{error}: made again")
+        return None
 
 
 def source_of(run: Run, runs: Sequence[Run], seeds: list[int]) -> Run | None:

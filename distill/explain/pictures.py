@@ -51,6 +51,8 @@ def picture_of_runs(names: Sequence[str], out: Path, class_names: list[str] | No
     store = Store(out)
     ids = [store.find(name)[0] for name in names]
     study, titles = _study_of(store, ids)
+    for damage in filter(None, map(store.damage, ids)):
+        raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
     recipe = load(study / "recipe.yaml", TERMS)
     asked = {"classes": class_names or recipe.analysis.classes, "examples": recipe.analysis.examples or EXAMPLES}
     settings = recipe.analysis.model_copy(update=asked)

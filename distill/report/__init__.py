@@ -8,9 +8,10 @@ from typing import Any
 import jinja2
 
 from distill.document import UserError
+from distill.files import write_aside
 from distill.pictures import Picture, load_picture
 from distill.report import tables
-from distill.runs import Store, read_results, write_aside
+from distill.runs import Store, read_results
 
 
 def write_report(study: Path, store: Store) -> None:
@@ -20,9 +21,15 @@ def write_report(study: Path, store: Store) -> None:
     """
     from distill.report.drawing import draw
 
-    results, picture = read_results(study), load_picture(study / "features.safetensors")
-    if "analysis" not in results:
-        raise UserError(f"{study} was written by an earlier version; `distill run` of its recipe writes it again")
+    results = read_results(study)
+    try:
+        picture = load_picture(study / "features.safetensors")
+    except ValueError as error:
+        raise UserError(f"{error}; `distill run` of the recipe makes it again") from None
+    for run_id in {run["id"]: None for run in results["runs"]}:
+        damage = store.damage(run_id)
+        if damage:
+            raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
     told = draw(results, store, study / "figures", picture)
     pictures = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in (study / "figures").glob("*.svg")}
     views = dict(zip(picture.view_names(), picture.views, strict=True)) if picture else {}

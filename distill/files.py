@@ -1,0 +1,188 @@
+"""Files that are whole or absent, and tell whether they are what was written: digests, seals, trees, locks."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.document import UserError
+
+try:
+    import fcntl
+except ImportError:  # where there are no such locks
+    fcntl = None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def aside_of(path: Path) -> Path:
+    """Where this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.{_here()}{os.getpid()}")
+
+
+def _here() -> str:
+    return f"{platform.node().replace('.', '_')}-"
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives a place to write to, which is renamed to `path` once all is written; nothing is left if it is not.
+
+    Raises:
+        UserError: in place of what safetensors raises.
+    """
+    aside = aside_of(path)
+    try:
+        yield aside
+        aside.replace(path)
+    except SafetensorError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what processes of this machine that were killed left in a folder while they wrote aside."""
+    for path in folder.glob(f".*.{_here()}*"):
+        number = path.name.rsplit("-", 1)[1]
+        if number.isdigit() and not _alive(int(number)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _alive(number: int) -> bool:
+    """Whether a process of this number runs here; when in doubt, yes."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values with a digest of them, so that a change is seen."""
+    return {**values, "seal": _seal(values)}
+
+
+def is_sealed(values: dict[str, Any]) -> bool:
+    """Whether values are those that were sealed."""
+    return values.get("seal") == _seal({key: value for key, value in values.items() if key != "seal"})
+
+
+def _seal(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- trees
+
+
+def write_tree(path: Path, value: dict[str, Any]) -> None:
+    """Write a tree of tensors and JSON values as one safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_without_tensors(value, tensors))
+    with written_aside(path) as aside:
+        save_file(tensors, aside, metadata={"tree": tree, "sha256": _tree_digest(tree, tensors)})
+
+
+def read_tree(path: Path) -> dict[str, Any] | None:
+    """What `write_tree` wrote, or None if there is nothing.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or no such file.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            stated, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if stated["sha256"] != _tree_digest(stated["tree"], tensors):
+            raise ValueError("its sha256 differs from what was written")
+        return _with_tensors(json.loads(stated["tree"]), tensors.__getitem__)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def _tree_digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of a tree and its tensors, which their file format does not have."""
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A tree as JSON, its tensors put aside under numbers; keys keep their types, tuples become lists."""
+    if isinstance(value, Tensor):
+        tensors[str(len(tensors))] = value.detach().clone(memory_format=torch.contiguous_format)
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _without_tensors(child, tensors)] for key, child in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(child, tensors) for child in value]
+    return value
+
+
+def _with_tensors(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """The tree that `_without_tensors` took apart."""
+    if isinstance(value, list):
+        return [_with_tensors(child, tensor) for child in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensor(value["tensor"])
+    return {key: _with_tensors(child, tensor) for key, child in value["items"]}
+
+
+# ---------------------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process has the lock of the folder, a file beside it.
+
+    Raises:
+        UserError: if one has it already.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("a+") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{folder} is being written by another process ({file.read() or 'unknown'}); wait for it, "
+                            "or use another --out or another name of the recipe") from None
+        remove_left_over(folder)
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            if fcntl:  # closing is not enough: processes that decode images may have been forked
+                fcntl.flock(file, fcntl.LOCK_UN)
