@@ -1,6 +1,8 @@
 """The command line. Commands are thin, and import what they need when they run: `--help` needs no torch."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ import typer
 app = typer.Typer(name="distill", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
                   help="Distil image classifiers and study label smoothing, from a recipe to an honest comparison.")
 
+STOPPED = "distill: stopped; the same command goes on from the last checkpoint"
 Out = Annotated[Path, typer.Option("--out", help="The folder of all studies and runs.")]
 
 
@@ -22,17 +25,17 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, train nothing.")] = False,
 ) -> None:
     """Train what is not trained yet, evaluate, and write the report. The same command resumes."""
-    from distill import planning, study
-
-    plan = study.load_recipe(recipe, overrides or [])
-    if dry_run:
-        _print_plan(planning.dry_run(plan, out))
-        return
-    accelerator = study.make_accelerator(study.precision_of(plan))
     try:
+        from distill import planning, study
+
+        plan = study.load_recipe(recipe, overrides or [])
+        if dry_run:
+            _print_plan(planning.dry_run(plan, out))
+            return
+        accelerator = study.make_accelerator(study.precision_of(plan))
         results = study.run_study(plan, out, accelerator)
     except KeyboardInterrupt:
-        print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         raise typer.Exit(130) from None
     if accelerator.is_main_process:
         _print_results(results)
@@ -132,9 +135,18 @@ def _time(seconds: float) -> str:
 
 
 def main() -> None:
-    """The program: 0 when all went well, 2 for what a person can mend, 1 for a fault of ours."""
+    """The program: 0 when all went well, 2 for what a person can mend, 1 for a fault of ours, 130 or 143 if stopped."""
     from distill.document import UserError
 
+    own = os.getpid()
+
+    def terminated(*_: object) -> None:
+        if os.getpid() != own:  # a process that decodes images
+            os._exit(143)
+        print(STOPPED, file=sys.stderr)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, terminated)  # as a scheduler ends a job
     try:
         app(standalone_mode=True)
     except UserError as error:

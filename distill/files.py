@@ -103,7 +103,7 @@ def write_tree(path: Path, value: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_without_tensors(value, tensors))
     with written_aside(path) as aside:
-        save_file(tensors, aside, metadata={"tree": tree, "sha256": _tree_digest(tree, tensors)})
+        save_file(tensors, aside, metadata={"tree": _tree_digest(tree, tensors) + tree})  # two have no order
 
 
 def read_tree(path: Path) -> dict[str, Any] | None:
@@ -116,10 +116,11 @@ def read_tree(path: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            stated, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if stated["sha256"] != _tree_digest(stated["tree"], tensors):
+            stated, tensors = file.metadata()["tree"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest, tree = stated[:64], stated[64:]
+        if digest != _tree_digest(tree, tensors):
             raise ValueError("its sha256 differs from what was written")
-        return _with_tensors(json.loads(stated["tree"]), tensors.__getitem__)
+        return _with_tensors(json.loads(tree), tensors.__getitem__)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
