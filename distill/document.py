@@ -59,7 +59,6 @@ def dotted(key: Key) -> str:
 
 def read_yaml(text: str, problems: Problems) -> Any:
     """Plain Python values of a YAML text; duplicate keys are problems, tags and objects are refused."""
-    loader = yaml.SafeLoader(text)
     budget = itertools.count()
 
     def value(node: yaml.Node, key: Key) -> Any:
@@ -88,6 +87,7 @@ def read_yaml(text: str, problems: Problems) -> Any:
         return result
 
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         return {} if node is None else value(node, ())
     except yaml.YAMLError as error:
@@ -169,10 +169,12 @@ def check(model: type[BaseModel], value: Any, key: Key, problems: Problems) -> A
     except pydantic.ValidationError as failure:
         errors = failure.errors()
     for error in errors:
-        place = tuple(part for part in error["loc"] if not _union_tag(part))
+        *above, last = error["loc"] or ("",)
+        place = tuple(part for part in above if not _union_tag(part))
         if error["type"] == "extra_forbidden":
-            problems.add((*key, *place), f"unknown key; {nearest(place[-1], _fields_at(model, place[:-1]))}")
+            problems.add((*key, *place, last), f"unknown key; {nearest(last, _fields_at(model, place))}")
         else:
+            place = (*place, last) if error["loc"] and not _union_tag(last) else place
             problems.add((*key, *place), explain(error))
     return None
 

@@ -34,7 +34,7 @@ teachers:
   smoothed: {model: mlp_32, loss: {cross_entropy: {smoothing: 0.1}}}
 students:
   distilled:
-    {model: mlp_16, teacher: [hard, smoothed], train: {optimizer: adamw, lr: 0.01, ema: 0.99}, loss: {kd: {temperature: 2}}}
+    {model: mlp_16, teacher: [hard, smoothed], loss: {kd: {temperature: 2}}, train: {optimizer: adamw, ema: 0.99}}
   online: {model: mlp_16, loss: {cross_entropy: {}, online_smoothing: {weight: 0.5}}}
 seeds: 2
 """
