@@ -51,7 +51,8 @@ def collect(place: Workplace, runs: list[Run], found: dict[str, dict[str, Any]])
     return {"study": place.recipe.name, "versions": versions(), "classes": place.splits.class_names,
             "data": {"source": place.recipe.data.source, "train": len(place.splits.train),
                      "validation": len(place.splits.validation), "test": len(place.splits.test)},
-            "precision": place.accelerator.mixed_precision, "seeds": place.recipe.seeds,
+            "precision": place.accelerator.mixed_precision, "device": place.accelerator.device.type,
+            "seeds": place.recipe.seeds,
             "analysis": place.recipe.analysis.model_dump(), "notes": notes_of(place) + _untrained(runs, predictions),
             "runs": rows, "comparisons": compare_arms(place.recipe, rows),
             "ranking": rank_students(place.recipe, rows)}

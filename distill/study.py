@@ -59,8 +59,9 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
     Raises:
         UserError: for whatever a person can mend.
     """
-    if recipe.name in ("models", "logits", "analysis"):
-        raise UserError(f"a recipe cannot be named {recipe.name}: what studies share lies in the folder of that name")
+    if recipe.name in ("models", "logits", "analysis", "..", ".", ""):
+        raise UserError(f"a recipe cannot be named '{recipe.name}': a study's results lie in a folder of that name, "
+                        "beside models, logits and analysis")
     accelerator = accelerator or make_accelerator(precision_of(recipe))
     (Path(out) / "models").mkdir(parents=True, exist_ok=True)  # now, rather than after an hour of training
     store = Store(Path(out))

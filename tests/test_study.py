@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -305,6 +308,72 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
     for path, tensors in states[0].items():
         assert all(torch.equal(value, states[1][path][name]) for name, value in tensors.items())
     assert results_of(tmp_path / "killed")["comparisons"] == results_of(tmp_path / "whole")["comparisons"]
+
+
+def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
+    """Seven images a batch, in two parts, shared by three; a kill within an epoch stops all, and loses nothing."""
+    text = TINY.replace("drop_rate: 0.2", "drop_rate: 0.0").replace(
+        "batch_size: 128, lr: 0.1", "batch_size: 7, lr: 0.01"
+    )
+    text = text.replace("epochs: 3", "epochs: 2, accumulate: 2, spread: data")
+    three = [*TORCHRUN[:-3], "3", "-m", "distill"]
+    for name in ("one", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.yaml").write_text(text)
+    process = subprocess.Popen(
+        [*three, "run", "tiny.yaml"],
+        cwd=tmp_path / "three",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "three").rglob("*.partial")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(psutil.Process(process.pid).children()[-1].pid, signal.SIGKILL)
+    assert process.communicate(timeout=100) and process.returncode  # the others do not wait for ever
+    assert not (tmp_path / "three" / "runs" / "tiny").exists()
+    done = command("run", "tiny.yaml", program=three, cwd=tmp_path / "three")
+    assert "continues after epoch" in done.stderr
+    run_study(load_recipe(tmp_path / "one" / "tiny.yaml"), tmp_path / "one" / "runs")
+    one, got = weights(tmp_path / "one"), weights(tmp_path / "three")
+    assert one.keys() == got.keys()
+    for run_id, tensors in got.items():
+        for name, value in tensors.items():
+            torch.testing.assert_close(value, one[run_id][name], rtol=1e-3, atol=1e-4)
+        ours, theirs = (
+            load_file(tmp_path / root / "runs" / "models" / run_id / "predictions.safetensors")
+            for root in ("three", "one")
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("labels"))
+        histories = [Store(tmp_path / root / "runs").history(run_id) for root in ("three", "one")]
+        for a, b in zip(*histories, strict=True):  # sums over an epoch that was interrupted, too
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3) and a["epoch"] == b["epoch"] and a["lr"] == b["lr"]
+            assert abs(a["train"]["top1"] - b["train"]["top1"]) < 0.005
+
+
+def test_the_same_recipe_gives_the_same_bytes_whatever_decodes(tmp_path):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 256, (12, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    photos = f"source: folder, root: {tmp_path / 'images'}, augment: {{flip: true, scale: 0.5, mixup: 0.2}}"
+    text = TINY.replace("source: digits, augment: {shift: 1}", photos).replace("batch_size: 128", "batch_size: 16")
+    (tmp_path / "tiny.yaml").write_text(text)
+    left = []
+    for name, *options in (("a", "data.workers=0"), ("b", "data.workers=0", "data.resident_gb=0"),
+                           ("c", "data.workers=2", "data.resident_gb=0")):  # fmt: skip
+        run_study(load_recipe(tmp_path / "tiny.yaml", options), tmp_path / name)
+        files = {
+            p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name / "models").rglob("*.safetensors")
+        }
+        left.append(files | {p.name: p.read_bytes() for p in (tmp_path / name / "tiny" / "figures").iterdir()})
+    assert left[0] == left[1] == left[2] and len(left[0]) > 20
 
 
 def test_runs_are_found_by_folder_id_and_arm(study):

@@ -5,7 +5,8 @@
 Each trial starts `distill run` of a small study (checkpoints within epochs, states on the way, a teacher and students,
 a report), kills it one to three times by SIGKILL, SIGTERM or SIGINT at an instant of its usual duration, and lets it
 end. Weights, predictions, states and history must be equal bit for bit, results but for seconds, and nothing may be
-left over. With --processes, under torchrun: one of the processes is killed, and all must end within two minutes.
+left over (teachers' answers, which save time alone, are not kept of an epoch that was interrupted). With --processes,
+under torchrun: one of the processes is killed, and all must end within two minutes.
 """
 
 import argparse
@@ -66,6 +67,8 @@ def outcome(folder: Path) -> dict[str, object]:
     """All that a study leaves, by name, but for the seconds that it took."""
     found: dict[str, object] = {}
     for path in sorted(p for p in (folder / "runs").rglob("*") if p.is_file() and not p.name.endswith(".lock")):
+        if path.parent.name == "logits":
+            continue
         name, content = str(path.relative_to(folder)), path.read_bytes()
         if path.name in ("run.json", "results.json"):
             found[name] = without_seconds(json.loads(content))
