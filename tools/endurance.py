@@ -2,9 +2,9 @@
 
     python tools/endurance.py [--minutes 20] [--classes 1000] [--images 200000] [--source folder|tar]
 
-Synthetic images lie in a folder (links to a few files) or a tar file, and are streamed, none resident. The memory
-of the whole process tree (proportional set size) and its open files are read twice a second while `distill run` trains;
-after the first fifth of the time, the slope of memory over time is printed.
+Synthetic images lie in a folder (links to a few files) or a tar file, and are streamed, none resident. The memory of
+`distill run` and its processes and their open files are read twice a second while it trains; after the first fifth of
+the time, the slope of memory over time is printed.
 """
 
 import argparse
@@ -56,12 +56,12 @@ def make(folder: Path, source: str, classes: int, images: int) -> Path:
 
 
 def look(process: psutil.Process) -> tuple[float, int]:
-    """MB of a process and its children, shared pages counted once, and their open files."""
-    memory, files = 0.0, 0
-    for one in [process, *process.children(recursive=True)]:
+    """MB that a process has, and that its children have for themselves, and the open files of all."""
+    memory, files = process.memory_info().rss / 1e6, process.num_fds()
+    for child in process.children(recursive=True):
         try:
-            memory += one.memory_full_info().pss / 1e6
-            files += one.num_fds()
+            memory += child.memory_full_info().uss / 1e6
+            files += child.num_fds()
         except psutil.NoSuchProcess:
             continue
     return memory, files
