@@ -149,6 +149,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminated)  # as a scheduler ends a job
     try:
         app(standalone_mode=True)
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,10 +5,11 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,8 +50,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
-    except SafetensorError as error:
-        raise UserError(f"cannot write {path}: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -60,7 +61,7 @@ def remove_left_over(folder: Path) -> None:
     for path in folder.glob(f".*.{_here()}*"):
         number = path.name.rsplit("-", 1)[1]
         if number.isdigit() and not _alive(int(number)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _alive(number: int) -> bool:
@@ -82,6 +83,7 @@ def write_aside(path: Path, text: str) -> None:
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:
     """JSON values with a digest of them, so that a change is seen."""
+    values = json.loads(json.dumps(values))  # as they will be read: keys are text
     return {**values, "seal": _seal(values)}
 
 
@@ -123,6 +125,11 @@ def read_tree(path: Path) -> dict[str, Any] | None:
         return _with_tensors(json.loads(tree), tensors.__getitem__)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and values."""
+    return _tree_digest("", tensors)
 
 
 def _tree_digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
@@ -172,7 +179,7 @@ def locked(folder: Path) -> Iterator[None]:
     with folder.with_name(f".{folder.name}.lock").open("a+") as file:
         try:
             if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _wait_for_the_dead(file)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{folder} is being written by another process ({file.read() or 'unknown'}); wait for it, "
@@ -187,3 +194,18 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate(0)
             if fcntl:  # closing is not enough: processes that decode images may have been forked
                 fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _wait_for_the_dead(file: TextIO) -> None:
+    """Lock a file; BlockingIOError if a living process has it. Of one that was killed, the processes that decoded its
+    images keep the lock until they see that, some seconds later.
+    """
+    for patience in range(100, -1, -1):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            number, _, node = file.read().partition(" on ")
+            if not patience or node != platform.node() or not number.isdigit() or _alive(int(number)):
+                raise
+            time.sleep(0.15)

@@ -108,8 +108,13 @@ class Train(Strict):
                            "are kept with the run, to be looked at later")
     spread: Literal["auto", "runs", "data"] = Field("auto", description="what several processes share out: "
                                                     "whole runs, or each batch")
-    checkpoint_minutes: float = Field(1.0, ge=0, description="at most this much work is lost to a kill, and "
-                                      "the epoch under way")
+    checkpoint_minutes: float = Field(1.0, ge=0, description="at most about this much work is lost to "
+                                      "a kill")
+
+    @property
+    def state_epochs(self) -> set[int]:
+        """After how many epochs a state is kept: evenly spread, the first weights among them and the last not."""
+        return {i * self.epochs // self.snapshots for i in range(self.snapshots)}
 
 
 NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms", "snapshots"}

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from distill.files import (
     read_tree,
     remove_left_over,
     sealed,
+    tensors_digest,
     write_tree,
     written_aside,
 )
@@ -157,8 +158,9 @@ class Store:
     def set_aside(self, run_id: str) -> Path:
         """Rename a damaged run's folder, so that the run is trained again; returns the new place."""
         place = self.root / "models" / f"{run_id}.damaged"
-        shutil.rmtree(place, ignore_errors=True)
-        self.folder(run_id).rename(place)
+        with suppress(FileNotFoundError):  # another process was first
+            shutil.rmtree(place, ignore_errors=True)
+            self.folder(run_id).rename(place)
         return place
 
     def save(self, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
@@ -173,12 +175,11 @@ class Store:
             if not self.complete(run.id):  # else another process was first; its run is the same
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
-        except SafetensorError as error:
-            raise UserError(f"cannot write {final}: {error}") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"cannot write {final}: {getattr(error, 'strerror', None) or error}") from None
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        self._checkpoint(run.id).unlink(missing_ok=True)
-        shutil.rmtree(self._states(run.id), ignore_errors=True)
+        self.forget(run.id)
         remove_left_over(final.parent)
 
     def _write(self, folder: Path, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
@@ -189,7 +190,8 @@ class Store:
                     data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
         save_file(predictions, folder / "predictions.safetensors")
         for state in self._states(run.id).glob("epoch-*.safetensors"):
-            shutil.copy2(state, folder)
+            if epoch_of(state.name) in run.arm.train.state_epochs:  # another study may want others
+                shutil.copy2(state, folder)
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
@@ -250,15 +252,31 @@ class Store:
         """Keep a network as it is after so many epochs, for the run that it is on the way to."""
         path = self._states(run_id) / f"epoch-{epoch:04d}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
+        copies = {name: w.detach().clone(memory_format=torch.contiguous_format) for name, w in weights.items()}
         with written_aside(path) as aside:
-            save_file({name: weight.detach().clone(memory_format=torch.contiguous_format)
-                       for name, weight in weights.items()}, aside)
+            save_file(copies, aside, metadata={"sha256": tensors_digest(copies)})
+
+    def damaged_state(self, run_id: str) -> Path | None:
+        """A state of a run that is not complete which is not what was written, if there is one."""
+        for path in sorted(self._states(run_id).glob("epoch-*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    stated = (file.metadata() or {}).get("sha256")
+                    if stated != tensors_digest({name: file.get_tensor(name) for name in file.keys()}):  # noqa: SIM118
+                        return path
+            except (OSError, SafetensorError):
+                return path
+        return None
+
+    def forget(self, run_id: str) -> None:
+        """Remove what there is of a run that is not complete."""
+        self._checkpoint(run_id).unlink(missing_ok=True)
+        shutil.rmtree(self._states(run_id), ignore_errors=True)
 
     def states(self, run_id: str) -> dict[int, Path]:
         """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
-        found = {int(path.stem.removeprefix("epoch-")): path
-                 for path in self.folder(run_id).glob("epoch-*.safetensors")}
-        return dict(sorted(found.items()))
+        names = [name for name in self.record(run_id)["sha256"] if name.startswith("epoch-")]
+        return {epoch_of(name): self.folder(run_id) / name for name in sorted(names, key=epoch_of)}
 
     # ------------------------------------------------------------------------------------------------- names
 
@@ -279,11 +297,17 @@ class Store:
                 raise UserError(f"study {study} has no arm '{arm}'; {nearest(arm, known)}")
             return found
         folder = self.root / "models"
-        ids = [p.name for p in folder.iterdir() if self.complete(p.name)] if folder.is_dir() else []
+        names = [p.name for p in folder.iterdir() if "." not in p.name] if folder.is_dir() else []
+        ids = [name for name in names if self.complete(name)]
         found = [i for i in ids if i.startswith(name)]
         if len(found) != 1:
             raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
         return found
+
+
+def epoch_of(name: str) -> int:
+    """The epochs that a state has seen, by its file's name."""
+    return int(name.removeprefix("epoch-").removesuffix(".safetensors"))
 
 
 def _short(identity: dict[str, Any]) -> str:

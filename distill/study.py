@@ -14,6 +14,7 @@ from distill.analysis.calibration import gamma
 from distill.data.sources import load_splits
 from distill.document import UserError
 from distill.evaluation import accuracy, predict_all
+from distill.files import remove_left_over
 from distill.logits import Answers, LogitStore, codec_of
 from distill.losses import TERMS
 from distill.models.build import parameter_count
@@ -75,27 +76,32 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
         if accelerator.is_main_process:
+            remove_left_over(store.root / "models")
+            remove_left_over(store.root / "analysis")
             _set_damaged_aside(place, runs)
         accelerator.wait_for_everyone()
         missing = missing_of(place, runs)
         sizes = preflight(place, missing)
         progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
-        stateless = [run for run in runs if run not in missing and run.arm.train.snapshots and not run.arm.given
-                     and not place.store.states(run.id)]
-        if stateless:
-            progress.say(f"{len(stateless)} stored runs have no states on their way (train.snapshots), for one "
-                         f"{stateless[0].title} ({stateless[0].id}); remove their folders to train them with these")
         failed: dict[str, str] = {}
         for depth in sorted({run.depth for run in runs}):
             possible = [run for run in missing if run.depth == depth and not _ancestors(run) & failed.keys()]
             failed |= _of_all(place, _train_phase(place, possible, sizes))
             teachers = [run for run in runs if run.depth == depth and run.arm.role == "teacher"]
-            _check_teachers(place, [run for run in teachers if not ({run.id} | _ancestors(run)) & failed.keys()])
+            try:
+                _check_teachers(place, [run for run in teachers if not ({run.id} | _ancestors(run)) & failed.keys()])
+            except UserError as error:
+                raise UserError("\n".join([*failed.values(), str(error)])) from None
         if failed:
             without = sum(1 for run in runs if _ancestors(run) & failed.keys())
             rest = f"; {without} runs that learn from them were not trained" if without else ""
             raise UserError("\n".join([*failed.values(), f"all other runs are stored{rest}; this study has no results "
                                         "until these are changed or left out"]))
+        stateless = [run for run in runs if not run.arm.given
+                     and run.arm.train.state_epochs - place.store.states(run.id).keys()]
+        if stateless:
+            progress.say(f"{len(stateless)} stored runs lack states on their way (train.snapshots), for one "
+                         f"{stateless[0].title} ({stateless[0].id}); remove their folders to train them with these")
         results: dict[str, Any] = {}
         found = _look_inside(place, runs)
         if accelerator.is_main_process:
@@ -167,9 +173,13 @@ def _fits(place: Workplace, cohort: list[Run], sharing: bool, failed: dict[str, 
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        if len(cohort) == 1 or sharing:  # the other processes have not met it
-            raise UserError(f"{cohort[0].title}: out of memory; lower train.batch_size, raise train.accumulate, or set "
-                            "train.precision=bf16") from None
+        told = (f"{cohort[0].title}: out of memory; lower train.batch_size, raise train.accumulate, or set "
+                "train.precision=bf16")
+        if sharing:  # the other processes have not met it
+            raise UserError(told) from None
+        if len(cohort) == 1:
+            failed[cohort[0].id] = told
+            return True
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # not before the exception is gone, which holds all that there was
     return False

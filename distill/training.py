@@ -184,6 +184,11 @@ def save_checkpoint(member: Member, store: Store) -> None:
 
 def resume(member: Member, store: Store, rank: int, device: torch.device, say: Callable[[str], None] = print) -> None:
     """Continue from the run's checkpoint, if it has one; what the processes have summed goes on in the first."""
+    damaged = store.damaged_state(member.run.id)
+    if damaged:
+        say(f"{damaged} is not what was written: {member.run.title} begins again")
+        store.forget(member.run.id)
+        return
     try:
         state = store.load_checkpoint(member.run.id)
     except ValueError as error:
@@ -193,6 +198,9 @@ def resume(member: Member, store: Store, rank: int, device: torch.device, say: C
         return
     member.model.load_state_dict(state["model"])
     member.parts.load_state_dict(state.get("parts", {}))  # a checkpoint of a version without them has none
+    for part in member.parts.values():
+        if rank and hasattr(part, "forget"):
+            part.forget()
     if member.ema:
         member.ema.module.load_state_dict(state["ema"])
     member.optimizer.load_state_dict(state["optimizer"])
@@ -242,7 +250,7 @@ def fit(members: list[Member], teachers: dict[str, Answers], splits: Splits, sto
         began = started = time.monotonic()
         done = members[0].step  # of this epoch, before an interruption
         for member in members:
-            if writes and not done and epoch in snapshot_epochs(member.train):
+            if writes and not done and epoch in member.train.state_epochs:
                 store.save_state(member.run.id, epoch, member.result.state_dict())
             member.model.train()
             member.parts.train()
@@ -311,11 +319,6 @@ def _gather_sums(member: Member, sharing: Accelerator) -> None:
     names = sorted(member.sums)
     totals = sharing.reduce(torch.stack([member.sums[name] for name in names]), "sum")
     member.sums = dict(zip(names, totals * sharing.is_main_process, strict=True))
-
-
-def snapshot_epochs(train: Train) -> set[int]:
-    """After how many epochs a state is kept: evenly spread, the first weights among them and the last not."""
-    return {i * train.epochs // train.snapshots for i in range(train.snapshots)}
 
 
 def _step(members: list[Member], teachers: dict[str, Answers], batch: Batch, epoch: int, number: int,

@@ -235,3 +235,102 @@ def test_damaged_images_are_named_or_left_out_and_counted(tmp_path, resident):
         (tmp_path / "photos" / path).unlink()
     same = run_study(load_recipe(tmp_path / "tiny.yaml"), tmp_path / "runs")
     assert {run["id"] for run in same["runs"]} == ids  # the same images, so the same runs
+
+
+def test_a_damaged_state_on_the_way_begins_its_run_again(tmp_path, monkeypatch, capfd, finished):
+    import distill.training
+
+    (tmp_path / "tiny.yaml").write_text(SMALL)
+    save = distill.training.save_checkpoint
+
+    def stop(member, store):
+        save(member, store)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("distill.training.save_checkpoint", stop)
+        again(tmp_path)
+    state = sorted((tmp_path / "runs" / "models").glob("*.epochs/epoch-0000.safetensors"))[0]
+    flip(state, 0.9)
+    assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(tmp_path) == content(
+        finished[0]
+    )
+    assert "epoch-0000.safetensors is not what was written" in capfd.readouterr().err
+
+
+def test_states_that_another_study_left_are_not_taken(tmp_path, capfd):
+    """A stop with states, and an end by a study that wants none: none are kept."""
+    (tmp_path / "tiny.yaml").write_text(SMALL.replace("snapshots: 1", "snapshots: 3"))
+    results = again(tmp_path)
+    store = tmp_path / "runs" / "models"
+    for path in store.glob("*/epoch-*"):
+        path.unlink()
+    shutil.rmtree(store / results["runs"][0]["id"])
+    left = store / f"{results['runs'][0]['id']}.epochs"
+    left.mkdir()
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, left / "epoch-0000.safetensors")
+    (tmp_path / "tiny.yaml").write_text(SMALL.replace(", snapshots: 1", ""))
+    again(tmp_path)
+    assert not list((store / results["runs"][0]["id"]).glob("epoch-*")) and not left.exists()
+
+
+def test_a_run_that_does_not_fit_into_memory_stops_no_other(tmp_path, monkeypatch):
+    import distill.study
+
+    (tmp_path / "tiny.yaml").write_text(SMALL.replace("smoothing: [0.0, 0.1]", "smoothing: 0.1"))
+    start = distill.study.start
+
+    def too_large(run, *rest):
+        if run.arm.name == "alone":
+            raise MemoryError
+        return start(run, *rest)
+
+    monkeypatch.setattr("distill.study.start", too_large)
+    with pytest.raises(
+        UserError, match=r"alone, seed 0: out of memory; lower train.batch_size(?s:.*)all other runs are stored"
+    ):
+        again(tmp_path)
+    assert len(list((tmp_path / "runs" / "models").glob("*/run.json"))) == 2
+
+
+def test_a_damaged_tar_file_is_named(tmp_path):
+    import tarfile
+
+    pictures(tmp_path / "photos")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", "photos")
+    whole = (tmp_path / "photos.tar").read_bytes()
+    with tarfile.open(tmp_path / "photos.tar") as tar:
+        middle = tar.getmembers()[30].offset
+    (tmp_path / "tiny.yaml").write_text(
+        SMALL.replace("source: digits", f"source: tar, root: {tmp_path / 'photos.tar'}")
+    )
+    damaged = bytearray(whole)
+    damaged[middle + 5] ^= 1
+    for content_ in (bytes(damaged), whole[: middle + 700], b"", b"\xff" * 4000):
+        (tmp_path / "photos.tar").write_bytes(content_)
+        with pytest.raises(UserError, match=r"photos\.tar"):
+            again(tmp_path)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_waited_for(tmp_path):
+    """Processes that decoded images have it for some seconds more."""
+    (tmp_path / "runs").mkdir()
+    file = (tmp_path / "runs" / ".tiny.lock").open("w")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    import platform
+
+    file.write(f"{ended.pid} on {platform.node()}")
+    file.flush()
+    program = f"import fcntl, time; fcntl.flock({file.fileno()}, 2); print(1, flush=True); time.sleep(2)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], pass_fds=[file.fileno()], stdout=subprocess.PIPE, text=True
+    ) as child:
+        child.stdout.readline()
+        file.close()
+        with locked(tmp_path / "runs" / "tiny"):
+            assert child.wait() == 0

@@ -128,7 +128,7 @@ def test_states_that_came_later_are_looked_into(tmp_path, capfd):
     text = HEAD.replace("epochs: 1", "epochs: 2") + TEACHERS
     run(tmp_path, text)
     same, _ = run(tmp_path, text, "train.snapshots=2")  # stored, so without states: this is said
-    assert "4 stored runs have no states on their way" in capfd.readouterr().err
+    assert "4 stored runs lack states on their way" in capfd.readouterr().err
     removed = same["runs"][0]["id"]
     weights = load_file(tmp_path / "runs" / "models" / removed / "model.safetensors")
     shutil.rmtree(tmp_path / "runs" / "models" / removed)

@@ -5,6 +5,7 @@ The embedded digits, noise of any shape, and whatever `timm.data.create_dataset`
 
 import hashlib
 import multiprocessing
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Images(Dataset):
         idle: the processes that decoded the last stream, for the next one.
         stamp: what tells this content from another of the same names and labels, where something cheap does.
         left_out: names of images that could not be read and are not among these.
+        where: what a message adds to a name.
     """
 
     labels: Tensor
@@ -54,6 +56,7 @@ class Images(Dataset):
     stamp: str = ""
     reopen: Callable[[], None] | None = None
     left_out: list[str] = field(default_factory=list)
+    where: str = ""
     idle: DataLoader | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -63,11 +66,15 @@ class Images(Dataset):
         """The image as it is stored; UserError, with its name, if it cannot be read."""
         try:
             image = self.read(i)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would cut off at 255
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode == "F":
+                raise ValueError("its pixels are floats, whose range is not known")
+            if image.mode.startswith("I"):  # 16 bits a pixel (PIL says 32 of some), which it would cut off at 255
+                pixels = np.asarray(image)
+                few = image.mode == "I" and pixels.max() <= 255
+                image = Image.fromarray((pixels if few else pixels >> 8).clip(0, 255).astype(np.uint8))
             return image
         except Exception as error:  # of decoders there are many, and of what they raise
-            raise UserError(f"cannot read the image {self.name(i)}: {error or type(error).__name__} "
+            raise UserError(f"cannot read the image {self.name(i)}{self.where}: {error or type(error).__name__} "
                             "(data.on_error=skip leaves such images out)") from None
 
     @property
@@ -252,19 +259,23 @@ def _open(data: Data, root: str | None, split: str, names: list[str] | None) -> 
 
     local, torchvision = data.source in ("folder", "tar"), data.source.startswith("torch/")
     try:
+        if local and Path(str(root)).is_file():
+            _check_tar(Path(str(root)))
         dataset = create_dataset(
             "" if local else data.source, root=root, split=split, search_split=not local,
             input_img_mode="L" if data.channels == 1 else "RGB", download=data.source.startswith(("torch/", "tfds/")),
             class_map={name: i for i, name in enumerate(names)} if names and local else None)
         if isinstance(dataset, IterableDataset):
             return _drain(data, dataset, f"{data.source} {split}"), None
-    except (ImportError, OSError, RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, AssertionError, KeyError, TypeError,
+            tarfile.TarError) as error:
         advice = "; `pip install datasets` or `webdataset` reads it" if isinstance(error, ImportError) else ""
         where = root if local else f"{data.source}, split '{split}'" + (f" in {root}" if root else "")
         raise UserError(f"data: cannot open {where}: {error or type(error).__name__}{advice}") from None
     if local and names:
         _check_same_classes(Path(root), split, names)
     images = _by_reader(dataset.reader, data.source) if hasattr(dataset, "reader") else _torchvision(dataset, data)
+    images.where = f" in {root}" if local else ""
     if images.pixels is None:
         images = readable(images, data.workers) if data.on_error == "skip" else images
         _set_shape(images, data, 1 if torchvision else 3)
@@ -302,6 +313,18 @@ def readable(images: Images, workers: int) -> Images:
     left_out = [images.name(i) for i in (~good).nonzero()[:, 0].tolist()]
     return replace(images, labels=images.labels[good], read=lambda i: images.read(kept[i]),
                    name=lambda i: images.name(kept[i]), left_out=left_out)
+
+
+def _check_tar(path: Path) -> None:
+    """ReadError if a tar file goes on where its reader takes it to end, as it does at a damaged header."""
+    with tarfile.open(path) as tar:
+        for _ in tar:
+            pass
+        end = tar.offset
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(512).strip(b"\0"):
+            raise tarfile.ReadError(f"it is damaged at byte {end}")
 
 
 def _class_names(dataset: Any) -> list[str] | None:

@@ -206,7 +206,10 @@ def _flatten(kind: str, features: NDArray) -> NDArray:
 def _study_of(store: Store, ids: list[str]) -> tuple[Path, list[str]]:
     """The study that has all of the runs, and what it calls them."""
     for file in sorted(store.root.glob("*/results.json")):
-        arms = {run["id"]: run["arm"] for run in read_results(file.parent)["runs"]}
+        try:
+            arms = {run["id"]: run["arm"] for run in read_results(file.parent)["runs"]}
+        except UserError:  # of another study, which is not asked for
+            continue
         if set(ids) <= set(arms):
             return file.parent, [arms[i] for i in ids]
     raise UserError(f"no study in {store.root} has all of these runs: their data cannot be found")

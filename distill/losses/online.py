@@ -39,6 +39,10 @@ class OnlineTargets(nn.Module):
         """Take the epoch's means as the next targets; `reduce` sums a tensor over processes."""
         sums, counts = reduce(self.sums)[:-1], reduce(self.counts)[:-1, None]
         self.targets.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), 1 / len(counts)))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what has been observed in this epoch."""
         self.sums.zero_()
         self.counts.zero_()
 
