@@ -141,10 +141,9 @@ def main() -> None:
     own = os.getpid()
 
     def terminated(*_: object) -> None:
-        if os.getpid() != own:  # a process that decodes images
-            os._exit(143)
-        print(STOPPED, file=sys.stderr)
-        sys.exit(143)
+        if os.getpid() == own:  # not a process that decodes images
+            os.write(2, f"{STOPPED}\n".encode())
+        os._exit(143)  # at once: files are whole or absent, and an exception may come amid any library's import
 
     signal.signal(signal.SIGTERM, terminated)  # as a scheduler ends a job
     try:
