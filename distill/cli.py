@@ -48,7 +48,7 @@ def report(
     out: Out = Path("runs"),
 ) -> None:
     """Render tables and figures again from what is stored, several studies side by side."""
-    from distill.report import write_report
+    from distill.report import refuse_damage, write_report
     from distill.runs import Store, read_results
 
     for name in studies:
@@ -56,6 +56,7 @@ def report(
         results = read_results(folder)
         store = Store(folder.resolve().parent)
         with store.locked(folder.resolve().name):
+            refuse_damage(results, store)
             write_report(folder, store)
         _print_results(results)
         print(f"report: {folder / 'report.html'}")
@@ -148,9 +149,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminated)  # as a scheduler ends a job
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        sys.exit(130)
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
         sys.exit(2)

@@ -149,8 +149,7 @@ def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").unlink(missing_ok=True)  # a report of older results must not outlive them
     write_aside(folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True))
-    written = json.loads(json.dumps(results, allow_nan=False))  # keys are text, tuples lists: as it will be read
-    write_aside(folder / "results.json", json.dumps(sealed(written), indent=1) + "\n")
+    write_aside(folder / "results.json", json.dumps(sealed(results), indent=1, allow_nan=False) + "\n")
     axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
     columns = ["id", "role", "arm", "seed", "model", "parameters", "teacher", "epochs", "seconds", "smoothing",
                "temperature", "optimal_gap", "template_spread", "diffusion"]

@@ -179,10 +179,9 @@ def _fits(place: Workplace, cohort: list[Run], sharing: bool, failed: dict[str, 
             raise UserError(told) from None
         if len(cohort) == 1:
             failed[cohort[0].id] = told
-            return True
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # not before the exception is gone, which holds all that there was
-    return False
+    return len(cohort) == 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

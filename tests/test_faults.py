@@ -37,6 +37,12 @@ def again(folder):
     return run_study(load_recipe(folder / "tiny.yaml"), folder / "runs")
 
 
+def command(folder, before=None):
+    """`distill run` in a process of its own."""
+    words = [sys.executable, "-m", "distill", "run", "tiny.yaml"]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=before)
+
+
 def without_seconds(results):
     return [{k: v for k, v in run.items() if k != "seconds"} for run in results["runs"]], results["comparisons"]
 
@@ -163,13 +169,7 @@ def test_a_tree_that_was_written_is_read_and_any_bit_counts(tmp_path):
 def test_a_second_process_is_locked_out(study):
     folder, _ = study
     with locked(folder / "runs" / "tiny"):
-        done = subprocess.run(
-            [sys.executable, "-m", "distill", "run", "tiny.yaml"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = command(folder)
     assert done.returncode == 2 and f"being written by another process ({os.getpid()} on" in done.stderr
     assert "Traceback" not in done.stderr
     again(folder)  # the lock is free again
@@ -181,14 +181,7 @@ def test_a_second_process_is_locked_out(study):
 def test_a_disk_that_is_full_is_told_and_what_is_whole_stays(tmp_path, limit, finished):
     """No file may grow beyond a limit: wherever writing ends, it is a sentence, and with room all is as ever."""
     (tmp_path / "tiny.yaml").write_text(SMALL)
-    done = subprocess.run(
-        [sys.executable, "-m", "distill", "run", "tiny.yaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    done = command(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "File too large" in done.stderr or "cannot write" in done.stderr
     assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(tmp_path) == content(

@@ -26,10 +26,6 @@ def write_report(study: Path, store: Store) -> None:
         picture = load_picture(study / "features.safetensors")
     except ValueError as error:
         raise UserError(f"{error}; `distill run` of the recipe makes it again") from None
-    for run_id in {run["id"]: None for run in results["runs"]}:
-        damage = store.damage(run_id)
-        if damage:
-            raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
     told = draw(results, store, study / "figures", picture)
     pictures = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in (study / "figures").glob("*.svg")}
     views = dict(zip(picture.view_names(), picture.views, strict=True)) if picture else {}
@@ -41,6 +37,14 @@ def write_report(study: Path, store: Store) -> None:
         hardware=sorted({run["hardware"] for run in results["runs"]}), tested=len(
             [c for c in results["comparisons"] if c["metric"] == "top1" and c["p_value"] is not None]))
     write_aside(study / "report.html", page)
+
+
+def refuse_damage(results: dict[str, Any], store: Store) -> None:
+    """UserError if a run of a study is not what was written; `distill run` has looked already, and trained it again."""
+    for run_id in {run["id"]: None for run in results["runs"]}:
+        damage = store.damage(run_id)
+        if damage:
+            raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
 
 
 def write_explorer(picture: Picture, to: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from distill.analysis.statistics import Paired, compare, mean_interval
 from distill.comparisons import QUESTIONS, TEACHER_SMOOTHING
+from distill.report.tables import last_information
 
 Run = dict[str, Any]
 Value = Callable[[Run], float | None]
@@ -37,7 +38,7 @@ def read_figures(results: dict[str, Any], curves: dict[str, list[list[float]]]) 
                                        _of("train", "wrong_template_spread"), 1, 3),
             "features_pca": _range(results, "the class separation R²", _of("train", "class_separation"), 1, 3),
             "features_tsne": _range(results, "NC1", _of("train", "nc1"), 1, 3),
-            "information": _range(results, "the information about single images", _last_information, 1, 2, " nats")}
+            "information": _range(results, "the information about single images", last_information, 1, 2, " nats")}
     sentences |= {"robustness": _robustness(results, pair), "fidelity": _fidelity(results)}
     return {name: sentence for name, sentence in sentences.items() if sentence}
 
@@ -75,10 +76,6 @@ def _of(split: str, metric: str) -> Value:
     return lambda run: run["metrics"][split][metric]
 
 
-def _last_information(run: Run) -> float | None:
-    return run["information"][-1]["nats"] if run["information"] else None
-
-
 def _range(results: dict[str, Any], what: str, value: Value, factor: float, decimals: int, unit: str = "") -> str:
     """Between which arms a number lies, where no two arms differ in smoothing alone."""
     means: dict[str, list[float]] = {}
@@ -113,7 +110,7 @@ def _accuracy(results: dict[str, Any]) -> str:
     if not judged:
         return f"{text}; how sure that is cannot be said."
     behind = sum(1 for interval in judged if interval[1] < 0)
-    return f"{text}; behind it by more than chance, all pairs judged together: {behind} of {len(ranking) - 1} others."
+    return f"{text}; behind it by more than chance, all pairs judged together: {behind} of {len(judged)}."
 
 
 def _still_learning(curves: dict[str, list[list[float]]]) -> str:
@@ -175,7 +172,7 @@ def _collapse(results: dict[str, Any], a: str, b: str) -> str:
 
 
 def _information(results: dict[str, Any], a: str, b: str) -> str:
-    test = paired(results, a, b, _last_information)
+    test = paired(results, a, b, last_information)
     return f"From {a} to {b}, the information about single images at the end of training goes " \
            f"{change(test, len(results['seeds']), 1, 2, ' nats')}; log 2 is {math.log(2):.2f}." if test else ""
 

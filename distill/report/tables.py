@@ -76,9 +76,14 @@ def used(rows: list[dict[str, Any]], columns: Columns) -> Columns:
     return {path: column for path, column in columns.items() if any(row[path] != "–" for row in rows)}
 
 
+def last_information(run: dict[str, Any]) -> float | None:
+    """I(X; Y) at the end of training, in nats."""
+    return run["information"][-1]["nats"] if run["information"] else None
+
+
 def _number(run: dict[str, Any], path: str) -> float | None:
-    if path == "information":  # at the end of training
-        return run["information"][-1]["nats"] if run["information"] else None
+    if path == "information":
+        return last_information(run)
     split, _, metric = path.rpartition(".")
     return run["metrics"][split][metric] if split else run[metric]
 
