@@ -19,14 +19,20 @@ from distill.document import UserError
 from distill.explain.looking import check_analysis
 from distill.logits import stored_epochs
 from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
+from distill.members import make_optimizer
 from distill.models.build import parameter_count
 from distill.models.inside import observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
 from distill.runs import Run, Store, plan_runs
 from distill.teachers import Teacher
-from distill.training import make_optimizer
 from distill.workplace import Workplace, make_accelerator, precision_of
+
+
+def damaged_of(store: Store, runs: list[Run]) -> dict[str, str]:
+    """Of stored runs whose files are not what was written: what is wrong, by id; they are to be trained again."""
+    found = {run_id: store.damage(run_id) for run_id in dict.fromkeys(run.id for run in runs) if store.complete(run_id)}
+    return {run_id: damage for run_id, damage in found.items() if damage}
 
 
 def missing_of(place: Workplace, runs: list[Run]) -> list[Run]:
@@ -257,7 +263,9 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
         accelerator = make_accelerator(precision_of(recipe))
         place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), accelerator, progress)
     runs = plan_runs(recipe, place.splits.identity, accelerator.mixed_precision)
-    missing = missing_of(place, runs)
+    damaged = damaged_of(place.store, runs)
+    absent = {run.id for run in missing_of(place, runs)} | damaged.keys()
+    missing = list({run.id: run for run in runs if run.id in absent}.values())
     sizes, memory = preflight(place, missing), memory_for_runs(accelerator)
     seconds: dict[str, float] = {}
 
@@ -279,8 +287,10 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
             cohorts.append({"runs": [run.title for run in cohort], "epochs": epochs,
                             "seconds": per_image * epochs * images - saved, "saved": saved, "answers": [
                                 {"teacher": k.teacher.title, "stored": k.stored, "bytes": k.size} for k in kept]})
-    return {"notes": advise(recipe, len(place.splits.class_names)),
-            "runs": [{"id": run.id, "name": run.title, "stored": place.store.complete(run.id)} for run in runs],
+    notes = [*advise(recipe, len(place.splits.class_names)),
+             *(f"{damage}: the run will be trained again" for damage in damaged.values())]
+    return {"notes": notes,
+            "runs": [{"id": run.id, "name": run.title, "stored": run.id not in absent} for run in runs],
             "cohorts": cohorts, "seconds": sum(cohort["seconds"] for cohort in cohorts)}
 
 

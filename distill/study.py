@@ -17,11 +17,13 @@ from distill.evaluation import accuracy, predict_all
 from distill.files import remove_left_over
 from distill.logits import Answers, LogitStore, codec_of
 from distill.losses import TERMS
+from distill.members import Member, layout, resume, start
 from distill.models.build import parameter_count
 from distill.models.heads import last_linear
 from distill.planning import (
     answers_identity,
     cohorts_of,
+    damaged_of,
     kept_answers,
     memory_for_runs,
     missing_of,
@@ -37,7 +39,7 @@ from distill.report import write_report
 from distill.results import collect, is_written, notes_of, write_study
 from distill.runs import Run, Store, plan_runs
 from distill.teachers import Teacher, check_teacher
-from distill.training import Member, fit, layout, resume, start
+from distill.training import fit
 from distill.workplace import Workplace, make_accelerator, precision_of
 
 
@@ -120,11 +122,10 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
 
 def _set_damaged_aside(place: Workplace, runs: list[Run]) -> None:
     """Stored runs whose files are not what was written are to be trained again."""
-    for run in {run.id: run for run in runs}.values():
-        damage = place.store.damage(run.id) if place.store.complete(run.id) else None
-        if damage:
-            left = place.store.set_aside(run.id)
-            place.progress.say(f"{damage}: {run.title} is trained again, and what was there is in {left}")
+    titles = {run.id: run.title for run in runs}
+    for run_id, damage in damaged_of(place.store, runs).items():
+        left = place.store.set_aside(run_id)
+        place.progress.say(f"{damage}: {titles[run_id]} is trained again, and what was there is in {left}")
 
 
 # ---------------------------------------------------------------------------------------------- the training

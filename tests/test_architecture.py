@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "report": {"document", "recipe", "analysis", "pictures", "figures", "files", "runs", "comparisons"},
 }
-ALLOWED["training"] = ALLOWED["evaluation"] | {"losses", "evaluation", "teachers", "logits", "runs"}
+ALLOWED["members"] = {"document", "recipe", "losses", "models", "runs", "teachers"}
+ALLOWED["training"] = ALLOWED["evaluation"] | ALLOWED["members"] | {"members", "evaluation", "logits"}
 ALLOWED["advice"] = {"recipe", "losses"}
 ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
 ALLOWED["planning"] = ALLOWED["workplace"] | {
@@ -51,7 +52,7 @@ ALLOWED["planning"] = ALLOWED["workplace"] | {
     "losses",
     "teachers",
     "logits",
-    "training",
+    "members",
     "explain",
 }
 ALLOWED["results"] = ALLOWED["evaluation"] | {

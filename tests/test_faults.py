@@ -15,6 +15,7 @@ from PIL import Image
 from distill import load_recipe, run_study
 from distill.document import UserError
 from distill.files import locked, read_tree, sealed, write_tree
+from distill.planning import dry_run
 
 SMALL = TINY.replace("checkpoint_minutes: 0", "checkpoint_minutes: 0, snapshots: 1")
 SMALL = SMALL.replace("teachers:", "analysis: {examples: 10, attacked: 10, draws: 2, steps: 1}\nteachers:", 1)
@@ -81,6 +82,8 @@ def test_a_damaged_run_is_named_and_trained_again_to_the_same(study, capfd, name
     expected = content(folder)
     damaged = before["runs"][0]["id"]
     fault(folder / "runs" / "models" / damaged / name)
+    plan = dry_run(load_recipe(folder / "tiny.yaml"), folder / "runs")
+    assert [run["id"] for run in plan["runs"] if not run["stored"]] == [damaged] and name in plan["notes"][-1]
     results = again(folder)
     told = capfd.readouterr().err
     assert name in told and "hard, seed 0 is trained again" in told
@@ -188,6 +191,14 @@ def test_a_disk_that_is_full_is_told_and_what_is_whole_stays(tmp_path, limit, fi
         finished[0]
     )
     assert not [p for p in (tmp_path / "runs").rglob(".*") if not p.name.endswith(".lock")]
+
+
+def test_a_finished_study_is_shown_where_nothing_can_be_written(study, monkeypatch):
+    folder, before = study
+    (folder / "runs" / ".tiny.lock").unlink()
+    monkeypatch.setattr("distill.files.os.access", lambda *_: False)  # root may write anywhere
+    assert without_seconds(again(folder)) == without_seconds(before)
+    assert not (folder / "runs" / ".tiny.lock").exists()
 
 
 def test_a_folder_that_is_a_file_is_told(tmp_path, monkeypatch, capsys):

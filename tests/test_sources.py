@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from distill.data.images import Images, checked
 from distill.data.loaders import read_batches
-from distill.data.readers import Images, checked
 from distill.data.sources import Split, held_out, load_splits
 from distill.document import UserError
 from distill.recipe import Data, Synthetic

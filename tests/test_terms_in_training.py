@@ -20,6 +20,7 @@ from distill.document import UserError
 from distill.evaluation import predict
 from distill.logits import Answers
 from distill.losses import OnlineTargets, Outputs, make_parts
+from distill.members import make_optimizer, resume, save_checkpoint, start
 from distill.models.build import normalisation
 from distill.models.heads import CosineHead
 from distill.models.inside import observe
@@ -29,7 +30,7 @@ from distill.results import collect
 from distill.runs import Store
 from distill.study import _look_inside, _train_phase
 from distill.teachers import Teacher
-from distill.training import fit, make_optimizer, resume, save_checkpoint, start
+from distill.training import fit
 
 ALL = """\
 data: {source: digits, augment: {shift: 1}}

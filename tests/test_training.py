@@ -12,12 +12,13 @@ from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.logits import Answers
+from distill.members import make_optimizer, resume, save_checkpoint, start
 from distill.models.build import normalisation
 from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
 from distill.study import _train_cohort, _train_phase, run_study
 from distill.teachers import Teacher, check_teacher
-from distill.training import fit, make_optimizer, resume, save_checkpoint, start
+from distill.training import fit
 
 SILENT = lambda *_: None  # noqa: E731
 

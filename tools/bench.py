@@ -41,14 +41,15 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distill import load_recipe
-from distill.data.readers import Images
+from distill.data.images import Images
 from distill.data.sources import Split, Splits
 from distill.evaluation import metrics, predict
 from distill.logits import Answers, LogitStore, codec_of
+from distill.members import layout, make_optimizer, start
 from distill.progress import Progress
 from distill.runs import Store, plan_runs, versions
 from distill.teachers import Teacher
-from distill.training import fit, layout, make_optimizer, start
+from distill.training import fit
 from distill.workplace import Workplace, make_accelerator
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,7 @@ from PIL import Image
 
 from distill import load_recipe
 from distill.cli import main as distill
-from distill.data.readers import Images
+from distill.data.images import Images
 from distill.document import UserError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))

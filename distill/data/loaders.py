@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill.data.readers import checked
+from distill.data.images import checked
 from distill.data.sources import Split, Splits
 from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
 from distill.recipe import Augment

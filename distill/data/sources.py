@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.readers import SMALL, Images, checked, open_source
+from distill.data.images import Images, checked
+from distill.data.readers import SMALL, open_source
 from distill.document import UserError
 from distill.recipe import Data
 
