@@ -13,7 +13,7 @@ SMOOTHERS = ("confidence_penalty", "max_sup", "mbls", "online_smoothing", "zipf"
 def advise(recipe: Recipe, classes: int) -> list[str]:
     """Sentences on the arms of a recipe, each with its reason and source; arms with the same fault share one."""
     found: dict[str, list[str]] = {}
-    for arm in recipe.teachers + recipe.students:
+    for arm in recipe.arms:
         terms = {name: term_model(TERMS[name])(**settings).model_dump() for name, settings in (arm.loss or {}).items()}
         for sentence in (*_smoothed_teacher(recipe, arm, terms), *_smoothed_twice(terms), *_uniform(terms, classes),
                          *_out_of_reach(arm, terms, classes)):

@@ -144,7 +144,7 @@ def _arms(role: str, group: str, axes: dict[str, Any], settings: dict[str, Any],
         full = {k: axis_text(v) if isinstance(v, dict | list) else v for k, v in full.items()}
         name = "/".join([group, *(f"{k}={axis_text(v)}" for k, v in full.items())])
         made.append(Arm("teacher" if role == "teachers" else "student", name, full, model["name"],
-                        {k: v for k, v in model.items() if k != "name"}, arm.pretrained, arm.checkpoint,
+                        {k: v for k, v in model.items() if k != "name"}, arm.pretrained, arm.checkpoint, arm.input_size,
                         tuple(teacher.name for teacher in chosen), loss or None, train, augment))
     return made
 

@@ -12,7 +12,7 @@ from distill.analysis import calibration, clusters, fidelity
 from distill.data.loaders import evaluation_batches
 from distill.data.sources import Split, Splits
 from distill.data.views import normalise
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.recipe import Augment
 
 BATCH = 500
@@ -34,11 +34,10 @@ def predict(model: nn.Module, splits: Splits, split: Split, augment: Augment, de
     positions = torch.arange(len(split)) if positions is None else positions
     world, rank = (sharing.num_processes, sharing.process_index) if sharing else (1, 0)
     own = positions.tensor_split(world)[rank]
-    mean, std = normalisation(model)
     was_training = model.training
     model.eval()
     batches = evaluation_batches(splits, split, augment, BATCH, device, own)
-    logits = [model(normalise(batch.views, mean, std)).float() for batch in batches]
+    logits = [model(normalise(batch.views, *input_of(model))).float() for batch in batches]
     model.train(was_training)
     part = torch.cat(logits) if logits else torch.zeros(0, len(splits.class_names), device=device)
     if not sharing or world == 1:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.document import UserError
 from distill.losses import PARTS, Outputs, ensemble, make_parts, needs_of, with_shares
+from distill.models.build import blank_input
 from distill.models.inside import decayed, observe
 from distill.recipe import Train
 from distill.runs import Run, Store
@@ -104,12 +105,12 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
     return made, scheduler
 
 
-def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int],
-          shares: list[float], steps_per_epoch: int, accelerator: Accelerator, sharing: bool) -> Member:
-    """A member at its first step, on the device; `shape` is that of one view, `shares` the classes'."""
+def start(run: Run, model: nn.Module, teachers: dict[str, Teacher], shares: list[float], steps_per_epoch: int,
+          accelerator: Accelerator, sharing: bool) -> Member:
+    """A member at its first step, on the device; `shares` are the classes'."""
     train = run.arm.train
     model = model.to(accelerator.device, memory_format=layout(train))
-    parts = parts_of(run, model, teachers, shape).to(accelerator.device)
+    parts = parts_of(run, model, teachers).to(accelerator.device)
     optimizer, scheduler = make_optimizer(model, train, steps_per_epoch, run.title, parts)
     fp16 = accelerator.mixed_precision == "fp16"
     called = torch.compile(model) if train.compile else model
@@ -125,20 +126,21 @@ def layout(train: Train) -> torch.memory_format:
 
 
 @torch.no_grad()
-def parts_of(run: Run, model: nn.Module, teachers: dict[str, Teacher], shape: tuple[int, int, int]) -> nn.ModuleDict:
-    """The modules that the run's loss owns, made for what the networks say about one blank view.
+def parts_of(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -> nn.ModuleDict:
+    """The modules that the run's loss owns, made for what the networks say about one blank image.
 
     Raises:
         UserError: if the networks have not what a term needs.
     """
     if not PARTS.keys() & run.arm.loss.keys():
         return nn.ModuleDict()
-    view = torch.zeros(1, *shape, device=next(model.parameters()).device).to(memory_format=layout(run.arm.train))
+    layed = layout(run.arm.train)
     needs, was_training = needs_of(run.arm.loss), model.training
     with observe(model.eval(), needs) as seen:
-        student = Outputs(model(view), **seen)
+        student = Outputs(model(blank_input(model).to(memory_format=layed)), **seen)
     model.train(was_training)
-    answers = [teachers[teacher.id](view) for teacher in run.teachers]
+    asked = [teachers[teacher.id] for teacher in run.teachers]
+    answers = [teacher(blank_input(teacher.model).to(memory_format=layed)) for teacher in asked]
     try:
         return make_parts(run.arm.loss, student, ensemble(answers) if answers else None, run.seed)
     except ValueError as error:

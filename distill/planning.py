@@ -10,7 +10,6 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 from torch.nn import functional as F
 
 from distill.advice import advise
@@ -20,7 +19,7 @@ from distill.explain.looking import check_analysis
 from distill.logits import stored_epochs
 from distill.losses import Outputs, ensemble, make_parts, needs_of, weighted_sum, with_shares
 from distill.members import make_optimizer
-from distill.models.build import parameter_count
+from distill.models.build import blank_input, native_side, parameter_count
 from distill.models.inside import observe
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
@@ -58,10 +57,11 @@ def preflight(place: Workplace, runs: list[Run]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     answers: dict[Any, Outputs] = {}  # of the teachers, to one or two blank images
 
-    def answer(name: str, needs: frozenset[str], views: Tensor) -> Outputs:
-        key = (name, needs, len(views))
+    def answer(name: str, needs: frozenset[str], count: int) -> Outputs:
+        key = (name, needs, count)
         if key not in answers:
-            answers[key] = Teacher(place.build(place.recipe.arm(name), 0), needs)(views)
+            model = place.build(place.recipe.arm(name), 0)
+            answers[key] = Teacher(model, needs)(blank_input(model, count))
         return answers[key]
 
     for arm in {run.arm.name: run.arm for run in runs}.values():
@@ -73,27 +73,28 @@ def preflight(place: Workplace, runs: list[Run]) -> dict[str, int]:
         shape = place.view_shape(arm)
         size = min(arm.train.batch_size, len(place.splits.train)) // place.accelerator.num_processes
         part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
-        views = torch.zeros(min(2, part), *shape)
+        views = blank_input(model, min(2, part))
         try:
             with observe(model, needs_of(arm.loss or {})) as seen:
                 student = Outputs(model(views), **seen)
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"{arm.name}: model {arm.model} does not take images of {'×'.join(map(str, shape))}: "
-                            f"{error}") from None
+            raise UserError(f"{arm.name}: model {arm.model} does not take images of "
+                            f"{'×'.join(map(str, views.shape[1:]))}: {error}") from None
         except UserError as error:
             raise UserError(f"{arm.name}: {error}") from None
         if arm.given:
             continue
         if any(place.view_shape(place.recipe.arm(name)) != shape for name in arm.teachers):
             raise UserError(f"{arm.name}: its views are {shape[1]}×{shape[2]} and its teacher's are not: student and "
-                            "teacher see the same view, so augment.crop must be the same")
+                            "teacher see the same view, so augment.crop must be the same; input_size shows a "
+                            "network its views at another size")
         if arm.train.batch_size < place.accelerator.num_processes:
             raise UserError(f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
                             "processes")
         make_optimizer(model, arm.train, steps_of(place.splits, arm), arm.name)
         needs = needs_of(arm.loss, of_teacher=True) if len(arm.teachers) == 1 else frozenset()
         try:
-            teacher = ensemble([answer(name, needs, views) for name in arm.teachers]) if arm.teachers else None
+            teacher = ensemble([answer(name, needs, len(views)) for name in arm.teachers]) if arm.teachers else None
         except UserError as error:
             raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
         _try_loss(arm, with_shares(arm.loss, place.splits.shares), student, teacher)
@@ -261,7 +262,8 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     """
     with Progress(speaking=False) as progress:
         accelerator = make_accelerator(precision_of(recipe))
-        place = Workplace(recipe, load_splits(recipe.data), Store(Path(out)), accelerator, progress)
+        splits = load_splits(recipe.data, native_side(recipe.arms))
+        place = Workplace(recipe, splits, Store(Path(out)), accelerator, progress)
     runs = plan_runs(recipe, place.splits.identity, accelerator.mixed_precision)
     damaged = damaged_of(place.store, runs)
     absent = {run.id for run in missing_of(place, runs)} | damaged.keys()
@@ -270,7 +272,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     seconds: dict[str, float] = {}
 
     def cost(arm: Arm) -> float:
-        network = str((arm.model, arm.model_args, place.view_shape(arm)))
+        network = str((arm.model, arm.model_args, arm.input_size or place.view_shape(arm)))
         if network not in seconds:
             seconds[network] = _seconds_per_image(place, arm)
         return seconds[network]
@@ -299,7 +301,7 @@ def _seconds_per_image(place: Workplace, arm: Arm) -> float:
     """Of a forward pass, the fastest on 64 images of at least four and a quarter of a second: others may be at work on
     this machine, and a pass that has to wait for them can take a hundred times as long."""
     model = place.build(arm, 0).to(place.accelerator.device).eval()
-    images = torch.zeros(64, *place.view_shape(arm), device=place.accelerator.device)
+    images = blank_input(model, 64)
     taken: list[float] = []
     while len(taken) < 4 or sum(taken) < 0.25:
         began = time.monotonic()

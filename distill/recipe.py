@@ -148,6 +148,8 @@ class ArmSettings(Strict):
     model: str | dict[str, Any]
     pretrained: bool = False
     checkpoint: str | None = None
+    input_size: int | None = Field(None, ge=1, description="side that this network is shown views at, resized; by "
+                                   "default the views' own, and for a given network what it was trained with")
     teacher: str | list[str] | None = Field(None, description="an arm of teachers; [[a, b]] is an ensemble, the "
                                             "mean of their probabilities")
     loss: dict[str, dict[str, Any]] | None = None
@@ -178,6 +180,7 @@ class Arm:
     model_args: dict[str, Any]
     pretrained: bool
     checkpoint: str | None
+    input_size: int | None
     teachers: tuple[str, ...]  # more than one are an ensemble
     loss: dict[str, dict[str, Any]] | None
     train: Train
@@ -202,9 +205,14 @@ class Recipe:
     analysis: Analysis
     source: dict[str, Any] = field(repr=False)  # the document after overrides, for recipe.yaml
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Teachers, then students."""
+        return self.teachers + self.students
+
     def arm(self, name: str) -> Arm:
         """The arm of that full name; KeyError if there is none."""
-        return next(a for a in self.teachers + self.students if a.name == name)
+        return next(a for a in self.arms if a.name == name)
 
 
 SUPPLIED = frozenset({"part", "progress"})  # arguments of terms that come from the loop, not from a recipe

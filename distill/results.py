@@ -19,6 +19,7 @@ from distill.document import UserError
 from distill.evaluation import metrics
 from distill.files import sealed, write_aside
 from distill.losses import TERMS, Outputs, ensemble, optimal_logit_gap
+from distill.models.build import replaced_head
 from distill.pictures import load_picture
 from distill.recipe import Recipe, term_model
 from distill.runs import Run, one_or_list, read_results, versions
@@ -130,7 +131,12 @@ def _diffusion(run: Run, row: dict[str, Any], rows: list[dict[str, Any]], predic
 def notes_of(place: Workplace) -> list[str]:
     """What a reader of the study should know of its data and its recipe."""
     return [*(f"data: {note}" for note in place.splits.notes),
-            *advise(place.recipe, len(place.splits.class_names))]
+            *_new_heads(place), *advise(place.recipe, len(place.splits.class_names))]
+
+
+def _new_heads(place: Workplace) -> list[str]:
+    arms, classes = place.recipe.arms, len(place.splits.class_names)
+    return list(dict.fromkeys(told for arm in arms if (told := replaced_head(arm, classes))))
 
 
 def _untrained(runs: list[Run], predictions: dict[str, dict[str, Tensor]]) -> list[str]:

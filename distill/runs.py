@@ -76,7 +76,7 @@ class Run:
 def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> list[Run]:
     """Every run of a study, teachers before their students."""
     runs: dict[tuple[str, int | None], Run] = {}
-    for arm in recipe.teachers + recipe.students:
+    for arm in recipe.arms:
         for seed in recipe.seeds if not arm.given else [None]:
             teachers = tuple(runs.get((name, seed)) or runs[name, None] for name in arm.teachers)
             settings = _settings(arm, seed, teachers, data_identity, precision, recipe.data.store)
@@ -94,6 +94,8 @@ def _settings(arm: Arm, seed: int | None, teachers: tuple[Run, ...], data_identi
         "pretrained": arm.pretrained, "checkpoint": _weights_digest(arm),
         "augment": arm.augment.model_dump(exclude_defaults=True),
     }
+    if arm.input_size:
+        settings["input_size"] = arm.input_size
     if arm.loss is not None:
         train = arm.train.model_dump(exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"})
         settings |= {"loss": arm.loss, "train": train, "precision": precision, "seed": seed,

@@ -18,7 +18,7 @@ from distill.files import remove_left_over
 from distill.logits import Answers, LogitStore, codec_of
 from distill.losses import TERMS
 from distill.members import Member, layout, resume, start
-from distill.models.build import parameter_count
+from distill.models.build import blank_input, native_side, parameter_count
 from distill.models.heads import last_linear
 from distill.planning import (
     answers_identity,
@@ -71,7 +71,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
     with store.locked(recipe.name) if accelerator.is_main_process else nullcontext(), \
             Progress(accelerator.is_main_process) as progress:
         with accelerator.main_process_first():  # one process downloads
-            splits = load_splits(recipe.data)
+            splits = load_splits(recipe.data, native_side(recipe.arms))
         place = Workplace(recipe, splits, store, accelerator, progress)
         notes = notes_of(place)
         for note in notes:
@@ -196,8 +196,8 @@ def _train_cohort(place: Workplace, cohort: list[Run], sharing: bool, failed: di
     members: list[Member] = []
     for run in cohort:
         model = place.build(run.arm, run.seed)
-        members.append(start(run, model, teachers, place.view_shape(run.arm), place.splits.shares,
-                             steps_of(place.splits, run.arm), place.accelerator, sharing))
+        members.append(start(run, model, teachers, place.splits.shares, steps_of(place.splits, run.arm),
+                             place.accelerator, sharing))
         resume(members[-1], place.store, place.accelerator.process_index if sharing else 0, device,
                place.progress.say)
     names = list(dict.fromkeys(run.arm.name.split("/")[0] for run in cohort))
@@ -242,8 +242,7 @@ def _answers_of(place: Workplace, cohort: list[Run], teachers: dict[str, Teacher
     with ExitStack() as stack:
         answers = {}
         for name, teacher in teachers.items():
-            view = torch.zeros(1, *place.view_shape(arm), device=place.accelerator.device)
-            codec, store = codec_of(teacher, view, data.store), None
+            codec, store = codec_of(teacher, blank_input(teacher.model), data.store), None
             if not teacher.needs:
                 identity = answers_identity(place, cohort[0], name, sharing)
                 store = LogitStore(place.store.answers(identity), identity, rows, codec, place.progress.say)

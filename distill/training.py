@@ -23,7 +23,7 @@ from distill.evaluation import accuracy, predict
 from distill.logits import Answers
 from distill.losses import Outputs, ensemble, weighted_sum
 from distill.members import Member, layout, save_checkpoint
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.models.heads import last_linear
 from distill.models.inside import decayed, observe, templates
 from distill.runs import Store
@@ -180,7 +180,7 @@ def _seed(seed: int, device: torch.device) -> None:
 
 def _input(model: nn.Module, views: Tensor, made: dict[Any, Tensor], memory: torch.memory_format) -> Tensor:
     """The views as this network wants them; networks with equal normalisation share the tensor."""
-    wanted = normalisation(model)
+    wanted = input_of(model)
     if wanted not in made:
         made[wanted] = normalise(views, *wanted).contiguous(memory_format=memory)
     return made[wanted]

@@ -31,7 +31,7 @@ class Workplace:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
     def view_shape(self, arm: Arm) -> tuple[int, int, int]:
-        """Channels, height and width of what an arm's network is shown."""
+        """Channels, height and width of an arm's views."""
         channels, height, width = self.splits.shape
         side = arm.augment.crop
         if side and side > min(height, width):
@@ -41,10 +41,12 @@ class Workplace:
     def build(self, arm: Arm, seed: int | None) -> nn.Module:
         """The network of an arm, with its initial weights."""
         mean, std = self.splits.normalisation
-        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names),
-                           shape=self.view_shape(arm), seed=seed or 0, mean=mean, std=std,
-                           class_names=self.splits.class_names, pretrained=arm.pretrained, checkpoint=arm.checkpoint,
-                           keep_head=arm.given)
+        channels, *size = self.view_shape(arm)
+        shape = (channels, *([arm.input_size] * 2 if arm.input_size else size))
+        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names), shape=shape,
+                           seed=seed or 0, mean=mean, std=std, class_names=self.splits.class_names,
+                           pretrained=arm.pretrained, checkpoint=arm.checkpoint, given=arm.given,
+                           own_size=arm.given and not arm.input_size)
 
     def load(self, run: Run) -> nn.Module:
         """The stored network of a run, on the device."""
@@ -60,7 +62,7 @@ def make_accelerator(precision: str | None) -> Accelerator:
 
 def precision_of(recipe: Recipe) -> str | None:
     """The one precision of a study, None for the launcher's."""
-    precisions = {arm.train.precision for arm in recipe.teachers + recipe.students}
+    precisions = {arm.train.precision for arm in recipe.arms}
     if len(precisions) > 1:
         raise UserError("train.precision is one for the whole study: a process has one precision")
     return precisions.pop()

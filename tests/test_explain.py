@@ -23,7 +23,7 @@ from distill.data.views import normalise
 from distill.document import UserError
 from distill.explain.inside import source_of
 from distill.explain.looking import choose_classes
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.pictures import load_picture
 from distill.report.readings import change, paired, read_figures
 from distill.runs import Store, plan_runs
@@ -98,7 +98,7 @@ def test_numbers_of_features_are_those_of_timms_own_features(study):
         model = network(folder, run)
         with torch.no_grad():
             features = model.forward_head(
-                model.forward_features(normalise(images, *normalisation(model))), pre_logits=True
+                model.forward_features(normalise(images, *input_of(model))), pre_logits=True
             ).double()
         got = run["metrics"]["validation"]
         rows = features.tolist()
@@ -125,10 +125,10 @@ def test_attacks_of_a_study_are_made_on_its_test_images(study):
     model, test = network(folder, run), run["metrics"]["test"]
 
     def right(x):
-        return (model(normalise(255 * x, *normalisation(model))).argmax(1) == labels).double().mean().item()
+        return (model(normalise(255 * x, *input_of(model))).argmax(1) == labels).double().mean().item()
 
     x = images.clone().requires_grad_()
-    torch.nn.functional.cross_entropy(model(normalise(255 * x, *normalisation(model))), labels).backward()
+    torch.nn.functional.cross_entropy(model(normalise(255 * x, *input_of(model))), labels).backward()
     assert test["attacked"] == 60 and test["unattacked"] == pytest.approx(right(images))
     assert test["fgsm"] == pytest.approx(right((images + 0.1 * x.grad.sign()).clamp(0, 1)), abs=1e-9)
     assert test["worst_linf"] <= min(

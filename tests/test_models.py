@@ -7,7 +7,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from distill.document import UserError
-from distill.models.build import build_model, load_weights, normalisation, parameter_count
+from distill.models.build import build_model, input_of, load_weights, parameter_count
 from distill.models.inside import last_layer, penultimate, templates
 from distill.models.small import NETWORKS
 
@@ -151,7 +151,7 @@ def test_a_stored_folder_is_timms(tmp_path, name, shape):
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.randn(2, *shape)
     assert torch.equal(model(x), again(x))
-    assert normalisation(again) == ((0.4,) * shape[0], (0.2,) * shape[0])
+    assert input_of(again) == ((0.4,) * shape[0], (0.2,) * shape[0], shape[1:])
     assert again.pretrained_cfg["label_names"][3] == "class 3"
 
 
@@ -174,7 +174,7 @@ def test_a_checkpoint_brings_its_normalisation(tmp_path):
     again = build_model(
         "mlp_16", {}, classes=10, shape=(1, 28, 28), seed=0, mean=(0.9,), std=(0.1,), checkpoint=str(tmp_path)
     )
-    assert normalisation(again) == ((0.4,), (0.2,))
+    assert input_of(again) == ((0.4,), (0.2,), (28, 28))
 
 
 def test_checkpoints_must_fit_and_are_never_unpickled(tmp_path):

@@ -220,7 +220,7 @@ def test_a_damaged_image_is_named(tmp_path):
     ("make", "words"),
     [
         (lambda root: None, "does not exist"),
-        (lambda root: root.mkdir(), "Found 0 images"),
+        (lambda root: root.mkdir(), "has no images"),
         (lambda root: photos(root, classes=("one",)), "1 class"),
         (lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))), "'emu'"),
     ],

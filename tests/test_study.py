@@ -25,7 +25,7 @@ from distill import load_recipe, run_study
 from distill.cli import main
 from distill.data.sources import load_splits
 from distill.data.views import normalise
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.runs import Store
 
 STUDY = TINY.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
@@ -123,7 +123,7 @@ def test_a_run_is_a_timm_folder_with_the_stored_logits(study):
         model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
         images = splits.test.images.pixels[splits.test.positions]
         with torch.no_grad():
-            logits = model(normalise(images, *normalisation(model)))
+            logits = model(normalise(images, *input_of(model)))
         torch.testing.assert_close(
             logits, load_file(place / "predictions.safetensors")["test.logits"], atol=1e-5, rtol=0
         )

@@ -21,7 +21,7 @@ from distill.evaluation import predict
 from distill.logits import Answers
 from distill.losses import OnlineTargets, Outputs, make_parts
 from distill.members import make_optimizer, resume, save_checkpoint, start
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.models.heads import CosineHead
 from distill.models.inside import observe
 from distill.planning import dry_run, preflight, steps_of
@@ -69,7 +69,7 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
 
     def begin(run, steps):
         model, shares = place.build(run.arm, 3), place.splits.shares
-        return start(run, model, teachers, (1, 8, 8), shares, steps, place.accelerator, False)
+        return start(run, model, teachers, shares, steps, place.accelerator, False)
 
     class StopHereError(Exception):
         pass
@@ -108,7 +108,7 @@ def test_hints_train_their_projector_as_a_loop_by_hand_does(recipe, workplace):
     for epoch in range(2):
         batches = training_batches(place.splits, runs["hinted"].arm.augment, 128, 3, epoch, torch.device("cpu"))
         for step, batch in enumerate(batches, epoch * steps + 1):
-            x = normalise(batch.views, *normalisation(model))
+            x = normalise(batch.views, *input_of(model))
             features = model.forward_features(x)
             with torch.no_grad():
                 theirs = teacher.forward_features(x)
@@ -152,7 +152,7 @@ def test_a_cosine_head_is_stored_and_read_by_timm(recipe, workplace):
         assert isinstance(model.head, CosineHead)
         images = place.splits.validation.images.pixels[place.splits.validation.positions]
         with torch.no_grad(), observe(model, {"features", "templates"}) as seen:
-            logits = model(normalise(images, *normalisation(model)))
+            logits = model(normalise(images, *input_of(model)))
         torch.testing.assert_close(logits, place.store.predictions(run.id)["validation.logits"], rtol=1e-5, atol=1e-5)
         cosines = F.normalize(seen["features"], dim=1) @ seen["templates"].T
         length = 8 if name == "margin" else seen["features"].norm(dim=1, keepdim=True)
@@ -370,7 +370,7 @@ def test_a_checkpoint_without_parts_is_read_by_a_run_without_them(recipe, workpl
     run = next(r for r in plan(place) if r.arm.name == "decayed")
 
     def begin():
-        return start(run, place.build(run.arm, 3), {}, (1, 8, 8), place.splits.shares, 9, place.accelerator, False)
+        return start(run, place.build(run.arm, 3), {}, place.splits.shares, 9, place.accelerator, False)
 
     member = begin()
     member.epoch = 2

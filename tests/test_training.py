@@ -13,7 +13,7 @@ from distill.data.views import key, normalise
 from distill.document import UserError
 from distill.logits import Answers
 from distill.members import make_optimizer, resume, save_checkpoint, start
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
 from distill.study import _train_cohort, _train_phase, run_study
@@ -76,7 +76,7 @@ def test_it_is_the_loop_one_would_write(tiny, workplace):
         for step, batch in enumerate(batches, epoch * steps):
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / (steps * epochs))).item())
-            logits = model(normalise(batch.views, *normalisation(model)))
+            logits = model(normalise(batch.views, *input_of(model)))
             optimizer.zero_grad()
             F.cross_entropy(logits, batch.labels, label_smoothing=0.1).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -98,7 +98,7 @@ def test_distillation_is_the_loop_one_would_write(tiny, workplace):
         if step % 8 == 0:
             batches = training_batches(place.splits, runs["hard"].arm.augment, 128, 0, step // 8, torch.device("cpu"))
         batch = next(batches)
-        x = normalise(batch.views, *normalisation(model))
+        x = normalise(batch.views, *input_of(model))
         torch.manual_seed(key("dropout", 0, step, 0, 0))
         logits = model(x)
         with torch.no_grad():
@@ -155,9 +155,9 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
     teachers = {t.id: Teacher(place.load(t)) for r in cohort for t in r.teachers}
 
     def begin(run):
-        steps, shape = steps_of(place.splits, run.arm), place.view_shape(run.arm)
+        steps = steps_of(place.splits, run.arm)
         model, shares = place.build(run.arm, 0), place.splits.shares
-        return start(run, model, teachers, shape, shares, steps, place.accelerator, False)
+        return start(run, model, teachers, shares, steps, place.accelerator, False)
 
     members = [begin(run) for run in cohort]
     with pytest.raises(StopHereError):
@@ -255,9 +255,9 @@ def test_the_teacher_is_frozen_whatever_is_asked(workplace, tiny):
     teacher = Teacher(place.load(runs["hard"]))
     teacher.train()
     assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
-    network, shape = place.build(runs["distilled"].arm, 0), place.view_shape(runs["distilled"].arm)
+    network = place.build(runs["distilled"].arm, 0)
     teachers, shares = {runs["hard"].id: teacher}, place.splits.shares
-    student = start(runs["distilled"], network, teachers, shape, shares, 2, place.accelerator, False)
+    student = start(runs["distilled"], network, teachers, shares, 2, place.accelerator, False)
     fit([student], {runs["hard"].id: Answers(teacher)}, place.splits, place.store, place.accelerator, False, SILENT)
     assert same(teacher.model.state_dict(), before)
     assert not same(student.model.state_dict(), before)

@@ -227,8 +227,8 @@ class Bench:
                 if store:
                     stack.enter_context(store.writing(1, 1e10))
                 answers[teacher] = Answers(self.teacher, store=store, size=BATCH)
-            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, self.pair.shape,
-                             place.splits.shares, self.steps, self.accelerator, False) for run in runs]  # fmt: skip
+            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, place.splits.shares,
+                             self.steps, self.accelerator, False) for run in runs]  # fmt: skip
             fit(members, answers, place.splits, place.store, self.accelerator, False,
                 lambda epoch, epochs, rate, line: rates.append(rate))  # fmt: skip
         return rates[0]

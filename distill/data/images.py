@@ -3,12 +3,13 @@
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as tvf
@@ -59,7 +60,7 @@ class Images(Dataset):
                 pixels = np.asarray(image)
                 few = image.mode == "I" and pixels.max() <= 255
                 image = Image.fromarray((pixels if few else pixels >> 8).clip(0, 255).astype(np.uint8))
-            return image
+            return _as_seen(image)
         except Exception as error:  # of decoders there are many, and of what they raise
             raise UserError(f"cannot read the image {self.name(i)}{self.where}: {error or type(error).__name__} "
                             "(data.on_error=skip leaves such images out)") from None
@@ -118,6 +119,16 @@ class Images(Dataset):
             workers = workers if len(self) > 2000 else 0  # starting workers costs more than a few images
             loader = DataLoader(self, batch_size=256, collate_fn=stack, **self.processes(workers))
             self.pixels = torch.cat([checked(batch) for batch in loader])
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """An image as viewers show it: upright, as its camera noted, and on white where it is transparent."""
+    with suppress(Exception):  # a note that cannot be read turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def stack(items: list[Tensor | str]) -> Tensor | str:

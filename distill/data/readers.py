@@ -12,20 +12,22 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from distill.data.folders import SYNONYMS, find_splits, open_folder
 from distill.data.images import Images, checked, readable
-from distill.document import UserError, nearest
+from distill.document import UserError
 from distill.recipe import Data, Synthetic
 
-SYNONYMS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
 SMALL = 96  # equal images up to this side keep their size
 
 
-def open_source(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
+def open_source(data: Data,
+                native: tuple[int, str] = (224, "")) -> tuple[dict[str, Images], list[str] | None, list[str]]:
     """What a source has: images by role (train, and test or validation where they are), class names, notes.
+
+    Args:
+        data: the source, and where it is.
+        native: the side that images are brought to where `data` does not say and they are not small and equal, and
+            the network that it comes from.
 
     Raises:
         UserError: if it is missing, empty or not readable, or if a split has classes that training has not.
@@ -34,7 +36,7 @@ def open_source(data: Data) -> tuple[dict[str, Images], list[str] | None, list[s
         return {"train": _digits()}, None, []
     if data.source == "synthetic":
         return _synthetic(data), None, []
-    opened, names, notes = _timm(data)
+    opened, names, notes = _timm(data, native)
     for role, images in opened.items():
         if images.left_out:
             more = f" and {len(images.left_out) - 10} more" if len(images.left_out) > 10 else ""
@@ -72,10 +74,10 @@ def _synthetic(data: Data) -> dict[str, Images]:
     return {"train": one(made.train, 0), "test": one(made.test, made.train)}
 
 
-def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
+def _timm(data: Data, native: tuple[int, str]) -> tuple[dict[str, Images], list[str] | None, list[str]]:
     notes: list[str] = []
     if data.source in ("folder", "tar"):
-        places = {role: (root, role) for role, root in _find_folders(data, notes).items() if root}
+        places = {role: (root, role) for role, root in find_splits(data, notes).items() if root}
     else:
         wanted = {"test": data.test, "validation": data.validation}
         if data.test is None:  # what timm calls the test part of torchvision's sets, and their usual name elsewhere
@@ -89,8 +91,8 @@ def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
         if where in seen:
             raise UserError(f"data: the {role} split is the same as the {seen[where]} split ({where})")
         seen[where] = role
-    train, names = _open(data, *places["train"], None)
-    others = {role: _open(data, *place, names)[0] for role, place in places.items() if role != "train"}
+    train, names = _open(data, *places["train"], None, native, notes)
+    others = {role: _open(data, *place, names, native, notes)[0] for role, place in places.items() if role != "train"}
     for role, images in others.items():
         if images.pixels is None:
             images.channels, images.size = train.channels, train.size
@@ -99,43 +101,27 @@ def _timm(data: Data) -> tuple[dict[str, Images], list[str] | None, list[str]]:
     return {"train": train, **others}, names, notes
 
 
-def _find_folders(data: Data, notes: list[str]) -> dict[str, str | None]:
-    """The folder (or tar file) of each split; only `train` where the splits are to be held out of one."""
-    root = Path(data.root or ".")
-    if not root.exists():
-        raise UserError(f"data.root: {root} does not exist")
-
-    def find(name: str) -> str | None:
-        names = SYNONYMS.get(name, (name,))
-        found = [root / f"{n}{end}" for n in names for end in ("", ".tar") if (root / f"{n}{end}").exists()]
-        return str(found[0]) if found and root.is_dir() else None
-
-    def named(value: str) -> str:
-        path = find(value)
-        if path is None:
-            here = [p.name for p in root.iterdir()] if root.is_dir() else []
-            raise UserError(f"data: {root} has no split '{value}'; {nearest(value, here)}")
-        return path
-
-    validation = named(data.validation) if isinstance(data.validation, str) else None
-    test = named(data.test) if isinstance(data.test, str) else None
-    asked = "train" in data.model_fields_set or test or validation  # else the folder may hold the classes themselves
-    train = named(data.train) if asked else find(data.train)
-    if train and data.test is None:
-        own = find("validation")
-        test = find("test") or (own if own != validation else None)
-        if own and own != test and "validation" not in data.model_fields_set:
-            validation = own
-        if test:
-            notes.append(f"test split: {test}")
-    return {"train": train or str(root), "test": test, "validation": validation}
+def _open(data: Data, root: str | None, split: str, known: list[str] | None, native: tuple[int, str],
+          notes: list[str]) -> tuple[Images, list[str] | None]:
+    """One split, with its class names (those of training, if given); all but folders through timm."""
+    if data.source == "folder" and Path(str(root)).is_dir():
+        images, names = open_folder(Path(str(root)), split, known, notes)
+    else:
+        images, names = _by_timm(data, root, split, known)
+    if images.pixels is None:
+        images = readable(images, data.workers) if data.on_error == "skip" else images
+        if _set_shape(images, data, 1 if data.source.startswith("torch/") else 3, native[0]) and not known:
+            origin = f", which {native[1]} was trained with" if native[1] else ""
+            notes.append(f"images are brought to {native[0]}×{native[0]}{origin} (short side resized, centre cut out); "
+                         "data.image_size sets another size")
+    return images, names
 
 
-def _open(data: Data, root: str | None, split: str, names: list[str] | None) -> tuple[Images, list[str] | None]:
-    """One split through `timm.data.create_dataset`, with its class names (those of training, if given)."""
+def _by_timm(data: Data, root: str | None, split: str, names: list[str] | None) -> tuple[Images, list[str] | None]:
+    """What `timm.data.create_dataset` opens."""
     from timm.data import create_dataset
 
-    local, torchvision = data.source in ("folder", "tar"), data.source.startswith("torch/")
+    local = data.source in ("folder", "tar")
     try:
         if local and Path(str(root)).is_file():
             _check_tar(Path(str(root)))
@@ -150,13 +136,8 @@ def _open(data: Data, root: str | None, split: str, names: list[str] | None) -> 
         advice = "; `pip install datasets` or `webdataset` reads it" if isinstance(error, ImportError) else ""
         where = root if local else f"{data.source}, split '{split}'" + (f" in {root}" if root else "")
         raise UserError(f"data: cannot open {where}: {error or type(error).__name__}{advice}") from None
-    if local and names:
-        _check_same_classes(Path(root), split, names)
     images = _by_reader(dataset.reader, data.source) if hasattr(dataset, "reader") else _torchvision(dataset, data)
     images.where = f" in {root}" if local else ""
-    if images.pixels is None:
-        images = readable(images, data.workers) if data.on_error == "skip" else images
-        _set_shape(images, data, 1 if torchvision else 3)
     return images, _class_names(dataset)
 
 
@@ -178,15 +159,6 @@ def _class_names(dataset: Any) -> list[str] | None:
     if mapping:
         return [str(name) for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
     return [str(name) for name in getattr(dataset, "classes", [])] or None
-
-
-def _check_same_classes(root: Path, split: str, names: list[str]) -> None:
-    """Classes that training does not know would be dropped in silence by the reader."""
-    leaves = {p.name for p in root.rglob("*") if p.is_dir() and any(c.is_file() for c in p.iterdir())}
-    unknown = sorted(leaves - set(names))
-    if unknown:
-        raise UserError(f"data: the {split} split {root} has {len(leaves)} classes, training has {len(names)}: "
-                        f"'{unknown[0]}' is not among them; {nearest(unknown[0], names)}")
 
 
 def _torchvision(dataset: Any, data: Data) -> Images:
@@ -235,8 +207,8 @@ def _by_reader(reader: Any, source: str) -> Images:
                   stamp=str(root.stat().st_size if root.is_file() else stamp))
 
 
-def _set_shape(images: Images, data: Data, fewest: int) -> None:
-    """Channels and size for all images, from eight of them spread over the set."""
+def _set_shape(images: Images, data: Data, fewest: int, side: int) -> bool:
+    """Channels and size for all images, from eight of them spread over the set; whether `side` was taken."""
     chosen = [images.open(i) for i in sorted({round(k * (len(images) - 1) / 7) for k in range(8)})]
     sizes, modes = {(image.height, image.width) for image in chosen}, {image.mode for image in chosen}
     images.channels = data.channels or (1 if modes == {"L"} and fewest == 1 else 3)
@@ -244,6 +216,10 @@ def _set_shape(images: Images, data: Data, fewest: int) -> None:
         images.size = data.image_size, data.image_size
     elif len(sizes) == 1 and max(max(size) for size in sizes) <= SMALL:
         images.size = sizes.pop()
+    else:
+        images.size = side, side
+        return True
+    return False
 
 
 def _drain(data: Data, dataset: IterableDataset, what: str) -> Images:
@@ -254,7 +230,7 @@ def _drain(data: Data, dataset: IterableDataset, what: str) -> Images:
     for image, label in dataset:
         one.read = lambda _, image=image: image
         if not labels:
-            _set_shape(one, data, 3)
+            _set_shape(one, data, 3, 224)
         pixels.append(checked(one[0]))
         labels.append(int(label))
         if len(pixels) * pixels[0].numel() > data.resident_gb * 1e9:

@@ -94,21 +94,27 @@ class Splits:
         return tuple(round(v, 4) for v in mean.tolist()), tuple(max(round(v, 4), 1e-4) for v in std.tolist())
 
 
-def load_splits(data: Data) -> Splits:
+def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
     """Open a source and split it.
+
+    Args:
+        data: the source, its splits, the size of its images.
+        native: the side that images are brought to where `data` says nothing, and for which network that is.
 
     Raises:
         UserError: if the source is missing, empty, or has fewer than two classes, or if the classes of its
             splits differ.
     """
-    opened, names, notes = open_source(data)
+    opened, names, notes = open_source(data, native or (224, ""))
     names = names or [str(i) for i in range(int(opened["train"].labels.max()) + 1)]
     if len(names) < 2:
         raise UserError(f"data.source {data.source}: found 1 class; images must lie in one folder for each class")
     splits = _split(data, opened, names, notes)
     for name, split in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if not len(split):
-            raise UserError(f"data: the {name} split is empty")
+            held = "" if name == "training" or name in opened else f": it is held out of {len(opened['train'])} images, and of " \
+                "no class are there enough"
+            raise UserError(f"data: the {name} split is empty{held}")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
             raise UserError(f"data: the {name} split has labels outside of the {len(names)} classes")
     if data.background:

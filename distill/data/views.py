@@ -76,8 +76,11 @@ def evaluation_view(images: Tensor, augment: Augment) -> Tensor:
     return images[:, :, top:top + augment.crop, left:left + augment.crop]
 
 
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """``(pixels / 255 - mean) / std`` per channel, as float32."""
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...],
+              size: tuple[int, int] | None = None) -> Tensor:
+    """``(pixels / 255 - mean) / std`` per channel, as float32; resized first where `size` (H, W) is another."""
+    if size and tuple(pixels.shape[-2:]) != size:
+        pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True, align_corners=False)
     factor, shift = _constants(mean, std, pixels.device)
     return (pixels * factor).sub_(shift)
 

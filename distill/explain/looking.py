@@ -12,7 +12,7 @@ from distill.data.sources import Split, Splits
 from distill.data.views import normalise
 from distill.document import UserError, nearest
 from distill.evaluation import predict
-from distill.models.build import normalisation
+from distill.models.build import input_of
 from distill.models.heads import CosineHead
 from distill.models.inside import last_layer, penultimate
 from distill.recipe import Analysis, Augment
@@ -111,7 +111,7 @@ def images_of(splits: Splits, split: Split, augment: Augment, device: torch.devi
 
 def answers(model: nn.Module, pixels: Tensor) -> Tensor:
     """Logits ``[B, K]`` in float32 of pixels in [0, 255] that the network itself normalises."""
-    return model(normalise(pixels, *normalisation(model))).float()
+    return model(normalise(pixels, *input_of(model))).float()
 
 
 def in_parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

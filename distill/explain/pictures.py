@@ -20,7 +20,7 @@ from distill.data.sources import Split, Splits, load_splits
 from distill.document import UserError, nearest
 from distill.explain.looking import choose_classes, features_and_logits, first_of_each, images_of, numbers_of, spread
 from distill.losses import TERMS
-from distill.models.build import load_stored
+from distill.models.build import load_stored, native_side
 from distill.models.inside import templates
 from distill.pictures import KINDS, SPLITS, Network, Picture, View, to_tensor
 from distill.recipe import Analysis, Augment
@@ -56,8 +56,8 @@ def picture_of_runs(names: Sequence[str], out: Path, class_names: list[str] | No
     recipe = load(study / "recipe.yaml", TERMS)
     asked = {"classes": class_names or recipe.analysis.classes, "examples": recipe.analysis.examples or EXAMPLES}
     settings = recipe.analysis.model_copy(update=asked)
-    return make_picture(dict(zip(ids, titles, strict=True)), load_splits(recipe.data), store, settings,
-                        torch.device("cpu"), kinds)
+    splits = load_splits(recipe.data, native_side(recipe.arms))
+    return make_picture(dict(zip(ids, titles, strict=True)), splits, store, settings, torch.device("cpu"), kinds)
 
 
 def make_picture(runs: dict[str, str], splits: Splits, store: Store, settings: Analysis, device: torch.device,

@@ -1,39 +1,43 @@
 """Building networks through timm.
 
-A network's normalisation is part of it: `pretrained_cfg["mean"]` and `["std"]`, where timm keeps them, so
+A network's input is part of it: `pretrained_cfg["mean"]`, `["std"]` and `["input_size"]`, where timm keeps them, so
 that a stored run is used rightly by timm alone.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg, is_model, load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from distill.document import UserError, nearest
 from distill.models import heads, small  # noqa: F401  (registers the small networks and the cosine head)
+from distill.recipe import Arm
 
 
 def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[int, int, int], seed: int,
                 mean: tuple[float, ...], std: tuple[float, ...], class_names: list[str] | None = None,
-                pretrained: bool = False, checkpoint: str | None = None, keep_head: bool = False) -> nn.Module:
+                pretrained: bool = False, checkpoint: str | None = None, given: bool = False,
+                own_size: bool = False) -> nn.Module:
     """A timm network for images ``shape = (C, H, W)`` and K classes, on the CPU.
 
     Args:
         name: any name of timm's, tags, `hf-hub:` and `local-dir:` included.
         args: keyword arguments for it, e.g. ``drop_rate``.
         classes: K, the size of the head.
-        shape: of one view.
+        shape: of what it is shown.
         seed: of the initial weights; equal networks of one seed start alike. The caller's generator stays.
         mean: of the data, per channel; a pretrained network keeps its own, and so for `std`.
         std: see mean.
         class_names: stored with the network.
         pretrained: load timm's weights.
         checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
-        keep_head: the network is used as it is, so a head of another size is an error, not replaced.
+        given: the network is used as it is, so a head of another size is an error, not replaced.
+        own_size: it is shown images of the size that it was trained with, if that is known, and not of `shape`.
 
     Raises:
         UserError: if there is no such network, its arguments are wrong, or the weights do not fit it.
@@ -41,10 +45,13 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     known = "/" in name.split(":")[0] or ":" in name or is_model(name)
     if not known:
         raise UserError(f"unknown model '{name}'; {_nearest_model(name)}")
-    kwargs = dict(args)
+    kwargs, stored = dict(args), _stored_config(checkpoint)
+    if own_size:
+        size = stored["input_size"] if "input_size" in stored else native_size(name) if pretrained else None
+        shape = (shape[0], *size[1:]) if size else shape
     if not pretrained and ":" not in name:
         kwargs["pretrained_cfg_overlay"] = {"mean": mean, "std": std, "input_size": shape}
-    if not keep_head or not pretrained:
+    if not given or not pretrained:
         kwargs["num_classes"] = classes
     try:
         inner = str(args.get("base", name))  # of a network within another
@@ -58,22 +65,58 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
                         f"{'×'.join(map(str, shape))}: {error}") from None
     if checkpoint:
         load_weights(model, Path(checkpoint))
-        folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
-        if (folder / "config.json").is_file():  # a network brings the normalisation that it was trained with
-            try:
-                stored = dict(json.loads((folder / "config.json").read_text("utf-8")).get("pretrained_cfg", {}))
-            except (ValueError, AttributeError, TypeError) as error:
-                raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error}") from None
-            model.pretrained_cfg = dict(model.pretrained_cfg) | {k: stored[k] for k in ("mean", "std") if k in stored}
+        model.pretrained_cfg = dict(model.pretrained_cfg) | {k: stored[k] for k in ("mean", "std") if k in stored}
     if model.num_classes != classes:
         raise UserError(f"model '{name}' has {model.num_classes} classes, the data have {classes}; a given teacher "
                         "needs a head for these classes (give it a loss and it is fine-tuned with a new one)")
+    if own_size and ":" in name and pretrained:  # of the hub's, known once it is there
+        shape = (shape[0], *model.pretrained_cfg["input_size"][1:])
     own = {"num_classes": classes, "label_names": class_names, "input_size": shape}
     for key in ("mean", "std"):  # of a network pretrained on colour images, for grey ones
         values = model.pretrained_cfg[key]
         own[key] = values if len(values) == shape[0] else (sum(values) / len(values),) * shape[0]
     model.pretrained_cfg = dict(model.pretrained_cfg) | own
     return model
+
+
+def _stored_config(checkpoint: str | None) -> dict[str, Any]:
+    """What is known of a network whose weights are given: beside them, the normalisation that it was trained with."""
+    folder = Path(checkpoint or "") if Path(checkpoint or "").is_dir() else Path(checkpoint or "").parent
+    if not checkpoint or not (folder / "config.json").is_file():
+        return {}
+    try:
+        return dict(json.loads((folder / "config.json").read_text("utf-8")).get("pretrained_cfg", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error}") from None
+
+
+def native_size(name: str) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images that timm's weights of a name were trained with, if that is known."""
+    kind, _, place = name.partition(":")
+    if kind == "local-dir":
+        return _stored_config(place).get("input_size")
+    cfg = None if ":" in name else get_pretrained_cfg(name)
+    return cfg.input_size if cfg and cfg.has_weights else None
+
+
+def native_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
+    """The largest side of the images that pretrained networks of a study were trained with, and the network's name."""
+    sides = [(max(size[1:]), arm.model) for arm in arms if arm.pretrained and (size := native_size(arm.model))]
+    return max(sides, default=None)
+
+
+def replaced_head(arm: Arm, classes: int) -> str | None:
+    """A sentence where the head of a pretrained network is of other classes, and is learned anew."""
+    cfg = get_pretrained_cfg(arm.model) if arm.pretrained and not arm.given and ":" not in arm.model else None
+    if not cfg or not cfg.has_weights or cfg.num_classes == classes:
+        return None
+    return (f"{arm.model} comes with a head of {cfg.num_classes} classes; it gets a new one for the {classes} classes "
+            "of these data, and is fine-tuned as a whole")
+
+
+def blank_input(model: nn.Module, count: int = 1) -> Tensor:
+    """Images ``[count, C, H, W]`` of zeros, of the size that a network is shown, where its weights are."""
+    return torch.zeros(count, *model.pretrained_cfg["input_size"], device=next(model.parameters()).device)
 
 
 def load_stored(folder: Path) -> nn.Module:
@@ -114,10 +157,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(f"checkpoint {file} does not fit the model: {str(error).strip()[:600]}") from None
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the network's input is normalised with."""
+def input_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
+    """Mean and standard deviation per channel that the network's input is normalised with, its height and width."""
     cfg = model.pretrained_cfg
-    return tuple(cfg["mean"]), tuple(cfg["std"])
+    return tuple(cfg["mean"]), tuple(cfg["std"]), tuple(cfg["input_size"][1:])
 
 
 def parameter_count(model: nn.Module) -> int:
