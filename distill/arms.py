@@ -48,6 +48,20 @@ def load(path: str | Path, terms: Terms, overrides: Iterable[str] = ()) -> Recip
     return recipe
 
 
+def data_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """Keys of `data`, as ``KEY=VALUE`` texts give them.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    document: dict[str, Any] = {}
+    problems = Problems("data")
+    override(document, assignments, problems)
+    check(Data, {"source": "digits", **document}, (), problems)
+    problems.stop()
+    return document
+
+
 def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems) -> Recipe:
     """Check a document and expand its arms; problems are noted, not raised."""
     top = check(Document, document, (), problems)
@@ -102,8 +116,8 @@ def _check_data(data: Data, problems: Problems) -> None:
         problems.add(("data", "source"), f"unknown source '{data.source}'; {nearest(data.source, known)}")
     if data.source in ("folder", "tar") and not data.root:
         problems.add(("data", "source"), f"source '{data.source}' needs data.root")
-    for name in ("image_size", "channels"):
-        if data.source in ("digits", "synthetic") and getattr(data, name) is not None:
+    for name in ("image_size", "channels", "crop_pct"):
+        if data.source in ("digits", "synthetic") and getattr(data, name) not in (None, 1.0):
             problems.add(("data", name), f"source '{data.source}' has images of its own size and channels")
     for role in ("validation", "test"):
         if data.source in ("digits", "synthetic") and isinstance(getattr(data, role), str):

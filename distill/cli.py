@@ -4,41 +4,50 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(name="distill", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
                   help="Distil image classifiers and study label smoothing, from a recipe to an honest comparison.")
 
 STOPPED = "distill: stopped; the same command goes on from the last checkpoint"
 Out = Annotated[Path, typer.Option("--out", help="The folder of all studies and runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The YAML file that states the study.")],
+    recipe: Annotated[str, typer.Argument(help="The YAML file that states the study, or the name of one that comes "
+                      "with distill (`distill recipes`).")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace "
                          "the recipe's, as in train.epochs=3 seeds=1 data.root=/data.")] = None,
     out: Out = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, train nothing.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="This is the I-th of N jobs (1/8 … 8/8) that share "
+                     "out the runs of the study, on a folder --out that they share.")] = None,
+    track: Annotated[list[str] | None, typer.Option(metavar="TRACKER", help="Log every epoch of every run to "
+                     "accelerate's tracker of that name: tensorboard, wandb, mlflow, trackio …")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train what is not trained yet, evaluate, and write the report. The same command resumes."""
-    try:
-        from distill import planning, study
+    from distill import planning, study
+    from distill.claims import shard_of
 
-        plan = study.load_recipe(recipe, overrides or [])
-        if dry_run:
-            _print_plan(planning.dry_run(plan, out))
-            return
-        accelerator = study.make_accelerator(study.precision_of(plan))
-        results = study.run_study(plan, out, accelerator)
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        raise typer.Exit(130) from None
-    if accelerator.is_main_process:
-        _print_results(results)
+    plan = study.load_recipe(find_recipe(recipe), overrides or [])
+    if dry_run:
+        planned = planning.dry_run(plan, out)
+        print(json.dumps(planned, indent=1)) if as_json else _print_plan(planned)
+        return
+    accelerator = study.make_accelerator(study.precision_of(plan), track or [], out)
+    results = study.run_study(plan, out, accelerator, shard_of(shard) if shard else None)
+    if accelerator.is_main_process and results:
+        print(json.dumps(results, indent=1)) if as_json else _print_results(results)
     accelerator.end_training()
 
 
@@ -46,6 +55,7 @@ def run(
 def report(
     studies: Annotated[list[str], typer.Argument(help="Names of studies below --out, or their folders.")],
     out: Out = Path("runs"),
+    as_json: AsJson = False,
 ) -> None:
     """Render tables and figures again from what is stored, several studies side by side."""
     from distill.report import refuse_damage, write_report
@@ -58,6 +68,9 @@ def report(
         with store.locked(folder.resolve().name):
             refuse_damage(results, store)
             write_report(folder, store)
+        if as_json:
+            print(json.dumps(results))  # a line a study
+            continue
         _print_results(results)
         print(f"report: {folder / 'report.html'}")
 
@@ -86,6 +99,84 @@ def clusters(
 
 
 @app.command()
+def evaluate(
+    network: Annotated[str, typer.Argument(help="A run's folder, the beginning of its id, STUDY:ARM, or a name of "
+                                           "timm's.")],
+    data: Annotated[str, typer.Option(help="A folder of images, a tar file, or a source as in a recipe.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the recipe's data, as in "
+                        "image_size=256 root=/data.")] = None,
+    split: Annotated[str | None, typer.Option(help="all, train, validation or test; by default test, or all of a "
+                     "folder that has no splits.")] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Judge any stored run, or any network of timm's, on any images."""
+    import torch
+
+    from distill.arms import data_settings
+    from distill.judge import find_networks, judge, open_images
+    from distill.report.tables import metrics_table
+    from distill.runs import Store
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for judged in find_networks(network, Store(out)):
+        splits, images, told = open_images(judged, data, data_settings(settings or []), split)
+        print(told, file=sys.stderr)
+        found[judged.name] = judge(judged, splits, images, device)
+    print(json.dumps(found, indent=1)) if as_json else _print_tables([metrics_table(found)])
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder, the beginning of its id, or STUDY:ARM (its first seed).")],
+    to: Annotated[Path, typer.Option(help="The ONNX file.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Write a run as an ONNX file (pixels in, logits and calibrated probabilities out), checked against torch."""
+    from distill.export import about_run, export_onnx
+    from distill.models.build import load_stored
+    from distill.runs import Store
+
+    store = Store(out)
+    run_id = store.find(run)[0]
+    model, temperature = load_stored(store.folder(run_id)), store.record(run_id).get("calibration_temperature", 1.0)
+    names = list(model.pretrained_cfg.get("label_names") or [])
+    difference = export_onnx(model, to, temperature, about_run(run_id, names, temperature))
+    print(f"{to}: run {run_id}; its answers differ from torch's by {difference:.1e} at most")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print.")] = None) -> None:
+    """List the recipes that come with distill, or print one: distill recipes digits > my.yaml."""
+    if name:
+        print(find_recipe(name).read_text("utf-8"), end="")
+        return
+    for path in sorted(recipes_folder().rglob("*.yaml")):
+        first = path.read_text("utf-8").splitlines()[0].lstrip("# ")
+        print(f"{path.relative_to(recipes_folder()).with_suffix('').as_posix():24}  {first}")
+
+
+def recipes_folder() -> Path:
+    """Where the recipes lie: in the package once it is installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """A file of that name, or the recipe of that name that comes with distill."""
+    from distill.document import UserError, nearest
+
+    folder = recipes_folder()
+    known = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    if name in known and not Path(name).is_file():
+        return known[name]
+    if not Path(name).suffix and not Path(name).exists():
+        raise UserError(f"there is neither a file nor a recipe '{name}'; {nearest(name, known)}")
+    return Path(name)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for completion in editors."""
     from distill.losses import TERMS
@@ -95,12 +186,16 @@ def schema() -> None:
 
 
 def _print_results(results: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from distill.report.tables import terminal_tables
 
+    _print_tables(terminal_tables(results))
+
+
+def _print_tables(tables: Iterable["Table"]) -> None:
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    for table in terminal_tables(results):
+    for table in tables:
         if not sys.stdout.isatty():
             table.box = None  # lines help the eye, not a pipe
         console.print(table)
@@ -141,12 +236,15 @@ def main() -> None:
 
     own = os.getpid()
 
-    def terminated(*_: object) -> None:
+    def stopped(number: int, _: object) -> None:
         if os.getpid() == own:  # not a process that decodes images
-            os.write(2, f"{STOPPED}\n".encode())
-        os._exit(143)  # at once: files are whole or absent, and an exception may come amid any library's import
+            cursor = "\033[?25h\n" if os.isatty(2) else ""  # bars hide it
+            os.write(2, f"{cursor}{STOPPED}\n".encode())
+        os._exit(128 + number)  # files are whole or absent, and an exception might come amid any library's import
 
-    signal.signal(signal.SIGTERM, terminated)  # as a scheduler ends a job
+    signal.signal(signal.SIGTERM, stopped)  # as a scheduler ends a job
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
+        signal.signal(signal.SIGINT, stopped)
     try:
         app(standalone_mode=True)
     except UserError as error:

@@ -74,29 +74,11 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
         control: of a teacher that the student never saw, made like its own (another seed): as much fidelity as
             two such networks have anyway (Stanton et al. 2021).
     """
-    held_logits, held_labels = _arrays(predictions, "validation")
-    fitted = calibration.fit_temperature(held_logits, held_labels)
+    fitted = fitted_temperature(predictions)
     result = {}
     for split in ("test", "validation", "train"):
         logits, labels = _arrays(predictions, split)
-        correct = calibration.top_k_correct(logits, labels)
-        gap, gap_sd = clusters.logit_gap(logits, labels)
-        result[split] = {
-            "top1": float(correct.mean()),
-            "top5": float(calibration.top_k_correct(logits, labels, 5).mean()) if logits.shape[1] > 5 else None,
-            "errors": int((~correct).sum()),
-            "count": len(labels),
-            "nll": calibration.nll(logits, labels),
-            "brier": calibration.brier(logits, labels),
-            "ece": calibration.ece(logits, labels),
-            "fitted_temperature": fitted,
-            "ece_scaled": calibration.ece(logits, labels, temperature=fitted),
-            "ece_equal_mass": calibration.ece_equal_mass(logits, labels),
-            "ece_classwise": calibration.ece_classwise(logits, labels),
-            "nll_scaled": calibration.nll(logits, labels, fitted),
-            "logit_gap": gap,
-            "logit_gap_sd": gap_sd,
-            "stability": fidelity.stability(logits, labels),
+        result[split] = own_metrics(logits, labels, fitted) | {
             "gamma": calibration.gamma(logits, labels) if teacher is None else None,
             "agreement": None,
             "kl_to_teacher": None,
@@ -115,6 +97,40 @@ def metrics(predictions: dict[str, Tensor], teacher: dict[str, Tensor] | None = 
             result[split] |= {"agreement_control": fidelity.agreement(logits, others),
                               "kl_control": fidelity.kl_to_teacher(logits, others)}
     return result
+
+
+def own_metrics(logits: np.ndarray, labels: np.ndarray, temperature: float | None) -> dict[str, Any]:
+    """What a network's logits ``[N, K]`` alone tell: fractions in [0, 1], nats; None where it does not apply.
+
+    Args:
+        logits: of N images.
+        labels: ``[N]``.
+        temperature: that was fitted on other images, if one was.
+    """
+    correct = calibration.top_k_correct(logits, labels)
+    gap, gap_sd = clusters.logit_gap(logits, labels)
+    return {
+        "top1": float(correct.mean()),
+        "top5": float(calibration.top_k_correct(logits, labels, 5).mean()) if logits.shape[1] > 5 else None,
+        "errors": int((~correct).sum()),
+        "count": len(labels),
+        "nll": calibration.nll(logits, labels),
+        "brier": calibration.brier(logits, labels),
+        "ece": calibration.ece(logits, labels),
+        "fitted_temperature": temperature,
+        "ece_scaled": calibration.ece(logits, labels, temperature=temperature) if temperature else None,
+        "ece_equal_mass": calibration.ece_equal_mass(logits, labels),
+        "ece_classwise": calibration.ece_classwise(logits, labels),
+        "nll_scaled": calibration.nll(logits, labels, temperature) if temperature else None,
+        "logit_gap": gap,
+        "logit_gap_sd": gap_sd,
+        "stability": fidelity.stability(logits, labels),
+    }
+
+
+def fitted_temperature(predictions: dict[str, Tensor]) -> float:
+    """The temperature that makes a run's answers on the validation split likeliest: its calibration."""
+    return calibration.fit_temperature(*_arrays(predictions, "validation"))
 
 
 def _arrays(predictions: dict[str, Tensor], split: str) -> tuple[np.ndarray, np.ndarray]:

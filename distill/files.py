@@ -60,11 +60,11 @@ def remove_left_over(folder: Path) -> None:
     """Remove what processes of this machine that were killed left in a folder while they wrote aside."""
     for path in folder.glob(f".*.{_here()}*"):
         number = path.name.rsplit("-", 1)[1]
-        if number.isdigit() and not _alive(int(number)):
+        if number.isdigit() and not alive(int(number)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _alive(number: int) -> bool:
+def alive(number: int) -> bool:
     """Whether a process of this number runs here; when in doubt, yes."""
     try:
         os.kill(number, 0)
@@ -209,6 +209,6 @@ def _wait_for_the_dead(file: TextIO) -> None:
         except BlockingIOError:
             file.seek(0)
             number, _, node = file.read().partition(" on ")
-            if not patience or node != platform.node() or not number.isdigit() or _alive(int(number)):
+            if not patience or node != platform.node() or not number.isdigit() or alive(int(number)):
                 raise
             time.sleep(0.15)

@@ -176,22 +176,24 @@ def memory_for_runs(accelerator: Accelerator) -> int:
     return broadcast_object_list([free // 2])[0] if accelerator.num_processes > 1 else free // 2
 
 
-def share_out(cohorts: list[list[Run]], processes: int, spread: str) -> tuple[list[list[Run]], bool]:
+def share_out(cohorts: list[list[Run]], processes: int, spread: str, jobs: int = 1) -> tuple[list[list[Run]], bool]:
     """Cohorts for several processes, and whether the processes share each batch rather than the cohorts.
 
     Large cohorts are halved until every process has one; where there are fewer runs than processes, the
-    batches are shared (unless `spread` says otherwise).
+    batches are shared (unless `spread` says otherwise). Several `jobs` never share batches, but cohorts.
     """
-    runs = sum(map(len, cohorts))
-    if processes == 1 or spread == "data" or (spread == "auto" and runs < processes):
-        return cohorts, processes > 1
-    cohorts = list(cohorts)
-    while len(cohorts) < min(processes, runs):
+    runs, sharing = sum(map(len, cohorts)), processes > 1 and spread == "data"
+    if spread == "auto":
+        sharing = processes > 1 and runs < processes * jobs
+    if processes * jobs == 1 or (sharing and jobs == 1):
+        return cohorts, sharing
+    cohorts, takers = list(cohorts), jobs if sharing else processes * jobs
+    while len(cohorts) < min(takers, runs):
         largest = max(cohorts, key=len)
         cohorts.remove(largest)
         half = (len(largest) + 1) // 2
         cohorts += [largest[:half], largest[half:]]
-    return sorted(cohorts, key=len, reverse=True), False
+    return sorted(cohorts, key=len, reverse=True), sharing
 
 
 # ------------------------------------------------------------------------------------------- the logit store

@@ -49,9 +49,9 @@ class Synthetic(Strict):
     """The size of ``source: synthetic`` (torchvision's FakeData: noise with random labels)."""
 
     shape: tuple[int, int, int] = Field((3, 32, 32), strict=False, description="channels, height, width")
-    classes: int = Field(10, ge=2)
-    train: int = Field(1000, ge=1)
-    test: int = Field(200, ge=1)
+    classes: int = Field(10, ge=2, description="of its labels")
+    train: int = Field(1000, ge=1, description="images")
+    test: int = Field(200, ge=1, description="images")
 
 
 class Data(Strict):
@@ -65,12 +65,15 @@ class Data(Strict):
                                        "held out: stratified, always the same")
     test: str | Fraction | None = Field(None, description="a split's name or a fraction held out; found by itself")
     image_size: int | None = Field(None, ge=1, description="side that images are resized to; the images' own "
-                                   "where they are small and equal, else 224")
-    channels: Literal[1, 3] | None = None
+                                   "where they are small and equal, else that of the pretrained networks, else 224")
+    crop_pct: float = Field(1.0, gt=0, le=1, description="the share of the resized image's side that is cut out of its "
+                            "centre, as timm's pretrained networks name it")
+    channels: Literal[1, 3] | None = Field(None, description="1 reads images as grey, 3 in colour; by default as the "
+                                           "source has them (folders in colour)")
     mean: list[float] | None = Field(None, description="per channel, of pixels in [0, 1]; measured by default")
-    std: list[float] | None = None
-    augment: Augment = Augment()
-    synthetic: Synthetic | None = None
+    std: list[float] | None = Field(None, description="see mean; both or neither")
+    augment: Augment = Field(Augment(), description="how training sees images; an arm may have its own")
+    synthetic: Synthetic | None = Field(None, description="its size, for that source")
     background: bool = Field(False, description="put a class without examples before the others, as TF-slim's "
                              "1001-class ImageNet networks have it; it takes a share of a smoothed target")
     resident_gb: float = Field(4.0, ge=0, description="splits up to this size live on the device as uint8")
@@ -86,12 +89,12 @@ class Data(Strict):
 class Train(Strict):
     """How a network is trained. Fields named in `NOT_IN_FINGERPRINT` do not change its weights."""
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, description="passes over the training split")
     batch_size: int = Field(128, ge=1, description="images an optimizer step, over all processes")
     optimizer: str | dict[str, Any] = Field("sgd", description="timm's name (sgd is Nesterov's, momentum is "
                                             "plain), or {name: …, momentum: …} with timm's keyword arguments")
-    lr: float = Field(0.1, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(0.1, gt=0, description="learning rate, for the whole batch: it is not scaled by anything")
+    weight_decay: float = Field(0.0, ge=0, description="of weights but biases and norms, as timm's optimizers take it")
     schedule: str | dict[str, Any] = Field("cosine", description="timm's name, or {name: …} with the keyword "
                                            "arguments of timm's create_scheduler_v2; 'none' holds the rate")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient")
@@ -145,26 +148,28 @@ class Analysis(Strict):
 class ArmSettings(Strict):
     """One arm as written, after its axes are expanded."""
 
-    model: str | dict[str, Any]
-    pretrained: bool = False
-    checkpoint: str | None = None
+    model: str | dict[str, Any] = Field(description="timm's name, or {name: …, drop_rate: 0.5} with its arguments")
+    pretrained: bool = Field(False, description="start from timm's weights; a head of other classes is replaced")
+    checkpoint: str | None = Field(None, description="start from these weights: a run's folder, a timm folder or a "
+                                   ".safetensors file")
     input_size: int | None = Field(None, ge=1, description="side that this network is shown views at, resized; by "
                                    "default the views' own, and for a given network what it was trained with")
     teacher: str | list[str] | None = Field(None, description="an arm of teachers; [[a, b]] is an ensemble, the "
                                             "mean of their probabilities")
-    loss: dict[str, dict[str, Any]] | None = None
-    train: dict[str, Any] = {}
-    augment: dict[str, Any] = {}
+    loss: dict[str, dict[str, Any]] | None = Field(None, description="terms by name, each with its keys; a teacher "
+                                                   "without a loss is given, not trained")
+    train: dict[str, Any] = Field({}, description="keys of train that this arm has its own of")
+    augment: dict[str, Any] = Field({}, description="keys of data.augment that this arm has its own of")
 
 
 class Document(Strict):
     """The top level of a recipe."""
 
-    data: dict[str, Any]
-    train: dict[str, Any]
-    analysis: dict[str, Any] = {}
-    teachers: dict[str, dict[str, Any]] = {}
-    students: dict[str, dict[str, Any]] = {}
+    data: dict[str, Any] = Field(description="the images; keys below")
+    train: dict[str, Any] = Field(description="how networks are trained; keys below")
+    analysis: dict[str, Any] = Field({}, description="how far they are looked into; keys below")
+    teachers: dict[str, dict[str, Any]] = Field({}, description="arms that others may learn from, by name")
+    students: dict[str, dict[str, Any]] = Field({}, description="arms that are compared, by name")
     seeds: int | list[int] = Field(1, description="a count or a list")
     check_teachers: bool = Field(True, description="stop when a teacher is no better than chance")
 

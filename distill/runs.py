@@ -166,14 +166,14 @@ class Store:
         return place
 
     def save(self, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
-             predictions: dict[str, Tensor]) -> None:
-        """Write a finished run aside, rename it into place, and drop its checkpoint."""
+             predictions: dict[str, Tensor], card: str = "") -> None:
+        """Write a finished run aside, rename it into place, and drop its checkpoint; `card` is its README.md."""
         final = self.folder(run.id)
         aside = aside_of(final)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         try:
-            self._write(aside, run, model, record, history, predictions)
+            self._write(aside, run, model, record, history, predictions, card)
             if not self.complete(run.id):  # else another process was first; its run is the same
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
@@ -185,7 +185,7 @@ class Store:
         remove_left_over(final.parent)
 
     def _write(self, folder: Path, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
-               predictions: dict[str, Tensor]) -> None:
+               predictions: dict[str, Tensor], card: str) -> None:
         """The files of a run, `run.json` with the digests of the others last."""
         cfg = model.pretrained_cfg
         save_for_hf(model.to(memory_format=torch.contiguous_format), str(folder), safe_serialization=True,
@@ -195,6 +195,7 @@ class Store:
             if epoch_of(state.name) in run.arm.train.state_epochs:  # another study may want others
                 shutil.copy2(state, folder)
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+        (folder / "README.md").write_text(card, encoding="utf-8")
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
         (folder / "run.json").write_text(json.dumps(sealed(record), indent=1) + "\n")

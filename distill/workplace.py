@@ -1,14 +1,18 @@
 """What every part of a study works with: recipe, data, store, device."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import nn
 
+from distill.claims import Claims
 from distill.data.sources import Splits
-from distill.document import UserError
+from distill.document import UserError, nearest
 from distill.models.build import build_model, load_stored
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
@@ -24,6 +28,8 @@ class Workplace:
     store: Store
     accelerator: Accelerator
     progress: Progress
+    claims: Claims | None = None  # where several jobs share out a study
+    told: set[str] = field(default_factory=set)  # ids of runs whose epochs trackers were told of as they went by
 
     @property
     def half(self) -> torch.dtype | None:
@@ -53,11 +59,27 @@ class Workplace:
         return load_stored(self.store.folder(run.id)).to(self.accelerator.device)
 
 
-def make_accelerator(precision: str | None) -> Accelerator:
-    """The one accelerator of a process: device, precision and, under a launcher, the other processes."""
+def make_accelerator(precision: str | None, trackers: Iterable[str] = (), out: Path | None = None) -> Accelerator:
+    """The one accelerator of a process: device, precision and, under a launcher, the other processes.
+
+    Args:
+        precision: of the study, None for the launcher's.
+        trackers: names of accelerate's trackers.
+        out: where those that write files put them.
+
+    Raises:
+        UserError: if a tracker is unknown or not installed.
+    """
+    installed = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    for name in trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"--track {name}: unknown tracker; {nearest(name, LOGGER_TYPE_TO_CLASS)}")
+        if name not in installed:
+            raise UserError(f"--track {name}: its package is not installed; pip install {name.replace('_', '-')}")
     processes = InitProcessGroupKwargs(timeout=timedelta(days=7))  # whole runs are trained between two barriers
     return Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-                       mixed_precision=precision, kwargs_handlers=[processes])
+                       mixed_precision=precision, kwargs_handlers=[processes], log_with=list(trackers) or None,
+                       project_dir=out)
 
 
 def precision_of(recipe: Recipe) -> str | None:

@@ -44,8 +44,13 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["members"] = {"document", "recipe", "losses", "models", "runs", "teachers"}
 ALLOWED["training"] = ALLOWED["evaluation"] | ALLOWED["members"] | {"members", "evaluation", "logits"}
+ALLOWED["card"] = ALLOWED["evaluation"] | {"evaluation", "runs"}
+ALLOWED["export"] = {"document", "recipe", "data", "models", "files"}
+ALLOWED["judge"] = ALLOWED["evaluation"] | {"evaluation", "runs"}
 ALLOWED["advice"] = {"recipe", "losses"}
-ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs"}
+ALLOWED["claims"] = {"document", "files"}
+ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs", "claims"}
+ALLOWED["tracking"] = ALLOWED["workplace"] | {"workplace", "members"}
 ALLOWED["planning"] = ALLOWED["workplace"] | {
     "workplace",
     "advice",
@@ -66,8 +71,9 @@ ALLOWED["results"] = ALLOWED["evaluation"] | {
     "evaluation",
     "teachers",
 }
+ALLOWED["phases"] = ALLOWED["planning"] | {"planning", "card", "tracking", "training", "evaluation", "analysis"}
 ALLOWED["study"] = set(ALLOWED) - {"study"}
-ALLOWED["cli"] = {"document", "recipe", "losses", "report", "runs", "explain", "study", "planning"}
+ALLOWED["cli"] = set(ALLOWED) - {"cli"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {"study"}
 

@@ -282,17 +282,17 @@ def test_states_that_another_study_left_are_not_taken(tmp_path, capfd):
 
 
 def test_a_run_that_does_not_fit_into_memory_stops_no_other(tmp_path, monkeypatch):
-    import distill.study
+    import distill.phases
 
     (tmp_path / "tiny.yaml").write_text(SMALL.replace("smoothing: [0.0, 0.1]", "smoothing: 0.1"))
-    start = distill.study.start
+    start = distill.phases.start
 
     def too_large(run, *rest):
         if run.arm.name == "alone":
             raise MemoryError
         return start(run, *rest)
 
-    monkeypatch.setattr("distill.study.start", too_large)
+    monkeypatch.setattr("distill.phases.start", too_large)
     with pytest.raises(
         UserError, match=r"alone, seed 0: out of memory; lower train.batch_size(?s:.*)all other runs are stored"
     ):

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_sources import photos
 from test_training import plan, same, train_phase
 
+from distill import phases
 from distill.logits import DIGEST, PAGE, Answers, Codec, LogitStore, codec_of, stored_epochs
 from distill.planning import answers_identity, cohorts_of, dry_run, kept_answers
-from distill.study import _train_phase
 from distill.teachers import Teacher
 
 
@@ -370,10 +370,8 @@ def test_cohorts_are_split_by_memory(tiny, workplace):
 
 
 def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, workplace, monkeypatch):
-    from distill import study
-
     expected = train_phase(workplace(tiny, out="whole"), split(plan(workplace(tiny)))[0])
-    fit, place, tried = study.fit, workplace(tiny), []
+    fit, place, tried = phases.fit, workplace(tiny), []
 
     def small(members, *arguments):
         tried.append(len(members))
@@ -381,13 +379,13 @@ def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, workplace, mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return fit(members, *arguments)
 
-    monkeypatch.setattr(study, "fit", small)
+    monkeypatch.setattr(phases, "fit", small)
     lines = told(place, monkeypatch)
     found = train_phase(place, split(plan(place))[0])
     assert tried == [3, 2, 1, 1, 1] and "out of memory with 3 runs side by side" in lines[0]
     assert all(same(found[name], expected[name]) for name in expected)
-    monkeypatch.setattr(study, "fit", lambda *_: small([1, 2]))
-    (why,) = _train_phase(place, split(plan(place))[1]).values()
+    monkeypatch.setattr(phases, "fit", lambda *_: small([1, 2]))
+    (why,) = phases.train_phase(place, split(plan(place))[1]).values()
     assert "distilled, seed 0: out of memory; lower train.batch_size" in why
 
 

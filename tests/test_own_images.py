@@ -112,7 +112,7 @@ def test_classes_are_the_first_folders_and_what_is_left_out_is_said(tmp_path):
         (lambda root: photo(root / "all" / "cats" / "a.png", (0, 0, 0)), "write data.root=.*all"),
         (lambda root: (root / "cats").mkdir(), "has no images"),
         (lambda root: photo(root / "cats" / "a.png", (0, 0, 0)), "found 1 class"),
-        (lambda root: [photo(root / name / "a.png", (0, 0, 0)) for name in "ab"], "held out of 2 images"),
+        (lambda root: [photo(root / name / "a.png", (0, 0, 0)) for name in "ab"], "enough of the 2 images"),
     ],
 )
 def test_folders_that_are_no_classes_are_told(tmp_path, make, words):

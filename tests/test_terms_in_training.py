@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from test_training import plan, same, train_phase, train_study
 from torch import nn
 
-from distill import load_recipe
+from distill import load_recipe, phases
 from distill.advice import advise
 from distill.data.loaders import training_batches
 from distill.data.sources import load_splits
@@ -28,7 +28,7 @@ from distill.planning import dry_run, preflight, steps_of
 from distill.recipe import Augment
 from distill.results import collect
 from distill.runs import Store
-from distill.study import _look_inside, _train_phase
+from distill.study import _look_inside
 from distill.teachers import Teacher
 from distill.training import fit
 
@@ -87,7 +87,7 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, workpla
     assert isinstance(again.parts["online_smoothing"], OnlineTargets)
     assert (again.parts["online_smoothing"].targets.diagonal() > 0.11).all(), "what it learned is in the checkpoint"
     for depth in (0, 1):
-        _train_phase(place, [r for r in students if r.depth == depth])
+        phases.train_phase(place, [r for r in students if r.depth == depth])
     for run in students:
         assert same(place.load(run).state_dict(), expected[run.arm.name]), run.arm.name
         assert place.store.history(run.id) == whole.store.history(run.id)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from distill import phases
 from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
 from distill.document import UserError
@@ -16,7 +17,7 @@ from distill.members import make_optimizer, resume, save_checkpoint, start
 from distill.models.build import input_of
 from distill.planning import cohorts_of, preflight, share_out, steps_of
 from distill.runs import plan_runs
-from distill.study import _train_cohort, _train_phase, run_study
+from distill.study import run_study
 from distill.teachers import Teacher, check_teacher
 from distill.training import fit
 
@@ -39,7 +40,7 @@ def plan(place):
 
 
 def train_phase(place, runs):
-    _train_phase(place, runs)
+    phases.train_phase(place, runs)
     return {run.arm.name: place.load(run).state_dict() for run in runs}
 
 
@@ -166,7 +167,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, workplace, o
     again = begin(cohort[0])
     resume(again, place.store, 0, torch.device("cpu"))
     assert again.epoch == 2 and not place.store.complete(cohort[0].id)
-    _train_phase(place, cohort)
+    phases.train_phase(place, cohort)
     assert same(place.load(cohort[0]).state_dict(), expected["distilled"])
     assert place.store.history(cohort[0].id) == whole.store.history(cohort[0].id)
     assert place.store.load_checkpoint(cohort[0].id) is None  # the checkpoint is gone
@@ -201,11 +202,11 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(tiny, workplace, 
         cohort = [r for r in runs if r.depth == depth]
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("distill.training.save_checkpoint", save_and_stop)
-            _train_phase(place, cohort)
+            phases.train_phase(place, cohort)
         reached = {(state["epoch"], state["step"]) for state in (place.store.load_checkpoint(r.id) for r in cohort)}
         assert len(reached) == min(2, len(cohort)) and any(step for _, step in reached)
         saved.clear()
-        _train_phase(place, cohort)
+        phases.train_phase(place, cohort)
     for run in runs:
         assert same(place.load(run).state_dict(), expected[run.arm.name])
         assert place.store.history(run.id) == whole.store.history(run.id)
@@ -429,10 +430,10 @@ def test_training_never_looks_at_the_test_split(tiny, workplace, monkeypatch):
     place = workplace(tiny, "train.epochs=1")
     test = place.splits.test
     place.splits.test = None
-    monkeypatch.setattr("distill.study.predict_all", lambda *_: {"test.logits": torch.zeros(1)})
+    monkeypatch.setattr("distill.phases.predict_all", lambda *_: {"test.logits": torch.zeros(1)})
     assert place.splits.train.images.pixels is not None and test is not None
     vars(place.splits)["resident"] = True
-    _train_cohort(place, [plan(place)[0]], False, {})
+    phases._train_cohort(place, [plan(place)[0]], False, {})
 
 
 def test_images_of_a_folder_become_resident_before_the_first_batch(tmp_path, tiny, workplace):

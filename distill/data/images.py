@@ -28,6 +28,7 @@ class Images(Dataset):
         channels: 1 or 3.
         size: ``(height, width)`` that every image is brought to: short side first, then the centre.
         pixels: all images ``[N, C, H, W]`` once they are resident, else None.
+        crop_pct: share of the resized image's side that the cut keeps, as timm's networks name it.
         reopen: forgets files that are open: a tar file's place in it is shared with a forked process.
         idle: the processes that decoded the last stream, for the next one.
         stamp: what tells this content from another of the same names and labels, where something cheap does.
@@ -41,6 +42,7 @@ class Images(Dataset):
     channels: int = 3
     size: tuple[int, int] = (224, 224)
     pixels: Tensor | None = None
+    crop_pct: float = 1.0
     stamp: str = ""
     reopen: Callable[[], None] | None = None
     left_out: list[str] = field(default_factory=list)
@@ -84,8 +86,9 @@ class Images(Dataset):
             image = self.open(i).convert("L" if self.channels == 1 else "RGB")
         except UserError as error:
             return str(error)
-        if (image.height, image.width) != self.size:
-            image = tvf.center_crop(tvf.resize(image, min(self.size), tvf.InterpolationMode.BICUBIC), list(self.size))
+        if (image.height, image.width) != self.size or self.crop_pct < 1:
+            side = int(min(self.size) / self.crop_pct)
+            image = tvf.center_crop(tvf.resize(image, side, tvf.InterpolationMode.BICUBIC), list(self.size))
         return tvf.pil_to_tensor(image)
 
     def processes(self, workers: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 
 from distill.data.folders import SYNONYMS, find_splits, open_folder
 from distill.data.images import Images, checked, readable
+from distill.data.shards import open_shards, shards_of
 from distill.document import UserError
 from distill.recipe import Data, Synthetic
 
@@ -82,6 +83,8 @@ def _timm(data: Data, native: tuple[int, str]) -> tuple[dict[str, Images], list[
         wanted = {"test": data.test, "validation": data.validation}
         if data.test is None:  # what timm calls the test part of torchvision's sets, and their usual name elsewhere
             wanted["test"] = "validation" if data.source.startswith("torch/") else "test"
+        if data.test is None and _shards(data, "validation") and not _shards(data, "test"):
+            wanted["test"] = "validation"
         places = {"train": (data.root, data.train)}
         places |= {role: (data.root, split) for role, split in wanted.items() if isinstance(split, str)}
     seen: dict[Any, str] = {}
@@ -95,7 +98,7 @@ def _timm(data: Data, native: tuple[int, str]) -> tuple[dict[str, Images], list[
     others = {role: _open(data, *place, names, native, notes)[0] for role, place in places.items() if role != "train"}
     for role, images in others.items():
         if images.pixels is None:
-            images.channels, images.size = train.channels, train.size
+            images.channels, images.size, images.crop_pct = train.channels, train.size, train.crop_pct
         elif images.pixels.shape[1:] != train.pixels.shape[1:]:
             raise UserError(f"data: images of the {role} split are not of the size of training's; set data.image_size")
     return {"train": train, **others}, names, notes
@@ -106,6 +109,8 @@ def _open(data: Data, root: str | None, split: str, known: list[str] | None, nat
     """One split, with its class names (those of training, if given); all but folders through timm."""
     if data.source == "folder" and Path(str(root)).is_dir():
         images, names = open_folder(Path(str(root)), split, known, notes)
+    elif _shards(data, split):
+        images, names = open_shards(_shards(data, split)), known
     else:
         images, names = _by_timm(data, root, split, known)
     if images.pixels is None:
@@ -115,6 +120,12 @@ def _open(data: Data, root: str | None, split: str, known: list[str] | None, nat
             notes.append(f"images are brought to {native[0]}×{native[0]}{origin} (short side resized, centre cut out); "
                          "data.image_size sets another size")
     return images, names
+
+
+def _shards(data: Data, split: str) -> list[Path]:
+    """Of a split of WebDataset shards that lie on this machine; timm streams those that do not."""
+    here = data.source.startswith("wds/") and data.root is not None and Path(data.root).is_dir()
+    return shards_of(Path(data.root), split) if here else []
 
 
 def _by_timm(data: Data, root: str | None, split: str, names: list[str] | None) -> tuple[Images, list[str] | None]:
@@ -211,6 +222,7 @@ def _set_shape(images: Images, data: Data, fewest: int, side: int) -> bool:
     """Channels and size for all images, from eight of them spread over the set; whether `side` was taken."""
     chosen = [images.open(i) for i in sorted({round(k * (len(images) - 1) / 7) for k in range(8)})]
     sizes, modes = {(image.height, image.width) for image in chosen}, {image.mode for image in chosen}
+    images.crop_pct = data.crop_pct
     images.channels = data.channels or (1 if modes == {"L"} and fewest == 1 else 3)
     if data.image_size:
         images.size = data.image_size, data.image_size

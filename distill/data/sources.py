@@ -53,7 +53,7 @@ class Splits:
     def identity(self) -> dict[str, Any]:
         """All that the images of a study depend on, but for where they lie: part of a run's fingerprint."""
         same = self.settings.model_dump(include={"source", "train", "validation", "test", "mean", "std", "synthetic"})
-        more = {"background": True} if self.settings.background else {}  # left out, older runs keep their names
+        more = self.settings.model_dump(include={"background", "crop_pct"}, exclude_defaults=True)  # ids stay
         return {**same, **more, "shape": self.shape, "digest": self.digest}
 
     @property
@@ -112,9 +112,8 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
     splits = _split(data, opened, names, notes)
     for name, split in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if not len(split):
-            held = "" if name == "training" or name in opened else f": it is held out of {len(opened['train'])} images, and of " \
-                "no class are there enough"
-            raise UserError(f"data: the {name} split is empty{held}")
+            few = f": of no class are there enough of the {len(opened['train'])} images to hold some out"
+            raise UserError(f"data: the {name} split is empty{'' if name in ('training', *opened) else few}")
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
             raise UserError(f"data: the {name} split has labels outside of the {len(names)} classes")
     if data.background:

@@ -105,6 +105,17 @@ def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(chosen, key=place)
 
 
+def metrics_table(found: dict[str, dict[str, Any]]) -> Table:
+    """Every metric of some networks, by their names, a row a metric."""
+    table = Table(title="fractions, and nats", title_justify="left")
+    for heading in ("", *found):
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+    for metric in next(iter(found.values()), {}):
+        values = [one[metric] for one in found.values()]
+        table.add_row(metric, *("–" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in values))
+    return table
+
+
 def terminal_tables(results: dict[str, Any]) -> list[Table]:
     """What the report says, for a terminal."""
     accuracy = Table(title=f"{results['study']}: test split, mean ± standard deviation", title_justify="left")

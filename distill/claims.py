@@ -1,0 +1,106 @@
+"""Runs that several jobs share out, on a folder that they share: each run is claimed by one of them.
+
+A claim is a file beside the run, made by the first job and touched while that job lives. It needs neither locks nor
+clocks that agree: its age is told by the folder's own clock. A job that was killed leaves claims that age (those of
+this machine are seen at once), and another takes them over; should two ever train one run, they store the same weights.
+"""
+
+import os
+import platform
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from distill.document import UserError
+from distill.files import alive
+
+STALE = 120.0  # seconds after which a claim that is not touched is of a job that is gone
+BEAT = 15.0  # seconds between two touches
+
+
+class Shard(NamedTuple):
+    """One of several jobs: `index` counts from 0."""
+
+    index: int
+    count: int
+
+
+def shard_of(text: str) -> Shard:
+    """What ``I/N`` means, counted from 1; UserError if it is no such thing."""
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, as in 3/8")
+    return Shard(int(first) - 1, int(second))
+
+
+class Claims:
+    """What this job has claimed, in a folder."""
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        self.folder, self.shard = folder, shard
+        self.token = f"{os.getpid()} on {platform.node()}"
+        self.held: set[Path] = set()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "Claims":
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for path in list(self.held):
+            self._drop(path)
+
+    def take(self, run_id: str) -> bool:
+        """Claim a run; False if another job that lives has it."""
+        path = self.folder / f".{run_id}.claim"
+        if path in self.held:
+            return True
+        self._remove_stale(path)
+        try:
+            with path.open("x") as file:
+                file.write(self.token)
+        except FileExistsError:
+            return False
+        self.held.add(path)
+        return True
+
+    def release(self, run_id: str) -> None:
+        """Give a claim back, of a run that is stored or has failed."""
+        self._drop(self.folder / f".{run_id}.claim")
+
+    def _drop(self, path: Path) -> None:
+        if path in self.held:
+            self.held.discard(path)
+            path.unlink(missing_ok=True)
+
+    def _remove_stale(self, path: Path) -> None:
+        """Remove a claim that nobody has touched for long; of several that try, one succeeds."""
+        with suppress(OSError):
+            seen, owner = path.stat().st_mtime, path.read_text()
+            number, _, node = owner.partition(" on ")
+            gone = node == platform.node() and number.isdecimal() and not alive(int(number))
+            if not gone and self._now() - seen < STALE:
+                return
+            aside = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}")
+            path.rename(aside)
+            fresh = aside.read_text() != owner or aside.stat().st_mtime != seen
+            if fresh:  # another job was between: its claim is put back, unless there is one again
+                with suppress(OSError):
+                    os.link(aside, path)
+            aside.unlink()
+
+    def _now(self) -> float:
+        """The time by the clock of the folder's machine."""
+        probe = self.folder / f".clock.{platform.node()}-{os.getpid()}"
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink(missing_ok=True)
+        return now
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT):
+            for path in list(self.held):
+                with suppress(OSError):
+                    os.utime(path)

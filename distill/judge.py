@@ -1,0 +1,135 @@
+"""Any stored run or network of timm's, judged on any images."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import is_model
+from torch import Tensor, nn
+
+from distill.data.readers import open_source
+from distill.data.sources import Split, Splits, load_splits
+from distill.document import UserError, nearest
+from distill.evaluation import own_metrics, predict
+from distill.models.build import load_stored
+from distill.recipe import Augment, Data
+from distill.runs import Store
+
+SPLITS = ("all", "train", "validation", "test")
+
+
+class Judged(NamedTuple):
+    """A network that is to be judged, and how it is shown images."""
+
+    name: str
+    model: nn.Module
+    classes: list[str] | None
+    temperature: float | None  # of its calibration
+    augment: Augment
+    size: dict[str, Any]  # of `Data`, unless the caller says otherwise
+
+
+def find_networks(name: str, store: Store) -> list[Judged]:
+    """The stored runs, or the one network of timm's, that a name means.
+
+    Args:
+        name: a run's folder, the beginning of its id, ``STUDY:ARM``, or a name of timm's, ``hf-hub:`` included.
+        store: where runs lie.
+
+    Raises:
+        UserError: if there is no such thing.
+    """
+    if name.startswith(("hf-hub:", "local-dir:")) or is_model(name.split(".")[0]):
+        try:
+            model = timm.create_model(name, pretrained=True).eval()
+        except Exception as error:
+            raise UserError(f"cannot load {name}: {error}") from None
+        cfg = model.pretrained_cfg
+        size = {"image_size": max(cfg["input_size"][1:]), "crop_pct": cfg.get("crop_pct") or 1.0,
+                "channels": cfg["input_size"][0]}
+        names = cfg.get("label_names")
+        return [Judged(name, model, list(names) if names else None, None, Augment(), size)]
+    found = []
+    try:
+        ids = dict.fromkeys(store.find(name))
+    except UserError as error:
+        raise UserError(f"{error}; and timm has no network of that name") from None
+    for run_id in ids:
+        record, model = store.record(run_id), load_stored(store.folder(run_id))
+        channels, height, width = record["settings"]["data"]["shape"]
+        size = {"channels": channels} | ({"image_size": height} if height == width else {})
+        names = model.pretrained_cfg.get("label_names")
+        found.append(Judged(run_id, model, list(names) if names else None, record.get("calibration_temperature"),
+                            Augment(**record["settings"]["augment"]), size))
+    return found
+
+
+def open_images(network: Judged, place: str, settings: dict[str, Any], split: str | None) -> tuple[Splits, Split, str]:
+    """The images to judge a network on, at the size that it was trained with, and a sentence that says which they are.
+
+    Args:
+        network: that is to be judged.
+        place: a folder, a tar file, or a source as in a recipe's ``data.source``.
+        settings: of ``data``, as in a recipe.
+        split: one of `SPLITS`; None for the test split, or for all of a folder that has no splits.
+
+    Raises:
+        UserError: if there are no such images.
+    """
+    if split not in (None, *SPLITS):
+        raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    local = Path(place).exists()
+    source = {"source": "folder" if Path(place).is_dir() else "tar", "root": place} if local else {"source": place}
+    size = {} if place in ("digits", "synthetic") else network.size
+    data = Data(**{**source, **size, **settings})
+    opened, names, _ = open_source(data)
+    if split is None:
+        split = "all" if local and list(opened) == ["train"] else "test"
+    if split == "all":
+        everything = Split(opened["train"], torch.arange(len(opened["train"])))
+        if len(opened) > 1:
+            raise UserError(f"--split all: {place} has splits ({', '.join(opened)}); name one")
+        names = names or [str(i) for i in range(int(everything.labels.max()) + 1)]
+        splits = Splits(data, everything, everything, everything, names, "")
+        return splits, everything, f"all {len(everything)} images of {place}; if some were trained on, --split test " \
+                                   "is what was held out"
+    splits = load_splits(data)
+    chosen = getattr(splits, split)
+    return splits, chosen, f"{len(chosen)} images, the {split} split of {place}"
+
+
+def judge(network: Judged, splits: Splits, split: Split, device: torch.device) -> dict[str, Any]:
+    """Every metric that a network's answers alone tell, as in `results.json`.
+
+    Raises:
+        UserError: if the classes of network and images differ.
+    """
+    labels = labels_for(network.classes, network.model.num_classes, splits.class_names, split.labels)
+    logits = predict(network.model.to(device), splits, split, network.augment, device)
+    return own_metrics(logits.numpy(), labels.numpy(), network.temperature)
+
+
+def labels_for(known: list[str] | None, count: int, names: list[str], labels: Tensor) -> Tensor:
+    """Labels of images in the order of the network's classes: by name where it has names, else as they stand.
+
+    Args:
+        known: the names of the network's classes.
+        count: of its classes.
+        names: of the images' classes; some of the network's are enough.
+        labels: ``[N]``, by these.
+
+    Raises:
+        UserError: if a class is not the network's.
+    """
+    if known and set(names) <= set(known):
+        return torch.tensor([known.index(name) for name in names])[labels]
+    if not known and len(names) == count:
+        return labels
+    if not known:
+        raise UserError(f"the network has {count} classes without names, the images have {len(names)}: which is which "
+                        "cannot be told")
+    strange = next(name for name in names if name not in known)
+    raise UserError(f"the images have a class '{strange}', which the network does not know; {nearest(strange, known)}")
+
+
