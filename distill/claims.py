@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distill.document import UserError
-from distill.files import alive
+from distill.files import alive, write_aside
 
 STALE = 120.0  # seconds after which a claim that is not touched is of a job that is gone
 BEAT = 15.0  # seconds between two touches
@@ -57,12 +57,12 @@ class Claims:
         path = self.folder / f".{run_id}.claim"
         if path in self.held:
             return True
-        self._remove_stale(path)
         try:
             with path.open("x") as file:
                 file.write(self.token)
         except FileExistsError:
-            return False
+            if not (self._is_stale(path) and self._take_over(path)):
+                return False
         self.held.add(path)
         return True
 
@@ -73,27 +73,39 @@ class Claims:
     def _drop(self, path: Path) -> None:
         if path in self.held:
             self.held.discard(path)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if path.read_text() == self.token:  # else this job slept for so long that another took it over
+                    path.unlink()
 
-    def _remove_stale(self, path: Path) -> None:
-        """Remove a claim that nobody has touched for long; of several that try, one succeeds."""
-        with suppress(OSError):
-            seen, owner = path.stat().st_mtime, path.read_text()
-            number, _, node = owner.partition(" on ")
+    def _is_stale(self, path: Path) -> bool:
+        """Whether nobody has touched a claim for long, or its process was on this machine and is gone."""
+        try:
+            number, _, node = path.read_text().partition(" on ")
             gone = node == platform.node() and number.isdecimal() and not alive(int(number))
-            if not gone and self._now() - seen < STALE:
-                return
-            aside = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}")
-            path.rename(aside)
-            fresh = aside.read_text() != owner or aside.stat().st_mtime != seen
-            if fresh:  # another job was between: its claim is put back, unless there is one again
-                with suppress(OSError):
-                    os.link(aside, path)
-            aside.unlink()
+            return gone or self._now() - path.stat().st_mtime > STALE
+        except OSError:
+            return False
+
+    def _take_over(self, path: Path) -> bool:
+        """Replace a stale claim; of several jobs that try at once, one succeeds: the claim is never away meanwhile."""
+        turn = path.with_name(f"{path.name}.turn")
+        try:
+            turn.touch(exist_ok=False)
+        except FileExistsError:
+            if self._is_stale(turn):  # left by a job that was killed just here
+                turn.unlink(missing_ok=True)
+            return False
+        try:
+            if not self._is_stale(path):
+                return False
+            write_aside(path, self.token)
+            return True
+        finally:
+            turn.unlink(missing_ok=True)
 
     def _now(self) -> float:
         """The time by the clock of the folder's machine."""
-        probe = self.folder / f".clock.{platform.node()}-{os.getpid()}"
+        probe = self.folder / f".clock.{platform.node()}-{os.getpid()}-{threading.get_ident()}"
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink(missing_ok=True)

@@ -104,7 +104,8 @@ class Train(Strict):
     channels_last: bool = Field(False, description="images and weights with channels innermost: faster for "
                                 "convolutions in half precision")
     compile: bool = Field(False, description="torch.compile; half a minute or more for each kind of network, once")
-    precision: Literal["no", "bf16", "fp16"] | None = Field(None, description="the launcher's by default")
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(lambda p: "no" if p is False else p)] \
+        = Field(None, description="the launcher's by default")  # YAML reads no as false
     weight_norms: bool = Field(False, description="log the norms of every layer's weights, and how far they are from "
                                "the start, each epoch")
     snapshots: int = Field(0, ge=0, description="so many states of the network on the way, from the first weights on, "

@@ -13,7 +13,7 @@ def test_its_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     blocks = [b for b in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "local-dir" not in b]
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     blocks += re.findall(r"```python\n(.*?)```", (ROOT / "distill" / "losses" / "README.md").read_text(), re.S)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})

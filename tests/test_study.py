@@ -80,6 +80,7 @@ def test_all_files_are_there_and_agree(study):
             "run.json",
             "history.jsonl",
             "predictions.safetensors",
+            "README.md",
         }
         record = json.loads((model / "run.json").read_text())
         history = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
@@ -183,7 +184,7 @@ def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
         (["clusters", "zzz"], "fits 0 of the"),
         (["clusters", "tiny:hard", "--classes", "1,7,x"], "no class 'x'"),
         (["run", "tiny.yaml", "students.alone.model=mlp_9999"], "unknown model 'mlp_9999'"),
-        (["run", "tiny.yaml", "data.source=folder", "data.root=empty"], "Found 0 images"),
+        (["run", "tiny.yaml", "data.source=folder", "data.root=empty"], "has no images"),
         (["run", "tiny.yaml", "data.augment.crop=99"], "augment.crop 99 is larger than the images"),
         (
             [

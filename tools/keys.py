@@ -1,6 +1,6 @@
 """Write recipes/README.md: every recipe and every key, from the recipes and the types that check them.
 
-    python tools/keys.py
+python tools/keys.py
 """
 
 import json

@@ -1,0 +1,320 @@
+"""What leaves the project: cards, ONNX files, evaluations elsewhere, trackers, wheels; and jobs that share a study."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from distill import load_recipe, run_study
+from distill.claims import STALE, Claims, Shard, shard_of
+from distill.document import UserError
+from distill.judge import labels_for
+from distill.models.build import build_model, load_stored
+from distill.runs import Store
+
+
+def distill(folder, *words, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "distill", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The tiny study, trained once by the command, with TensorBoard looking on; its results as that printed them."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("handover")
+    (folder / "tiny.yaml").write_text(TINY)
+    done = distill(folder, "run", "tiny.yaml", "--json", "--track", "tensorboard")
+    return folder, json.loads(done.stdout)
+
+
+# --------------------------------------------------------------------------------------------------- commands
+
+
+def test_json_is_the_stored_results(study):
+    folder, results = study
+    stored = json.loads((folder / "runs/tiny/results.json").read_text())
+    assert {key: value for key, value in stored.items() if key != "seal"} == results
+    again = distill(folder, "report", "tiny", "--json")
+    assert json.loads(again.stdout) == results
+    plan = json.loads(distill(folder, "run", "tiny.yaml", "--dry-run", "--json").stdout)
+    assert [run["stored"] for run in plan["runs"]] == [True] * 4
+
+
+def test_tensorboard_has_every_epoch_of_every_run(study):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, results = study
+    (path,) = (folder / "runs" / "tiny").glob("events*")
+    events = EventAccumulator(str(path)).Reload()
+    for run in results["runs"]:
+        history = [
+            json.loads(line) for line in (folder / f"runs/models/{run['id']}/history.jsonl").read_text().splitlines()
+        ]
+        for name, values in (
+            ("validation top1", [line["validation"]["top1"] for line in history]),
+            ("loss", [line["loss"] for line in history]),
+        ):
+            seen = events.Scalars(f"{run['arm']}, seed 0/{name}")
+            assert [event.step for event in seen] == [1, 2, 3]
+            np.testing.assert_allclose([event.value for event in seen], values, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "tiny.yaml", "--track", "tensorbord"), "did you mean 'tensorboard'?"),
+        (("run", "tiny.yaml", "--shard", "0/2"), "expected I/N"),
+        (("run", "tinny"), "neither a file nor a recipe 'tinny'"),
+        (("recipes", "digitz"), "did you mean 'digits'?"),
+        (("evaluate", "tiny:nobody", "--data", "digits"), "has no arm 'nobody'"),
+        (("evaluate", "nosuchnet", "--data", "digits"), "timm has no network of that name"),
+        (("evaluate", "tiny:hard", "--data", "digits", "--split", "half"), "expected one of all, train"),
+        (("evaluate", "tiny:hard", "--data", "digits", "imagesize=3"), "unknown key"),
+        (("export", "tiny:hard", "--to", "hard.pt"), "ends in .onnx"),
+    ],
+)
+def test_mistakes_are_told(study, words, told):
+    assert told in distill(study[0], *words, status=2).stderr
+
+
+def test_recipes_are_listed_and_copied(tmp_path):
+    names = {line.split()[0] for line in distill(tmp_path, "recipes").stdout.splitlines()}
+    assert names == {
+        p.relative_to(ROOT / "recipes").with_suffix("").as_posix() for p in (ROOT / "recipes").rglob("*.yaml")
+    }
+    assert distill(tmp_path, "recipes", "digits").stdout == (ROOT / "recipes" / "digits.yaml").read_text()
+    assert "16 runs" in distill(tmp_path, "run", "digits", "seeds=2", "--dry-run").stdout
+
+
+# -------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_a_run_judged_again_is_what_it_was(study):
+    """On the split of its own study: every metric that results.json has of it."""
+    folder, results = study
+    run = next(r for r in results["runs"] if r["arm"] == "hard")
+    for split in ("test", "validation"):
+        done = distill(folder, "evaluate", "tiny:hard", "--data", "digits", "--split", split, "--json")
+        (judged,) = json.loads(done.stdout).values()
+        assert judged == pytest.approx({name: run["metrics"][split][name] for name in judged}, rel=1e-6)
+    assert "top1" in distill(folder, "evaluate", run["id"][:6], "--data", "digits").stdout
+
+
+def test_a_run_judged_on_a_folder_takes_classes_by_name(study, tmp_path):
+    """Digits as files, in folders of another order and of some classes only; errors counted by hand."""
+    folder, results = study
+    run = next(r for r in results["runs"] if r["arm"] == "hard")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    chosen = [i for i in range(300) if bunch.target[i] in (7, 3)]
+    for i in chosen:
+        path = tmp_path / "photos" / str(bunch.target[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((bunch.images[i] * (255 / 16)).round().astype(np.uint8)).save(path)
+    done = distill(folder, "evaluate", run["id"], "--data", str(tmp_path / "photos"), "--json")
+    (judged,) = json.loads(done.stdout).values()
+    model = load_stored(folder / "runs" / "models" / run["id"])
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    pixels = torch.from_numpy((bunch.images[chosen] * (255 / 16)).round() / 255).float()[:, None]
+    with torch.no_grad():
+        wrong = (model((pixels - mean) / std).argmax(1).numpy() != bunch.target[chosen]).sum()
+    assert judged["count"] == len(chosen) and judged["errors"] == wrong
+    assert f"all {len(chosen)} images" in done.stderr
+
+
+def test_classes_are_matched_by_name_or_refused():
+    labels = torch.tensor([0, 1, 1])
+    assert labels_for(["a", "b", "c"], 3, ["c", "a"], labels).tolist() == [2, 0, 0]
+    assert labels_for(None, 2, ["x", "y"], labels).tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match=r"'cat'.*did you mean 'cats'"):
+        labels_for(["cats", "dogs"], 2, ["cat", "dogs"], labels)
+    with pytest.raises(UserError, match="which is which"):
+        labels_for(None, 1000, ["x", "y"], labels)
+
+
+# ------------------------------------------------------------------------------------------------ cards and ONNX
+
+
+def test_a_runs_card_says_what_it_is_worth(study):
+    folder, results = study
+    run = next(r for r in results["runs"] if r["arm"] == "distilled")
+    card = (folder / "runs" / "models" / run["id"] / "README.md").read_text()
+    record = Store(folder / "runs").record(run["id"])
+    test = run["metrics"]["test"]
+    assert f"| test | 599 | {100 * test['top1']:.2f} | {test['nll']:.4f} |" in card
+    assert record["calibration_temperature"] == pytest.approx(test["fitted_temperature"])
+    assert f"T = {test['fitted_temperature']:.3f}" in card and f"run `{run['teacher']}`" in card
+    assert card.startswith("---\nlibrary_name: timm\n") and '"kd": {"weight": 0.9, "temperature": 2.0}' in card
+
+
+def test_names_of_classes_do_nothing_in_a_card():
+    from distill.card import _code
+
+    assert _code("a`b\n<script>alert(1)</script>\n# x") == "`a'b <script>alert(1)</script> # x`"
+
+
+def test_an_exported_run_answers_as_the_study_did(study, tmp_path):
+    """By onnxruntime alone, from pixels in [0, 1]: the stored logits, and their softmax at the stored temperature."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder, results = study
+    run = next(r for r in results["runs"] if r["arm"] == "hard")
+    done = distill(folder, "export", "tiny:hard", "--to", str(tmp_path / "hard.onnx"))
+    assert run["id"] in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "hard.onnx", providers=["CPUExecutionProvider"])
+    from distill.data.sources import load_splits
+
+    test = load_splits(load_recipe(folder / "tiny.yaml").data).test
+    pixels = test.images.pixels[test.positions].float().numpy() / 255
+    logits, probabilities = session.run(None, {"pixels": pixels})
+    store = Store(folder / "runs")
+    expected, temperature = store.predictions(run["id"])["test.logits"], store.record(run["id"])
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    scaled = torch.softmax(expected.double() / temperature["calibration_temperature"], 1)
+    np.testing.assert_allclose(probabilities, scaled.numpy(), atol=1e-4)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == [str(i) for i in range(10)] and about["distill_run"] == run["id"]
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "cifar_resnet8", "cosine_head"])
+def test_networks_of_every_kind_are_exported(tmp_path, name):
+    pytest.importorskip("onnxscript")
+    from distill.export import TOLERANCE, export_onnx
+
+    args = {"base": "cifar_resnet8"} if name == "cosine_head" else {}
+    model = build_model(name, args, classes=5, shape=(3, 32, 32), seed=0, mean=(0.4,) * 3, std=(0.2,) * 3)
+    assert export_onnx(model, tmp_path / "x.onnx", 1.3) <= TOLERANCE
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+# --------------------------------------------------------------------------------------------- jobs on one study
+
+
+@pytest.mark.parametrize(("text", "shard"), [("1/1", (0, 1)), ("3/8", (2, 8))])
+def test_shards_are_counted_from_one(text, shard):
+    assert shard_of(text) == shard
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1.0/2"])
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(UserError, match="expected I/N"):
+        shard_of(text)
+
+
+def test_a_claim_is_of_one_job_and_of_nobody_once_it_is_old(tmp_path, monkeypatch):
+    one, two = Claims(tmp_path, Shard(0, 2)), Claims(tmp_path, Shard(1, 2))
+    assert one.take("run") and one.take("run") and not two.take("run")
+    one.release("run")
+    assert two.take("run") and not one.take("run")
+    path = tmp_path / ".run.claim"
+    path.write_text("1 on another machine")
+    now = Claims._now
+    monkeypatch.setattr(Claims, "_now", lambda claims: now(claims) + STALE - 5)
+    assert not one.take("run")
+    monkeypatch.setattr(Claims, "_now", lambda claims: now(claims) + STALE + 5)
+    assert one.take("run")
+
+
+def test_of_many_that_claim_one_run_one_gets_it(tmp_path):
+    """Again and again, from eight threads at once, fresh and stale ones."""
+    for turn in range(20):
+        path = tmp_path / f".{turn}.claim"
+        if turn % 2:
+            path.write_text("99999999 on nowhere")
+            os.utime(path, (0, 0))
+        jobs, got, start = [Claims(tmp_path, Shard(i, 8)) for i in range(8)], [], threading.Barrier(8)
+
+        def take(job, turn=turn, got=got, start=start):
+            start.wait()
+            got.append(job.take(str(turn)))
+
+        threads = [threading.Thread(target=take, args=(job,)) for job in jobs]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert sum(got) == 1
+
+
+def test_two_jobs_share_out_a_study_and_one_writes_it(study, tmp_path):
+    """Both at once on one folder: each run is trained by one of them, to the weights of a single job."""
+    folder, results = study
+    (tmp_path / "tiny.yaml").write_text((folder / "tiny.yaml").read_text())
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "distill", "run", "tiny.yaml", "--shard", f"{i}/2"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (1, 2)
+    ]
+    said = [job.communicate(timeout=300)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    for run in results["runs"]:
+        name = f"runs/models/{run['id']}/model.safetensors"
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert sum("report: " in text for text in said) >= 1 and (tmp_path / "runs/tiny/report.html").is_file()
+    assert not list((tmp_path / "runs" / "models").glob(".*claim*"))
+
+
+def test_a_job_goes_on_with_what_a_killed_one_left(tiny, tmp_path):
+    """Claims of a process of this machine that is gone hold nobody up."""
+    (tmp_path / "runs" / "models").mkdir(parents=True)
+    recipe = load_recipe(tiny)
+    from distill.planning import dry_run
+
+    for run in dry_run(recipe, tmp_path / "runs")["runs"]:
+        import platform
+
+        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(f"99999999 on {platform.node()}")
+    results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
+    assert len(results["runs"]) == 4
+
+
+# ---------------------------------------------------------------------------------------------------- packages
+
+
+def test_wheel_and_sdist_hold_the_package_and_its_recipes_alone(tmp_path):
+    pytest.importorskip("build")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "ConnectionError" in done.stdout + done.stderr:
+        pytest.skip("needs the build backend")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "distill").rglob("*") if p.suffix in (".py", ".jinja")}
+    recipes = {
+        f"distill/recipes/{p.relative_to(ROOT / 'recipes').as_posix()}" for p in (ROOT / "recipes").rglob("*.yaml")
+    }
+    assert sources | recipes <= names and not [n for n in names if "__pycache__" in n]
+    with tarfile.open(sdist) as archive:
+        parts = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    assert {"distill", "recipes", "pyproject.toml", "README.md", "LICENSE"} <= parts
+    assert not parts & {"tests", "tools", "data", "runs"}
+    listed = subprocess.run(
+        [sys.executable, "-c", "from distill.cli import main; main()", "recipes"],
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert len(listed.stdout.splitlines()) == len(recipes), listed.stderr
