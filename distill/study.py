@@ -71,7 +71,8 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         accelerator.wait_for_everyone()
         missing = missing_of(place, runs)
         sizes = preflight(place, missing)
-        progress.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them stored")
+        different = len({run.id for run in runs})  # two arms may state the same run
+        progress.say(f"{different} runs, {different - len(missing)} of them stored")
         start_tracking(place)
         failed: dict[str, str] = {}
         depths = sorted({run.depth for run in runs})

@@ -118,7 +118,8 @@ def trial(parent: Path, number: int, seed: int, processes: int, usual: float, ex
     last = begin(folder, processes)
     if last.wait(600):
         met.append(f"FAILS: status {last.returncode}")
-    log = (folder / "log").read_text()
+    own_start = r"Traceback[^\n]*\n(  File \"<frozen [^\n]*\n)+KeyboardInterrupt\n"  # Python's, before a line of ours
+    log = re.sub(own_start, "", (folder / "log").read_text())
     if "Traceback" in log and processes == 1:  # torchrun prints its own
         met.append("FAILS: a traceback")
     got = outcome(folder) if (folder / "runs").is_dir() else {}
