@@ -8,6 +8,7 @@ this machine are seen at once), and another takes them over; should two ever tra
 import os
 import platform
 import threading
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -39,8 +40,9 @@ class Claims:
 
     def __init__(self, folder: Path, shard: Shard) -> None:
         self.folder, self.shard = folder, shard
-        self.token = f"{os.getpid()} on {platform.node()}"
+        self.token = f"{os.getpid()} on {_kernel()} as {uuid.uuid4().hex}"
         self.held: set[Path] = set()
+        self.seen: dict[Path, float] = {}  # when others' claims were touched, as first looked at
         self._ended = threading.Event()
 
     def __enter__(self) -> "Claims":
@@ -53,10 +55,12 @@ class Claims:
             self._drop(path)
 
     def take(self, run_id: str) -> bool:
-        """Claim a run; False if another job that lives has it."""
-        path = self.folder / f".{run_id}.claim"
+        """Claim a run; False if another job that lives has it, or it has failed."""
+        path = self._path(run_id)
         if path in self.held:
             return True
+        if self.failure(run_id):
+            return False
         try:
             with path.open("x") as file:
                 file.write(self.token)
@@ -68,7 +72,30 @@ class Claims:
 
     def release(self, run_id: str) -> None:
         """Give a claim back, of a run that is stored or has failed."""
-        self._drop(self.folder / f".{run_id}.claim")
+        self._drop(self._path(run_id))
+
+    def fail(self, run_id: str, why: str) -> None:
+        """Tell the other jobs that a run cannot be trained, so that each does not try."""
+        write_aside(self._path(run_id, "failed"), why)
+
+    def failure(self, run_id: str) -> str | None:
+        """Why a run cannot be trained, if a job has found that."""
+        try:
+            return self._path(run_id, "failed").read_text("utf-8")
+        except FileNotFoundError:
+            return None
+
+    def is_alive(self, run_id: str) -> bool:
+        """Whether the claim of another job has been touched since this was first asked."""
+        path = self._path(run_id)
+        try:
+            touched = path.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return touched != self.seen.setdefault(path, touched)
+
+    def _path(self, run_id: str, kind: str = "claim") -> Path:
+        return self.folder / f".{run_id}.{kind}"
 
     def _drop(self, path: Path) -> None:
         if path in self.held:
@@ -78,10 +105,10 @@ class Claims:
                     path.unlink()
 
     def _is_stale(self, path: Path) -> bool:
-        """Whether nobody has touched a claim for long, or its process was on this machine and is gone."""
+        """Whether nobody has touched a claim for long, or its process was of this kernel and is gone."""
         try:
-            number, _, node = path.read_text().partition(" on ")
-            gone = node == platform.node() and number.isdecimal() and not alive(int(number))
+            number, _, rest = path.read_text().partition(" on ")
+            gone = rest.startswith(f"{_kernel()} as ") and number.isdecimal() and not alive(int(number))
             return gone or self._now() - path.stat().st_mtime > STALE
         except OSError:
             return False
@@ -116,3 +143,17 @@ class Claims:
             for path in list(self.held):
                 with suppress(OSError):
                     os.utime(path)
+
+
+def _kernel() -> str:
+    """Where numbers of processes mean the same: one boot of one machine, and one container on it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return "/".join(parts)
+
+
+def forget_failures(folder: Path) -> None:
+    """Remove what jobs noted of runs that could not be trained, so that they are tried again."""
+    for path in folder.glob(".*.failed"):
+        path.unlink(missing_ok=True)

@@ -135,6 +135,11 @@ WORDS = {
 }
 
 
+def counted(count: int, noun: str) -> str:
+    """"1 run", "2 runs"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def nearest(word: Any, known: Iterable[str]) -> str:
     """``did you mean …?`` where something known is close, else the list of what is known."""
     known = sorted(known)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import is_model
 from torch import Tensor, nn
 
@@ -27,7 +28,8 @@ class Judged(NamedTuple):
     classes: list[str] | None
     temperature: float | None  # of its calibration
     augment: Augment
-    size: dict[str, Any]  # of `Data`, unless the caller says otherwise
+    size: dict[str, Any]  # keys of `Data`, unless the caller says otherwise
+    splits: dict[str, Any]  # keys of `Data` for its own source: how that was split
 
 
 def find_networks(name: str, store: Store) -> list[Judged]:
@@ -48,8 +50,10 @@ def find_networks(name: str, store: Store) -> list[Judged]:
         cfg = model.pretrained_cfg
         size = {"image_size": max(cfg["input_size"][1:]), "crop_pct": cfg.get("crop_pct") or 1.0,
                 "channels": cfg["input_size"][0]}
-        names = cfg.get("label_names")
-        return [Judged(name, model, list(names) if names else None, None, Augment(), size)]
+        names, subset = cfg.get("label_names"), infer_imagenet_subset(model)
+        if not names and subset:
+            names = ImageNetInfo(subset).label_names()  # WordNet's, as ImageNet's folders are named
+        return [Judged(name, model, list(names) if names else None, None, Augment(), size, {})]
     found = []
     try:
         ids = dict.fromkeys(store.find(name))
@@ -57,11 +61,14 @@ def find_networks(name: str, store: Store) -> list[Judged]:
         raise UserError(f"{error}; and timm has no network of that name") from None
     for run_id in ids:
         record, model = store.record(run_id), load_stored(store.folder(run_id))
-        channels, height, width = record["settings"]["data"]["shape"]
-        size = {"channels": channels} | ({"image_size": height} if height == width else {})
+        data = record["settings"]["data"]
+        channels, height, width = data["shape"]
+        size = {"channels": channels, "crop_pct": data.get("crop_pct", 1.0)}
+        size |= {"image_size": height} if height == width else {}
+        splits = {key: data[key] for key in ("train", "validation", "test") if data[key] is not None}
         names = model.pretrained_cfg.get("label_names")
         found.append(Judged(run_id, model, list(names) if names else None, record.get("calibration_temperature"),
-                            Augment(**record["settings"]["augment"]), size))
+                            Augment(**record["settings"]["augment"]), size, {"source": data["source"], **splits}))
     return found
 
 
@@ -82,7 +89,9 @@ def open_images(network: Judged, place: str, settings: dict[str, Any], split: st
     local = Path(place).exists()
     source = {"source": "folder" if Path(place).is_dir() else "tar", "root": place} if local else {"source": place}
     size = {} if place in ("digits", "synthetic") else network.size
-    data = Data(**{**source, **size, **settings})
+    own = network.splits if source["source"] == network.splits.get("source") else {}
+    data = Data(**{**own, **source, **size, **settings})
+    unnamed = "" if network.classes else "; the network's classes have no names, and are taken in the order of these"
     opened, names, _ = open_source(data)
     if split is None:
         split = "all" if local and list(opened) == ["train"] else "test"
@@ -93,10 +102,10 @@ def open_images(network: Judged, place: str, settings: dict[str, Any], split: st
         names = names or [str(i) for i in range(int(everything.labels.max()) + 1)]
         splits = Splits(data, everything, everything, everything, names, "")
         return splits, everything, f"all {len(everything)} images of {place}; if some were trained on, --split test " \
-                                   "is what was held out"
+                                   f"is what was held out{unnamed}"
     splits = load_splits(data)
     chosen = getattr(splits, split)
-    return splits, chosen, f"{len(chosen)} images, the {split} split of {place}"
+    return splits, chosen, f"{len(chosen)} images, the {split} split of {place}{unnamed}"
 
 
 def judge(network: Judged, splits: Splits, split: Split, device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.analysis.calibration import gamma
 from distill.card import model_card
 from distill.claims import Shard
-from distill.document import UserError
+from distill.document import UserError, counted
 from distill.evaluation import accuracy, fitted_temperature, predict_all
 from distill.logits import Answers, LogitStore, codec_of
 from distill.members import Member, layout, resume, start
@@ -49,21 +49,31 @@ def train_all(place: Workplace, runs: list[Run], sizes: dict[str, int], wait: bo
         place: of the study.
         runs: that are not stored.
         sizes: as `preflight` returns them.
-        wait: for the other jobs to end theirs, which others depend on; and train them if their jobs are gone.
+        wait: for the other jobs to end theirs, which others depend on; else until it is seen that they are alive. What
+            jobs that are gone have claimed is trained here.
     """
     failed = _of_all(place, train_phase(place, runs, sizes))
-    track_others(place, runs)
     told = False
-    while place.claims and wait:
+    while place.claims:
+        failed |= _of_all(place, {run.id: why for run in runs if (why := place.claims.failure(run.id))})
         left = [run for run in missing_of(place, runs) if run.id not in failed]
-        if not left:
+        if not left or not _goes_on(place, left, wait):
             break
-        if not told:
-            place.progress.say(f"waiting for {len(left)} runs that other jobs train, {left[0].title} for one")
+        if not told and wait:
+            place.progress.say(f"waiting for {counted(len(left), 'run')} of other jobs, {left[0].title} for one")
         told = True
         time.sleep(POLL)
-        failed |= _of_all(place, train_phase(place, left, sizes))
+        failed |= _of_all(place, train_phase(place, left, sizes, again=True))
+    track_others(place, runs)
     return failed
+
+
+def _goes_on(place: Workplace, left: list[Run], wait: bool) -> bool:
+    """Whether to look again at runs that others claim: these are waited for, or not yet seen to be alive."""
+    on = [wait or not all(place.claims.is_alive(run.id) for run in left)]
+    if place.accelerator.num_processes > 1:
+        broadcast_object_list(on)
+    return on[0]
 
 
 def _claimed(place: Workplace, cohort: list[Run], sharing: bool) -> list[Run]:
@@ -92,8 +102,9 @@ def _of_all(place: Workplace, found: dict[str, str]) -> dict[str, str]:
     return {key: value for own in every for key, value in own.items()}
 
 
-def train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None = None) -> dict[str, str]:
-    """Train runs that do not depend on each other; returns why runs failed, by their ids."""
+def train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None = None,
+                again: bool = False) -> dict[str, str]:
+    """Train runs that do not depend on each other; why runs failed, by their ids. `again` says nothing twice."""
     for run in [run for run in runs if run.arm.given]:
         _store_given(place, run)
     runs = [run for run in runs if not run.arm.given]
@@ -104,7 +115,7 @@ def train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None 
     cohorts = cohorts_of(runs, sizes, memory_for_runs(place.accelerator))
     jobs = place.claims.shard if place.claims else Shard(0, 1)
     cohorts, sharing = share_out(cohorts, processes, runs[0].arm.train.spread, jobs.count)
-    for line in told(kept_answers(place, cohorts, sharing)):
+    for line in told(kept_answers(place, cohorts, sharing)) if not again else ():
         place.progress.say(line)
     first = jobs.index * len(cohorts) // jobs.count  # each job begins with its own, and goes on with what is left
     cohorts = cohorts[first:] + cohorts[:first]
@@ -118,6 +129,8 @@ def train_phase(place: Workplace, runs: list[Run], sizes: dict[str, int] | None 
             waiting = [cohort[:half], cohort[half:], *waiting]
         elif place.claims:
             for run in cohort:
+                if run.id in failed:
+                    place.claims.fail(run.id, failed[run.id])
                 place.claims.release(run.id)
     return failed
 

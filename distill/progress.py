@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from distill.document import counted
+
 T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between two lines of one task, where no bars can be drawn
 
@@ -78,5 +80,5 @@ class Progress:
         yield log
         self.bars.remove_task(bar)
         epoch, rate, accuracies = last
-        self.say(f"{title}: {epoch} epochs in {time.monotonic() - began:.1f} s, {rate:,.0f} images/s, "
+        self.say(f"{title}: {counted(epoch, 'epoch')} in {time.monotonic() - began:.1f} s, {rate:,.0f} images/s, "
                  f"validation {accuracies}")

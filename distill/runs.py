@@ -38,9 +38,11 @@ from distill.files import (
     write_tree,
     written_aside,
 )
+from distill.models.build import own_size
 from distill.recipe import NOT_IN_FINGERPRINT, Arm, Recipe
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
+CARD = "README.md"  # its owner may write in it
 FORMAT = 2  # raised when the same settings would train to other weights
 
 
@@ -94,8 +96,9 @@ def _settings(arm: Arm, seed: int | None, teachers: tuple[Run, ...], data_identi
         "pretrained": arm.pretrained, "checkpoint": _weights_digest(arm),
         "augment": arm.augment.model_dump(exclude_defaults=True),
     }
-    if arm.input_size:
-        settings["input_size"] = arm.input_size
+    size = arm.input_size or own_size(arm)
+    if size:
+        settings["input_size"] = size
     if arm.loss is not None:
         train = arm.train.model_dump(exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"})
         settings |= {"loss": arm.loss, "train": train, "precision": precision, "seed": seed,
@@ -187,16 +190,19 @@ class Store:
     def _write(self, folder: Path, run: Run, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]],
                predictions: dict[str, Tensor], card: str) -> None:
         """The files of a run, `run.json` with the digests of the others last."""
-        cfg = model.pretrained_cfg
+        cfg, data = model.pretrained_cfg, run.settings["data"]
+        crop = run.settings["augment"].get("crop", min(data["shape"][1:])) / min(data["shape"][1:])
         save_for_hf(model.to(memory_format=torch.contiguous_format), str(folder), safe_serialization=True,
-                    data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"]})
+                    data_config={"input_size": cfg["input_size"], "mean": cfg["mean"], "std": cfg["std"],
+                                 "interpolation": "bicubic", "crop_mode": "center",
+                                 "crop_pct": round(crop * data.get("crop_pct", 1.0), 6)})
         save_file(predictions, folder / "predictions.safetensors")
         for state in self._states(run.id).glob("epoch-*.safetensors"):
             if epoch_of(state.name) in run.arm.train.state_epochs:  # another study may want others
                 shutil.copy2(state, folder)
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        (folder / CARD).write_text(card, encoding="utf-8")
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != CARD}
         record = {"id": run.id, **record, "settings": run.settings, "versions": versions(), "sha256": digests}
         (folder / "run.json").write_text(json.dumps(sealed(record), indent=1) + "\n")
 

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from distill import arms
-from distill.claims import Claims, Shard
+from distill.claims import Claims, Shard, forget_failures
 from distill.data.sources import load_splits
-from distill.document import UserError
+from distill.document import UserError, counted
 from distill.files import remove_left_over
 from distill.losses import TERMS
 from distill.models.build import native_side
@@ -67,12 +67,14 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
         if accelerator.is_main_process:
             remove_left_over(store.root / "models")
             remove_left_over(store.root / "analysis")
+            if not shard:
+                forget_failures(store.root / "models")
             _set_damaged_aside(place, runs)
         accelerator.wait_for_everyone()
         missing = missing_of(place, runs)
         sizes = preflight(place, missing)
         different = len({run.id for run in runs})  # two arms may state the same run
-        progress.say(f"{different} runs, {different - len(missing)} of them stored")
+        progress.say(f"{counted(different, 'run')}, {different - len(missing)} of them stored")
         start_tracking(place)
         failed: dict[str, str] = {}
         depths = sorted({run.depth for run in runs})
@@ -87,13 +89,14 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
                 raise UserError("\n".join([*failed.values(), str(error)])) from None
         if failed:
             without = sum(1 for run in runs if ancestors(run) & failed.keys())
-            rest = f"; {without} runs that learn from them were not trained" if without else ""
-            raise UserError("\n".join([*failed.values(), f"all other runs are stored{rest}; this study has no results "
-                                        "until these are changed or left out"]))
+            rest = f"; {counted(without, 'run')} that would learn from them cannot be trained" if without else ""
+            others = "other jobs go on with the others" if shard else "all other runs are stored"
+            raise UserError("\n".join([*failed.values(), f"{others}{rest}; this study has no results until these are "
+                                        "changed or left out"]))
         others = missing_of(place, runs) if shard else []
         if others:
-            progress.say(f"{len(others)} runs are being trained by other jobs, {others[0].title} for one; the last job "
-                         "to end writes the report (or any `distill run` of the recipe without --shard)")
+            progress.say(f"other jobs train {counted(len(others), 'run')}, {others[0].title} for one; the last job to "
+                         "end writes the report (or any `distill run` of the recipe without --shard)")
             return {}
         with _alone(place, shard) as alone:
             return _conclude(place, runs, notes) if alone else {}
@@ -143,8 +146,11 @@ def _set_damaged_aside(place: Workplace, runs: list[Run]) -> None:
     """Stored runs whose files are not what was written are to be trained again."""
     titles = {run.id: run.title for run in runs}
     for run_id, damage in damaged_of(place.store, runs).items():
-        left = place.store.set_aside(run_id)
-        place.progress.say(f"{damage}: {titles[run_id]} is trained again, and what was there is in {left}")
+        if not place.claims or (place.claims.take(run_id) and place.store.damage(run_id)):  # no job was faster
+            left = place.store.set_aside(run_id)
+            place.progress.say(f"{damage}: {titles[run_id]} is trained again, and what was there is in {left}")
+        if place.claims:
+            place.claims.release(run_id)
 
 
 def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]:

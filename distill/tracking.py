@@ -1,12 +1,16 @@
 """Every epoch of every run, told to the trackers that accelerate knows (TensorBoard, W&B, MLflow, Trackio …)."""
 
+import re
 from typing import Any
 
 import yaml
+from accelerate.utils import gather_object
 
 from distill.members import Member
 from distill.runs import Run
 from distill.workplace import Workplace
+
+ONE_CLOCK = ("wandb", "trackio", "swanlab")  # their steps may only grow, and each run has epochs of its own
 
 
 def start_tracking(place: Workplace) -> None:
@@ -27,23 +31,29 @@ def tracked(place: Workplace, members: list[Member], log: Any) -> Any:
         log(epoch, epochs, rate, line)
         for member in members:
             if not member.failure:
-                place.told.add(member.run.id)
-                _tell(place, member.run, member.history[-1], {"seconds": member.seconds})
+                place.tracked.add(member.run.id)
+                _tell(place, member.run, member.history[-1])
 
     return both
 
 
 def track_others(place: Workplace, runs: list[Run]) -> None:
-    """Tell what other processes have trained, which have no trackers of their own, once it is stored."""
-    if place.accelerator.log_with and place.accelerator.num_processes > 1 and not place.claims:
-        for run in runs:
-            if run.id not in place.told and place.store.complete(run.id):
-                for line in place.store.history(run.id):
-                    _tell(place, run, line, {})
+    """Tell what other processes of this job have trained, which have no trackers of their own, once it is stored."""
+    if not place.accelerator.log_with or place.accelerator.num_processes == 1:
+        return
+    for run_id in set(gather_object(list(place.tracked))) - place.tracked:
+        place.tracked.add(run_id)
+        run = next((run for run in runs if run.id == run_id), None)
+        for line in place.store.history(run_id) if run and place.store.complete(run_id) else ():
+            _tell(place, run, line)
 
 
-def _tell(place: Workplace, run: Run, line: dict[str, Any], more: dict[str, float]) -> None:
-    values = {"loss": line["loss"], "lr": line["lr"], "train top1": line["train"]["top1"],
+def _tell(place: Workplace, run: Run, line: dict[str, Any]) -> None:
+    values = {"epoch": line["epoch"], "loss": line["loss"], "lr": line["lr"], "train top1": line["train"]["top1"],
               **{f"validation {name}": value for name, value in line["validation"].items()},
-              **{f"term {name}": value for name, value in line["terms"].items()}, **more}
-    place.accelerator.log({f"{run.title}/{name}": value for name, value in values.items()}, step=line["epoch"])
+              **{f"term {name}": value for name, value in line["terms"].items()}}
+    seed = "" if run.seed is None else f"/seed {run.seed}"
+    group = re.sub(r"[^\w\-. :/]", "_", run.arm.name.replace("=", ":")) + seed  # what all trackers take as a name
+    for tracker in place.accelerator.trackers:
+        step = None if tracker.name in ONE_CLOCK else line["epoch"]
+        tracker.log({f"{group}/{name}": value for name, value in values.items()}, step=step)

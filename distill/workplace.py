@@ -13,7 +13,7 @@ from torch import nn
 from distill.claims import Claims
 from distill.data.sources import Splits
 from distill.document import UserError, nearest
-from distill.models.build import build_model, load_stored
+from distill.models.build import build_model, load_stored, own_size
 from distill.progress import Progress
 from distill.recipe import Arm, Recipe
 from distill.runs import Run, Store
@@ -29,7 +29,7 @@ class Workplace:
     accelerator: Accelerator
     progress: Progress
     claims: Claims | None = None  # where several jobs share out a study
-    told: set[str] = field(default_factory=set)  # ids of runs whose epochs trackers were told of as they went by
+    tracked: set[str] = field(default_factory=set)  # ids of runs that this process trains, where there are trackers
 
     @property
     def half(self) -> torch.dtype | None:
@@ -47,12 +47,11 @@ class Workplace:
     def build(self, arm: Arm, seed: int | None) -> nn.Module:
         """The network of an arm, with its initial weights."""
         mean, std = self.splits.normalisation
-        channels, *size = self.view_shape(arm)
-        shape = (channels, *([arm.input_size] * 2 if arm.input_size else size))
-        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names), shape=shape,
-                           seed=seed or 0, mean=mean, std=std, class_names=self.splits.class_names,
-                           pretrained=arm.pretrained, checkpoint=arm.checkpoint, given=arm.given,
-                           own_size=arm.given and not arm.input_size)
+        size = (arm.input_size, arm.input_size) if arm.input_size else own_size(arm)
+        return build_model(arm.model, arm.model_args, classes=len(self.splits.class_names),
+                           shape=self.view_shape(arm), seed=seed or 0, mean=mean, std=std,
+                           class_names=self.splits.class_names, pretrained=arm.pretrained, checkpoint=arm.checkpoint,
+                           given=arm.given, size=size)
 
     def load(self, run: Run) -> nn.Module:
         """The stored network of a run, on the device."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -68,7 +69,7 @@ def test_tensorboard_has_every_epoch_of_every_run(study):
             ("validation top1", [line["validation"]["top1"] for line in history]),
             ("loss", [line["loss"] for line in history]),
         ):
-            seen = events.Scalars(f"{run['arm']}, seed 0/{name}")
+            seen = events.Scalars(f"{run['arm'].replace('=', ':')}/seed 0/{name}")
             assert [event.step for event in seen] == [1, 2, 3]
             np.testing.assert_allclose([event.value for event in seen], values, rtol=1e-6)
 
@@ -267,6 +268,8 @@ def test_two_jobs_share_out_a_study_and_one_writes_it(study, tmp_path):
     for run in results["runs"]:
         name = f"runs/models/{run['id']}/model.safetensors"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    trained = sum(int(n) for text in said for n in re.findall(r", seed 0, (\d+) runs?: 3 epochs in", text))
+    assert trained == len(results["runs"]) == 4
     assert sum("report: " in text for text in said) >= 1 and (tmp_path / "runs/tiny/report.html").is_file()
     assert not list((tmp_path / "runs" / "models").glob(".*claim*"))
 

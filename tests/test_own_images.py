@@ -1,5 +1,7 @@
 """Photographs as people have them: any format, any depth of folders, networks with sizes of their own."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,8 @@ def test_every_format_is_read_as_a_viewer_shows_it(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photograph_is_upright(tmp_path, orientation):
+@pytest.mark.parametrize("name", ["turned.png", "turned16.png", "turned.tif"])
+def test_a_turned_photograph_is_upright(tmp_path, name, orientation):
     """By the table of the EXIF standard: what stands at the top left of the picture as seen, for each orientation."""
     seen = np.zeros((16, 12), np.uint8)
     seen[:6, :4] = 200  # the top left
@@ -77,7 +80,8 @@ def test_a_turned_photograph_is_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a" / "turned.png", exif=exif)
+    stored = stored.astype(np.uint16) * 257 if "16" in name else stored
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a" / name, exif=exif)
     for i in range(9):
         photo(tmp_path / "b" / f"{i}.png", COLOURS["blue"])
     images = opened(tmp_path)[1]
@@ -101,14 +105,14 @@ def test_classes_are_the_first_folders_and_what_is_left_out_is_said(tmp_path):
     for i in range(18):
         assert COLOURS[splits.class_names[images.labels[i]]] == tuple(images[i][:, 0, 0].tolist())
     notes = " ".join(splits.notes)
-    assert "1 images lie directly in" in notes and "cover.png" in notes
+    assert "1 image not in a class's folder" in notes and "cover.png" in notes
     assert "1 .mov" in notes and "1 .heic" in notes and "18 images in folders within them" in notes
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: photo(root / "a.png", (0, 0, 0)), "lie directly in it, in no class's folder"),
+        (lambda root: photo(root / "a.png", (0, 0, 0)), "1 image, as a.png, not in a class's folder"),
         (lambda root: photo(root / "all" / "cats" / "a.png", (0, 0, 0)), "write data.root=.*all"),
         (lambda root: (root / "cats").mkdir(), "has no images"),
         (lambda root: photo(root / "cats" / "a.png", (0, 0, 0)), "found 1 class"),
@@ -119,6 +123,33 @@ def test_folders_that_are_no_classes_are_told(tmp_path, make, words):
     make(tmp_path)
     with pytest.raises(UserError, match=words):
         load_splits(Data(source="folder", root=str(tmp_path)))
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    """Not left out in silence; and a link to a class beside it is a class, whose images stay."""
+    photo(tmp_path / "a" / "0.png", (0, 0, 0))
+    photo(tmp_path / "z" / "0.png", (0, 0, 9))
+    (tmp_path / "alias").symlink_to(tmp_path / "z")
+    for i in range(9):
+        photo(tmp_path / "z" / f"{i}.png", (0, 0, i))
+    assert opened(tmp_path)[0].class_names == ["a", "alias", "z"]
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("z"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot list .*z: Permission denied"):
+        opened(tmp_path)
+
+
+def test_photographs_of_a_kind_that_is_not_read_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"other files: 1 \.heic, which are not read: convert"):
+        opened(tmp_path)
 
 
 def test_a_class_of_one_image_is_trained_on_and_kept(tmp_path):

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.utils.misc import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from distill.data.images import Images
-from distill.document import UserError, nearest
+from distill.document import UserError, counted, nearest
 from distill.recipe import Data
 
 SYNONYMS = {
@@ -66,26 +67,27 @@ def open_folder(root: Path, split: str, known: list[str] | None, notes: list[str
     Raises:
         UserError: if there are no images, or if they are of classes that training does not have.
     """
-    found: dict[str, list[Path]] = {}
+    found: dict[str, list[str]] = {}  # paths below root, by class
     other, deep = Counter(), 0
     for path in _files(root):
-        parts = path.relative_to(root).parts
-        if path.suffix.lower() not in ENDINGS:
-            other[path.suffix.lower() or path.name] += 1
+        ending, depth = os.path.splitext(path)[1].lower(), path.count(os.sep)
+        if ending not in ENDINGS:
+            other[ending or os.path.basename(path)] += 1
         else:
-            found.setdefault(parts[0] if len(parts) > 1 else "", []).append(path)
-            deep += len(parts) > 2
+            found.setdefault(path.partition(os.sep)[0] if depth else "", []).append(path)
+            deep += depth > 1
     loose = found.pop("", [])
+    endings = ", ".join(f"{count} {name}" for name, count in other.most_common(5))
     if not found:
-        lie = f"; {len(loose)} images, as {loose[0].name}, lie directly in it, in no class's folder" if loose else ""
+        lie = f"; {counted(len(loose), 'image')}, as {loose[0]}, not in a class's folder" if loose else ""
+        lie += f"; other files: {endings}, which are not read: convert them to JPEG" if other else ""
         raise UserError(f"data: {root} has no images ({', '.join(ENDINGS)}) in folders{lie}. Images must lie in one "
                         "folder for each class")
     if loose:
-        notes.append(f"{len(loose)} images lie directly in {root}, in no class's folder, and are left out: "
-                     f"{loose[0].name}{' and others' if len(loose) > 1 else ''}")
+        notes.append(f"{counted(len(loose), 'image')} not in a class's folder, but directly in {root}, left out: "
+                     f"{loose[0]}{' and others' if len(loose) > 1 else ''}")
     if other:
-        endings = ", ".join(f"{count} {name}" for name, count in other.most_common(5))
-        notes.append(f"{other.total()} files in {root} are not of the kinds of images that are read, and are left out: "
+        notes.append(f"{counted(other.total(), 'file')} of {root} not of the kinds of images that are read, left out: "
                      f"{endings}")
     names = known or sorted(found, key=natural_key)
     unknown = sorted(found.keys() - set(names))
@@ -98,28 +100,42 @@ def open_folder(root: Path, split: str, known: list[str] | None, notes: list[str
         if len(names) == 1:
             raise UserError(f"data: {root} has one folder only, which would be the only class; if its folders are the "
                             f"classes, write data.root={root / names[0]}")
-    samples = sorted(((path, names.index(name)) for name, paths in found.items() for path in paths),
-                     key=lambda sample: natural_key(str(sample[0])))
+    numbers = {name: i for i, name in enumerate(names)}
+    samples = sorted((path for paths in found.values() for path in paths), key=natural_key)
+    labels = torch.tensor([numbers[path.partition(os.sep)[0]] for path in samples])
+    packed = np.array([os.fsencode(path) for path in samples])  # one object: processes that decode do not copy it
+
+    def place(i: int) -> str:
+        return os.fsdecode(packed[i])
 
     def read(i: int) -> Image.Image:
-        with Image.open(samples[i][0]) as image:
+        with (root / place(i)).open("rb") as file:
+            image = Image.open(file)
             image.load()
         return image
 
-    def name(i: int) -> str:
-        return f"{samples[i][0].relative_to(root)} ({samples[i][0].stat().st_size} bytes)"
-
-    return Images(torch.tensor([label for _, label in samples]), read, name, where=f" in {root}"), names
+    return Images(labels, read, lambda i: f"{place(i)} ({(root / place(i)).stat().st_size} bytes)",
+                  where=f" in {root}"), names
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All files below, but for hidden ones; links are followed, each folder once."""
-    seen = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        here = os.path.realpath(folder)
-        if here in seen:
+def _files(root: Path) -> Iterator[str]:
+    """All files below, as paths from there, but for hidden ones; links are followed, but not in circles.
+
+    Raises:
+        UserError: if a folder cannot be listed.
+    """
+    def refuse(error: OSError) -> None:
+        raise UserError(f"data: cannot list {error.filename}: {error.strerror}")
+
+    above: dict[str, frozenset[str]] = {}  # the folders that a folder lies in, and itself, without links
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):
+        here, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
+        if here in outer:
             inner.clear()
             continue
-        seen.add(here)
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+        above[folder] = outer | {here} if inner else frozenset()
+        below = os.path.relpath(folder, root)
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield name if below == "." else os.path.join(below, name)

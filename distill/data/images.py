@@ -55,14 +55,14 @@ class Images(Dataset):
     def open(self, i: int) -> Image.Image:
         """The image as it is stored; UserError, with its name, if it cannot be read."""
         try:
-            image = self.read(i)
+            image = _upright(self.read(i))
             if image.mode == "F":
                 raise ValueError("its pixels are floats, whose range is not known")
             if image.mode.startswith("I"):  # 16 bits a pixel (PIL says 32 of some), which it would cut off at 255
                 pixels = np.asarray(image)
                 few = image.mode == "I" and pixels.max() <= 255
                 image = Image.fromarray((pixels if few else pixels >> 8).clip(0, 255).astype(np.uint8))
-            return _as_seen(image)
+            return _on_white(image)
         except Exception as error:  # of decoders there are many, and of what they raise
             raise UserError(f"cannot read the image {self.name(i)}{self.where}: {error or type(error).__name__} "
                             "(data.on_error=skip leaves such images out)") from None
@@ -74,6 +74,7 @@ class Images(Dataset):
         if self.pixels is not None:
             content.update(self.pixels.contiguous().numpy().tobytes())
         else:
+            content.update(b"upright, on white")  # how files are decoded, as far as that has changed
             for i in range(len(self)):
                 content.update(self.name(i).encode())
         return content.hexdigest()
@@ -124,10 +125,15 @@ class Images(Dataset):
             self.pixels = torch.cat([checked(batch) for batch in loader])
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
-    """An image as viewers show it: upright, as its camera noted, and on white where it is transparent."""
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its camera noted."""
     with suppress(Exception):  # a note that cannot be read turns nothing
         ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An image as viewers show it where it is transparent."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")

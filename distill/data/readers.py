@@ -118,7 +118,7 @@ def _open(data: Data, root: str | None, split: str, known: list[str] | None, nat
         if _set_shape(images, data, 1 if data.source.startswith("torch/") else 3, native[0]) and not known:
             origin = f", which {native[1]} was trained with" if native[1] else ""
             notes.append(f"images are brought to {native[0]}×{native[0]}{origin} (short side resized, centre cut out); "
-                         "data.image_size sets another size")
+                         "data.image_size sets a size that no added arm changes")
     return images, names
 
 

@@ -42,6 +42,8 @@ def open_shards(paths: list[Path]) -> Images:
                     if not member.isfile():
                         continue
                     name = PurePosixPath(member.name)
+                    if name.name.startswith("."):
+                        continue
                     stem, _, ending = name.name.partition(".")  # as WebDataset has it: at the first dot
                     key = str(name.with_name(stem))
                     if f".{ending.lower()}" in ENDINGS:

@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model, load_state_dict
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, load_state_dict
 from torch import Tensor, nn
 
 from distill.document import UserError, nearest
@@ -22,14 +22,14 @@ from distill.recipe import Arm
 def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[int, int, int], seed: int,
                 mean: tuple[float, ...], std: tuple[float, ...], class_names: list[str] | None = None,
                 pretrained: bool = False, checkpoint: str | None = None, given: bool = False,
-                own_size: bool = False) -> nn.Module:
+                size: tuple[int, int] | None = None) -> nn.Module:
     """A timm network for images ``shape = (C, H, W)`` and K classes, on the CPU.
 
     Args:
         name: any name of timm's, tags, `hf-hub:` and `local-dir:` included.
         args: keyword arguments for it, e.g. ``drop_rate``.
         classes: K, the size of the head.
-        shape: of what it is shown.
+        shape: of one view.
         seed: of the initial weights; equal networks of one seed start alike. The caller's generator stays.
         mean: of the data, per channel; a pretrained network keeps its own, and so for `std`.
         std: see mean.
@@ -37,7 +37,7 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
         pretrained: load timm's weights.
         checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
         given: the network is used as it is, so a head of another size is an error, not replaced.
-        own_size: it is shown images of the size that it was trained with, if that is known, and not of `shape`.
+        size: height and width that it is shown views at, where that is not their own.
 
     Raises:
         UserError: if there is no such network, its arguments are wrong, or the weights do not fit it.
@@ -46,9 +46,7 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     if not known:
         raise UserError(f"unknown model '{name}'; {_nearest_model(name)}")
     kwargs, stored = dict(args), _stored_config(checkpoint)
-    if own_size:
-        size = stored["input_size"] if "input_size" in stored else native_size(name) if pretrained else None
-        shape = (shape[0], *size[1:]) if size else shape
+    shape = (shape[0], *size) if size else shape
     if not pretrained and ":" not in name:
         kwargs["pretrained_cfg_overlay"] = {"mean": mean, "std": std, "input_size": shape}
     if not given or not pretrained:
@@ -69,7 +67,7 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
     if model.num_classes != classes:
         raise UserError(f"model '{name}' has {model.num_classes} classes, the data have {classes}; a given teacher "
                         "needs a head for these classes (give it a loss and it is fine-tuned with a new one)")
-    if own_size and ":" in name and pretrained:  # of the hub's, known once it is there
+    if given and pretrained and not size:  # of the hub's, known once it is there
         shape = (shape[0], *model.pretrained_cfg["input_size"][1:])
     own = {"num_classes": classes, "label_names": class_names, "input_size": shape}
     for key in ("mean", "std"):  # of a network pretrained on colour images, for grey ones
@@ -95,8 +93,26 @@ def native_size(name: str) -> tuple[int, int, int] | None:
     kind, _, place = name.partition(":")
     if kind == "local-dir":
         return _stored_config(place).get("input_size")
-    cfg = None if ":" in name else get_pretrained_cfg(name)
-    return cfg.input_size if cfg and cfg.has_weights else None
+    cfg = _known_weights(name)
+    return cfg.input_size if cfg else None
+
+
+def _known_weights(name: str) -> PretrainedCfg | None:
+    """What timm knows of the weights of a name; None for the hub's, for unknown ones, and where there are none."""
+    try:
+        cfg = None if ":" in name else get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag: building the network says so
+        return None
+    return cfg if cfg and cfg.has_weights else None
+
+
+def own_size(arm: Arm) -> tuple[int, int] | None:
+    """Height and width that a given network was trained with, where that is known: it is shown nothing else."""
+    if not arm.given:
+        return None
+    stored = _stored_config(arm.checkpoint)
+    size = stored["input_size"] if "input_size" in stored else native_size(arm.model) if arm.pretrained else None
+    return tuple(size[1:]) if size else None
 
 
 def native_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
@@ -107,8 +123,8 @@ def native_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
 
 def replaced_head(arm: Arm, classes: int) -> str | None:
     """A sentence where the head of a pretrained network is of other classes, and is learned anew."""
-    cfg = get_pretrained_cfg(arm.model) if arm.pretrained and not arm.given and ":" not in arm.model else None
-    if not cfg or not cfg.has_weights or cfg.num_classes == classes:
+    cfg = _known_weights(arm.model) if arm.pretrained and not arm.given else None
+    if not cfg or cfg.num_classes == classes:
         return None
     return (f"{arm.model} comes with a head of {cfg.num_classes} classes; it gets a new one for the {classes} classes "
             "of these data, and is fine-tuned as a whole")
