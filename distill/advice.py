@@ -4,10 +4,30 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from distill.data.sources import Splits
+from distill.document import counted
 from distill.losses import TERMS, optimal_logit_gap
 from distill.recipe import Arm, Recipe, term_model
 
+FEW_IMAGES = 100
 SMOOTHERS = ("confidence_penalty", "max_sup", "mbls", "online_smoothing", "zipf")
+
+
+def data_notes(splits: Splits) -> list[str]:
+    """Sentences on the images of a study: what was left out or held out, and what they are too few for."""
+    notes = [f"data: {note}" for note in splits.notes]
+    for name, split in (("validation", splits.validation), ("test", splits.test)):
+        counts = split.labels.bincount(minlength=len(splits.class_names))
+        absent = [splits.class_names[i] for i in (counts == 0).nonzero()[:, 0].tolist()
+                  if not (splits.settings.background and i == 0)]
+        if absent:
+            more = f" and {len(absent) - 5} others" if len(absent) > 5 else ""
+            notes.append(f"data: no image of {', '.join(map(repr, absent[:5]))}{more} is in the {name} split: nothing "
+                         "is known of how well they are told apart")
+        if len(split) < FEW_IMAGES:
+            notes.append(f"data: the {name} split has {counted(len(split), 'image')}: one of them is "
+                         f"{100 / len(split):.1f} points of accuracy")
+    return notes
 
 
 def advise(recipe: Recipe, classes: int) -> list[str]:

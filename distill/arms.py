@@ -56,7 +56,7 @@ def data_settings(assignments: Iterable[str]) -> dict[str, Any]:
     """
     document: dict[str, Any] = {}
     problems = Problems("data")
-    override(document, assignments, problems)
+    override(document, [text.removeprefix("data.") for text in assignments], problems)
     check(Data, {"source": "digits", **document}, (), problems)
     problems.stop()
     return document

@@ -48,6 +48,9 @@ def run(
     results = study.run_study(plan, out, accelerator, shard_of(shard) if shard else None)
     if accelerator.is_main_process and results:
         print(json.dumps(results, indent=1)) if as_json else _print_results(results)
+        best = next(iter(results["ranking"]), None)
+        if best and not as_json:
+            print(f"best student: {best['arm']}; distill export '{results['study']}:{best['arm']}' --to student.onnx")
     accelerator.end_training()
 
 
@@ -220,7 +223,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
         print(f"note: {note}")
     saved = sum(cohort["saved"] for cohort in plan["cohorts"])
     print(f"about {_time(plan['seconds'])} of training on this machine"
-          + (f"; stored answers of teachers save about {_time(saved)}" if saved >= 0.5 else ""))
+          + (f"; stored answers of teachers save about {_time(saved)}" if saved >= 0.5 else "")
+          + "; looking into the networks comes after it (analysis)")
 
 
 def _time(seconds: float) -> str:

@@ -95,4 +95,5 @@ def _difference(deployed: Deployed, session: object, count: int) -> float:
 def about_run(run_id: str, classes: list[str], temperature: float) -> dict[str, str]:
     """What an ONNX file of a run says of itself."""
     return {"distill_run": run_id, "classes": json.dumps(classes), "calibration_temperature": f"{temperature:.6g}",
-            "pixels": "RGB or grey, in [0, 1], of the stated height and width; normalisation is in the network"}
+            "pixels": "RGB or grey, in [0, 1], of the stated height and width: short side resized (bicubic), centre "
+                      "cut out, as in training; normalisation is in the network"}

@@ -67,9 +67,15 @@ def find_networks(name: str, store: Store) -> list[Judged]:
         size |= {"image_size": height} if height == width else {}
         splits = {key: data[key] for key in ("train", "validation", "test") if data[key] is not None}
         names = model.pretrained_cfg.get("label_names")
-        found.append(Judged(run_id, model, list(names) if names else None, record.get("calibration_temperature"),
-                            Augment(**record["settings"]["augment"]), size, {"source": data["source"], **splits}))
+        found.append(Judged(_title(run_id, record), model, list(names) if names else None,
+                            record.get("calibration_temperature"), Augment(**record["settings"]["augment"]), size,
+                            {"source": data["source"], **splits}))
     return found
+
+
+def _title(run_id: str, record: dict[str, Any]) -> str:
+    seed = record["settings"].get("seed")
+    return f"{record['model']} {run_id}" + ("" if seed is None else f" (seed {seed})")
 
 
 def open_images(network: Judged, place: str, settings: dict[str, Any], split: str | None) -> tuple[Splits, Split, str]:
@@ -87,12 +93,16 @@ def open_images(network: Judged, place: str, settings: dict[str, Any], split: st
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
     local = Path(place).exists()
+    if not local and "/" not in place and place not in ("digits", "synthetic"):
+        raise UserError(f"--data {place}: there is no such folder or file; a source is written as in a recipe, as in "
+                        "torch/mnist")
     source = {"source": "folder" if Path(place).is_dir() else "tar", "root": place} if local else {"source": place}
     size = {} if place in ("digits", "synthetic") else network.size
     own = network.splits if source["source"] == network.splits.get("source") else {}
     data = Data(**{**own, **source, **size, **settings})
     unnamed = "" if network.classes else "; the network's classes have no names, and are taken in the order of these"
-    opened, names, _ = open_source(data)
+    opened, names, notes = open_source(data)
+    unnamed += "".join(f"; {note}" for note in notes)
     if split is None:
         split = "all" if local and list(opened) == ["train"] else "test"
     if split == "all":
@@ -139,6 +149,7 @@ def labels_for(known: list[str] | None, count: int, names: list[str], labels: Te
         raise UserError(f"the network has {count} classes without names, the images have {len(names)}: which is which "
                         "cannot be told")
     strange = next(name for name in names if name not in known)
-    raise UserError(f"the images have a class '{strange}', which the network does not know; {nearest(strange, known)}")
+    raise UserError(f"the images have a class '{strange}', unknown to the network ({nearest(strange, known)}): "
+                    "rename it, or leave it out")
 
 

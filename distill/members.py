@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distill.document import UserError
+from distill.document import UserError, nearest
 from distill.losses import PARTS, Outputs, ensemble, make_parts, needs_of, with_shares
 from distill.models.build import blank_input
 from distill.models.inside import decayed, observe
@@ -94,7 +94,8 @@ def make_optimizer(model: nn.Module, train: Train, steps_per_epoch: int, place: 
             if own:
                 made.add_param_group({"params": own, "weight_decay": train.weight_decay if decayed_too else 0.0})
     except Exception as error:
-        raise UserError(f"{place}: train.optimizer '{name}': {error}") from None
+        known = f"; {nearest(name, list_optimizers())}" if "not found" in str(error) else ""
+        raise UserError(f"{place}: train.optimizer '{name}': {error}{known}") from None
     if shape == "plateau":
         raise UserError(f"{place}: train.schedule 'plateau' depends on a metric; use one that is a function of time")
     try:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.nn import functional as F
 
-from distill.advice import advise
+from distill.advice import advise, data_notes
 from distill.data.sources import Splits, load_splits
 from distill.document import UserError
 from distill.explain.looking import check_analysis
@@ -291,7 +291,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
             cohorts.append({"runs": [run.title for run in cohort], "epochs": epochs,
                             "seconds": per_image * epochs * images - saved, "saved": saved, "answers": [
                                 {"teacher": k.teacher.title, "stored": k.stored, "bytes": k.size} for k in kept]})
-    notes = [*advise(recipe, len(place.splits.class_names)),
+    notes = [*data_notes(place.splits), *advise(recipe, len(place.splits.class_names)),
              *(f"{damage}: the run will be trained again" for damage in damaged.values())]
     return {"notes": notes,
             "runs": [{"id": run.id, "name": run.title, "stored": run.id not in absent} for run in runs],

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from torch import Tensor
 
-from distill.advice import advise
+from distill.advice import advise, data_notes
 from distill.analysis.clusters import near_classes, shared_probability
 from distill.analysis.fidelity import diffusion
 from distill.comparisons import compare_arms, rank_students
@@ -130,8 +130,7 @@ def _diffusion(run: Run, row: dict[str, Any], rows: list[dict[str, Any]], predic
 
 def notes_of(place: Workplace) -> list[str]:
     """What a reader of the study should know of its data and its recipe."""
-    return [*(f"data: {note}" for note in place.splits.notes),
-            *_new_heads(place), *advise(place.recipe, len(place.splits.class_names))]
+    return [*data_notes(place.splits), *_new_heads(place), *advise(place.recipe, len(place.splits.class_names))]
 
 
 def _new_heads(place: Workplace) -> list[str]:
@@ -142,7 +141,7 @@ def _new_heads(place: Workplace) -> list[str]:
 def _untrained(runs: list[Run], predictions: dict[str, dict[str, Tensor]]) -> list[str]:
     """Arms that learned nothing: what is said of them is about their training, not about their loss."""
     failed: dict[str, int] = {}
-    for run in runs:
+    for run in [run for run in runs if not run.arm.given]:
         stored = predictions[run.id]
         if at_chance(stored["validation.logits"], stored["validation.labels"]):
             failed[run.arm.name] = failed.get(run.arm.name, 0) + 1

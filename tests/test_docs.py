@@ -31,7 +31,8 @@ FILLED = {
     **{f"data.root={word}": "data.root=photos" for word in ("PHOTOS", "IMAGENET", "FOLDER", "/data")},
 }  # fmt: skip
 SMALL = {
-    "folder": ["teachers.hard.pretrained=false", "teachers.smoothed.pretrained=false", "data.image_size=32"],
+    "folder": [*(f"{arm}.pretrained=false" for arm in ("teachers.hard", "teachers.smoothed", "students.alone",
+                                                       "students.distilled")), "data.image_size=32"],
     "imagenet_map": ["data.image_size=40", "data.augment.crop=32", "train.precision=no"],
     "imagenet_r34_r18": ["data.image_size=40", "data.augment.crop=32", "train.precision=no", "teachers.given.loss="
                          "{cross_entropy: {}}", "teachers.given.pretrained=false"],

@@ -236,7 +236,7 @@ def test_advice_is_given_where_smoothing_meets_smoothing(recipe, workplace, tmp_
     assert "max_sup smooths as well" in notes[0]
     # 2 (10/9 - 0.2) = 1.82 is less than log((10 - 0.9) / 0.1) = 4.51
     assert "wants a logit gap of 4.5" in notes[2] and "1.8 at most" in notes[2]
-    assert dry_run(place.recipe, tmp_path / "runs")["notes"] == notes
+    assert dry_run(place.recipe, tmp_path / "runs")["notes"][-3:] == notes
     uniform = workplace(
         recipe, "students.both.teacher=hard", "students.both.loss={cross_entropy: {smoothing: 1}, kd: {}}"
     )

@@ -115,7 +115,11 @@ def _open(data: Data, root: str | None, split: str, known: list[str] | None, nat
         images, names = _by_timm(data, root, split, known)
     if images.pixels is None:
         images = readable(images, data.workers) if data.on_error == "skip" else images
-        if _set_shape(images, data, 1 if data.source.startswith("torch/") else 3, native[0]) and not known:
+        resized = _set_shape(images, data, 1 if data.source.startswith("torch/") else 3, native[0])
+        if native[1] and not resized and not data.image_size and not known:
+            notes.append(f"images keep their size, {images.size[0]}×{images.size[1]}; {native[1]} was trained with "
+                         f"{native[0]}×{native[0]} (data.image_size={native[0]} brings them to that)")
+        if resized and not known:
             origin = f", which {native[1]} was trained with" if native[1] else ""
             notes.append(f"images are brought to {native[0]}×{native[0]}{origin} (short side resized, centre cut out); "
                          "data.image_size sets a size that no added arm changes")

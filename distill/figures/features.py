@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill.figures.style import STYLE, colour, label, marker, wrapped
+from distill.figures.style import STYLE, colour, label, marker, shortened, wrapped
 from distill.pictures import KINDS, SPLITS, Picture, View
 
 MANY = 400  # points of a panel from which on they are drawn as pixels: a shape each would make a heavy file
@@ -14,8 +14,11 @@ def features(picture: Picture, view: View) -> Figure:
     """One view of the finished networks."""
     plane = view.kind == "plane"
     rows = len(picture.networks)
+    low, high = _bounds(picture, view) if plane else (np.zeros(2), np.array([1.0, 0.8]))
+    aspect = float(np.clip((high - low)[1] / (high - low)[0], 0.3, 1.5))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, 2, figsize=(7.6, 0.5 + 3.0 * rows), squeeze=False, sharex=plane, sharey=plane)
+        size = 7.6, 0.9 + (0.6 + 3.3 * aspect) * rows  # as high as the panels are: they keep the scale of the data
+        figure, axes = plt.subplots(rows, 2, figsize=size, squeeze=False, sharex=plane, sharey=plane)
         for row, (network, line) in enumerate(zip(picture.networks, axes, strict=True)):
             for split, axis in zip(SPLITS, line, strict=True):
                 points = view.points[row][split][-1].numpy()
@@ -35,19 +38,20 @@ def features(picture: Picture, view: View) -> Figure:
                     axis.set_xticks([])
                     axis.set_yticks([])
                 axis.set_title(title, fontsize=8)
-        if plane:
-            _share_limits(axes, picture, view)
+        if plane:  # one scale for all panels, so that tightness compares
+            for axis in axes.flat:
+                axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         handles, names = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, fontsize=7, frameon=False, loc="outside right upper", markerscale=1.6)
+        figure.legend(handles, [shortened(name) for name in names], fontsize=7, frameon=False, markerscale=1.6,
+                      loc="outside upper center", ncols=min(5, len(names)))
         figure.supxlabel(KINDS[view.kind], fontsize=8)
     return figure
 
 
-def _share_limits(axes: np.ndarray, picture: Picture, view: View) -> None:
-    """One scale for all panels, so that tightness compares."""
+def _bounds(picture: Picture, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and highest of all points and templates, and some room."""
     every = [view.points[row][split][-1].numpy() for row in range(len(picture.networks)) for split in SPLITS]
     every += [templates[-1].numpy() for templates in view.templates]
     low, high = np.concatenate(every).min(0), np.concatenate(every).max(0)
-    edge = 0.04 * (high - low).max()
-    for axis in axes.flat:
-        axis.set(xlim=(low[0] - edge, high[0] + edge), ylim=(low[1] - edge, high[1] + edge))
+    edge = max(0.04 * (high - low).max(), 1e-6)
+    return low - edge, high + edge

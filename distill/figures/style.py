@@ -30,8 +30,8 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     """Write `name`.png and `name`.svg; the same figure makes the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.05)
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
     return folder / f"{name}.svg"
 
@@ -39,6 +39,11 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
 def label(name: str) -> str:
     """A name for a legend, which would leave out one that begins with "_"."""
     return f"\u200b{name}" if name.startswith("_") else name
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """A name that leaves room for others."""
+    return name if len(name) <= most else f"{name[:most - 1]}…"
 
 
 def wrapped(text: str, width: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, load_state_dict
 from torch import Tensor, nn
 
@@ -58,6 +59,9 @@ def build_model(name: str, args: dict[str, Any], *, classes: int, shape: tuple[i
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=pretrained, in_chans=shape[0], **kwargs)
+    except (OSError, LocalEntryNotFoundError) as error:
+        raise UserError(f"the weights of '{name}' cannot be had ({str(error).strip()[:200]}). Without a network, give "
+                        "checkpoint: FILE.safetensors beside model, or start anew with pretrained: false") from None
     except Exception as error:  # timm, the hub or a model's own checks: all speak of the recipe's words here
         raise UserError(f"model '{name}' cannot be built with {args or 'its defaults'} for images of "
                         f"{'×'.join(map(str, shape))}: {error}") from None

@@ -10,6 +10,7 @@ from distill.comparisons import DISTILLED, SMOOTHING, answer
 Columns = dict[str, tuple[str, float, int]]  # where a run has the number: heading, factor, decimals
 
 ARMS: Columns = {
+    "parameters": ("million weights", 1e-6, 3),
     "test.top1": ("accuracy, %", 100, 2), "test.nll": ("NLL, nats", 1, 4), "test.ece": ("ECE, %", 100, 2),
     "test.ece_scaled": ("ECE scaled, %", 100, 2), "test.fitted_temperature": ("fitted T", 1, 2),
     "test.agreement": ("agreement, %", 100, 2), "test.kl_to_teacher": ("KL to teacher", 1, 4),
@@ -48,7 +49,7 @@ ROBUSTNESS: Columns = {
 
 MOST = 18  # comparisons that are told one by one; of the others there is a table in the page
 # of an arm, the same in all of its runs
-SETTINGS = ("smoothing", "optimal_gap", "train.examples", "validation.examples")
+SETTINGS = ("parameters", "smoothing", "optimal_gap", "train.examples", "validation.examples")
 
 
 def arms_of(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
