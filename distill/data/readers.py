@@ -199,7 +199,7 @@ def _by_reader(reader: Any, source: str) -> Images:
         try:
             path = Path(reader.filename(i, absolute=True))
             return f"{reader.filename(i)} ({path.stat().st_size} bytes)" if path.is_file() else reader.filename(i)
-        except (NotImplementedError, AssertionError, KeyError, OSError):
+        except (NotImplementedError, AssertionError, KeyError, OSError, TypeError):  # images that were never files
             return f"{source} {i}"
 
     def read(i: int) -> Image.Image:
