@@ -148,8 +148,10 @@ def test_hugging_face_datasets(tmp_path):
     splits = load_splits(Data(source=f"hfds/{tmp_path / 'set'}", root=str(tmp_path / "cache")))
     brightness = pixels_of(splits.test).float().mean((1, 2, 3)) / 60
     assert len(splits.test) == 18 and torch.equal(brightness.floor().long(), splits.test.labels)
-    rows = [{"image": {"bytes": row["image"]["bytes"], "path": None}, "label": row["label"]} for row in
-            made.cast_column("image", datasets.Image(decode=False))]  # fmt: skip
+    files = made.cast_column("image", datasets.Image(decode=False))
+    contents = [Path(row["image"]["path"]).read_bytes() for row in files]
+    rows = [{"image": {"bytes": content, "path": None}, "label": row["label"]}
+            for content, row in zip(contents, files, strict=True)]  # fmt: skip
     bare = datasets.Dataset.from_list(rows, features=made.features)
     bare.to_parquet(tmp_path / "bare" / "train.parquet")
     bare.to_parquet(tmp_path / "bare" / "test.parquet")
