@@ -133,9 +133,14 @@ def _files(root: Path) -> Iterator[str]:
         if here in outer:
             inner.clear()
             continue
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+        inner[:] = sorted(name for name in inner if not _is_hidden(name) and name != "__MACOSX")
         above[folder] = outer | {here} if inner else frozenset()
         below = os.path.relpath(folder, root)
         for name in sorted(files):
-            if not name.startswith("."):
+            if not _is_hidden(name):
                 yield name if below == "." else os.path.join(below, name)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a name begins with a dot, as those that programs keep for themselves do; "..." is a class's."""
+    return name.startswith(".") and bool(name.strip("."))
