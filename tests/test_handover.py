@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from distill import load_recipe, run_study
-from distill.claims import STALE, Claims, Shard, shard_of
+from distill.claims import STALE, Claims, Shard, _kernel, shard_of
 from distill.document import UserError
 from distill.judge import labels_for
 from distill.models.build import build_model, load_stored
@@ -281,9 +281,7 @@ def test_a_job_goes_on_with_what_a_killed_one_left(tiny, tmp_path):
     from distill.planning import dry_run
 
     for run in dry_run(recipe, tmp_path / "runs")["runs"]:
-        import platform
-
-        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(f"99999999 on {platform.node()}")
+        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(f"99999999 on {_kernel()} as x")
     results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
     assert len(results["runs"]) == 4
 
