@@ -8,7 +8,7 @@ import jinja2
 from torch import Tensor
 
 from distill.data.sources import Splits
-from distill.evaluation import fitted_temperature, own_metrics
+from distill.evaluation import own_metrics
 from distill.runs import Run
 
 SHOWN = 50  # class names
@@ -20,12 +20,12 @@ def model_card(run: Run, record: dict[str, Any], predictions: dict[str, Tensor],
 
     Args:
         run: that is stored.
-        record: its `model`, `parameters`, `epochs`.
+        record: its `model`, its number of `parameters`, its `calibration_temperature`.
         predictions: of the run, as `distill.evaluation.predict_all` returns them.
         splits: of its study.
         teachers: accuracy on the test split of the networks that it learned from, by id.
     """
-    temperature = fitted_temperature(predictions)
+    temperature = record["calibration_temperature"]
     judged = {split: own_metrics(predictions[f"{split}.logits"].numpy(), predictions[f"{split}.labels"].numpy(),
                                  temperature) for split in ("test", "validation", "train")}
     names = ", ".join(map(_code, splits.class_names[:SHOWN]))

@@ -100,22 +100,21 @@ def open_images(network: Judged, place: str, settings: dict[str, Any], split: st
     size = {} if place in ("digits", "synthetic") else network.size
     own = network.splits if source["source"] == network.splits.get("source") else {}
     data = Data(**{**own, **source, **size, **settings})
-    unnamed = "" if network.classes else "; the network's classes have no names, and are taken in the order of these"
-    opened, names, notes = open_source(data)
-    unnamed += "".join(f"; {note}" for note in notes)
-    if split is None:
-        split = "all" if local and list(opened) == ["train"] else "test"
-    if split == "all":
-        everything = Split(opened["train"], torch.arange(len(opened["train"])))
-        if len(opened) > 1:
+    unnamed = [] if network.classes else ["the network's classes have no names, and are taken in the order of these"]
+    if split == "all" or (split is None and local):
+        opened, names, notes = open_source(data)
+        if split == "all" and len(opened) > 1:
             raise UserError(f"--split all: {place} has splits ({', '.join(opened)}); name one")
-        names = names or [str(i) for i in range(int(everything.labels.max()) + 1)]
-        splits = Splits(data, everything, everything, everything, names, "")
-        return splits, everything, f"all {len(everything)} images of {place}; if some were trained on, --split test " \
-                                   f"is what was held out{unnamed}"
+        if len(opened) == 1:
+            everything = Split(opened["train"], torch.arange(len(opened["train"])))
+            names = names or [str(i) for i in range(int(everything.labels.max()) + 1)]
+            told = f"all {len(everything)} images of {place}; if any were trained on, --split test was held out"
+            splits = Splits(data, everything, everything, everything, names, "")
+            return splits, everything, "; ".join([told, *notes, *unnamed])
     splits = load_splits(data)
-    chosen = getattr(splits, split)
-    return splits, chosen, f"{len(chosen)} images, the {split} split of {place}{unnamed}"
+    chosen = getattr(splits, split or "test")
+    told = f"{len(chosen)} images, the {split or 'test'} split of {place}"
+    return splits, chosen, "; ".join([told, *splits.notes, *unnamed])
 
 
 def judge(network: Judged, splits: Splits, split: Split, device: torch.device) -> dict[str, Any]:

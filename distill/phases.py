@@ -53,15 +53,15 @@ def train_all(place: Workplace, runs: list[Run], sizes: dict[str, int], wait: bo
             jobs that are gone have claimed is trained here.
     """
     failed = _of_all(place, train_phase(place, runs, sizes))
-    told = False
+    said = False
     while place.claims:
         failed |= _of_all(place, {run.id: why for run in runs if (why := place.claims.failure(run.id))})
         left = [run for run in missing_of(place, runs) if run.id not in failed]
         if not left or not _goes_on(place, left, wait):
             break
-        if not told and wait:
+        if not said and wait:
             place.progress.say(f"waiting for {counted(len(left), 'run')} of other jobs, {left[0].title} for one")
-        told = True
+        said = True
         time.sleep(POLL)
         failed |= _of_all(place, train_phase(place, left, sizes, again=True))
     track_others(place, runs)

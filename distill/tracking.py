@@ -1,6 +1,7 @@
 """Every epoch of every run, told to the trackers that accelerate knows (TensorBoard, W&B, MLflow, Trackio …)."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ from distill.members import Member
 from distill.runs import Run
 from distill.workplace import Workplace
 
+Log = Callable[[int, int, float, str], None]  # as `distill.training.fit` calls it after each epoch
 ONE_CLOCK = ("wandb", "trackio", "swanlab")  # their steps may only grow, and each run has epochs of its own
 
 
@@ -22,8 +24,8 @@ def start_tracking(place: Workplace) -> None:
         place.accelerator.init_trackers(place.recipe.name, settings)
 
 
-def tracked(place: Workplace, members: list[Member], log: Any) -> Any:
-    """`log`, as `distill.training.fit` calls it after each epoch, that also tells the trackers."""
+def tracked(place: Workplace, members: list[Member], log: Log) -> Log:
+    """`log`, and the trackers are told too."""
     if not place.accelerator.log_with:
         return log
 

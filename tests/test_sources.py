@@ -3,6 +3,7 @@
 import gc
 import gzip
 import io
+import json
 import os
 import struct
 import tarfile
@@ -135,6 +136,28 @@ def test_webdataset(tmp_path):
         tar.add(tmp_path / "photos" / "cat" / "0.png", arcname="alone.png")
     with pytest.raises(UserError, match=r"the image alone has no class"):
         load_splits(Data(source="wds/photos", root=str(tmp_path)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_source_that_can_only_be_streamed_is_read_through_once(tmp_path):
+    """Shards whose names say nothing, listed in timm's own index."""
+    pytest.importorskip("webdataset")
+    photos(tmp_path / "photos")
+    (tmp_path / "set").mkdir()
+    splits = {}
+    for split, shard in (("train", "a-0.tar"), ("test", "b-0.tar")):
+        with tarfile.open(tmp_path / "set" / shard, "w") as tar:
+            for number, name in enumerate(CLASSES):
+                (tmp_path / "label").write_text(str(number))
+                for i in range(6):
+                    tar.add(tmp_path / "photos" / name / f"{i}.png", arcname=f"{name}{i}.png")
+                    tar.add(tmp_path / "label", arcname=f"{name}{i}.cls")
+        splits[split] = {"name": split, "filenames": [shard], "num_samples": 18, "shard_lengths": [18]}
+    (tmp_path / "set" / "_info.json").write_text(json.dumps({"splits": splits}))
+    found = load_splits(Data(source="wds/photos", root=str(tmp_path / "set")))
+    brightness = pixels_of(found.test).float().mean((1, 2, 3)) / 60
+    assert len(found.test) == 18 and torch.equal(brightness.floor().long(), found.test.labels)
+    gc.collect()
 
 
 def test_hugging_face_datasets(tmp_path):

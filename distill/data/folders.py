@@ -105,16 +105,16 @@ def open_folder(root: Path, split: str, known: list[str] | None, notes: list[str
     labels = torch.tensor([numbers[path.partition(os.sep)[0]] for path in samples])
     packed = np.array([os.fsencode(path) for path in samples])  # one object: processes that decode do not copy it
 
-    def place(i: int) -> str:
+    def path_of(i: int) -> str:
         return os.fsdecode(packed[i])
 
     def read(i: int) -> Image.Image:
-        with (root / place(i)).open("rb") as file:
+        with (root / path_of(i)).open("rb") as file:
             image = Image.open(file)
             image.load()
         return image
 
-    return Images(labels, read, lambda i: f"{place(i)} ({(root / place(i)).stat().st_size} bytes)",
+    return Images(labels, read, lambda i: f"{path_of(i)} ({(root / path_of(i)).stat().st_size} bytes)",
                   where=f" in {root}"), names
 
 
