@@ -218,9 +218,11 @@ def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[tuple[dict
     """The product of an arm's lists: ``(axis values by path, the arm without lists)`` for each arm.
 
     A list stands for an axis wherever one value is expected; a list that is itself a value is nested,
-    ``[[…]]``. A list of mappings is an axis only as `model`.
+    ``[[…]]``, and where it is the only one it is no axis either, but for an ensemble of teachers, which names its
+    arm. A list of mappings is an axis only as `model`.
     """
     axes: dict[Key, list[Any]] = {}
+    single: dict[Key, Any] = {}
 
     def find(value: Any, path: Key) -> None:
         if isinstance(value, dict):
@@ -236,6 +238,8 @@ def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[tuple[dict
             elif any(value.index(v) != i for i, v in enumerate(value)):
                 problems.add((*key, *path), "the same value stands twice in this axis (a list that is one value is "
                              "written [[…]])")
+            elif path != ("teacher",) and len(value) == 1 and isinstance(value[0], list):
+                single[path] = value[0]
             else:
                 axes[path] = value
 
@@ -252,7 +256,7 @@ def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[tuple[dict
     result = []
     for choice in itertools.product(*axes.values()):
         picked = dict(zip(axes, choice, strict=True))
-        result.append((picked, _replace(arm, (), picked)))
+        result.append((picked, _replace(arm, (), picked | single)))
     return result
 
 

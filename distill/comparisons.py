@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from distill.analysis.statistics import compare, holm, mean_interval
 from distill.losses import TERMS
@@ -28,7 +30,7 @@ SMOOTHING = (TEACHER_SMOOTHING, QUESTIONS["student", "loss.cross_entropy.smoothi
 
 def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
     """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first:
-    the smallest number, the least smoothed teacher.
+    the smallest number, the least smoothed teacher (of each kind of teacher, if there are more).
 
     A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
     compare if all the rest is equal, with the smoothing that the distilled student's own labels have. So do
@@ -47,7 +49,8 @@ def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
                     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(arm)
             for group in groups.values():
                 group.sort(key=lambda arm: _amount(recipe, key, flat[arm.name][key]))
-                pairs += [(_question(recipe, role, key, group[0], other), group[0], other) for other in group[1:]]
+                for first, *others in _alike(recipe, key, group):
+                    pairs += [(_question(recipe, role, key, first, other), first, other) for other in others]
         if role == "student":
             pairs += _alone_and_distilled(arms)
             known = {(a.name, b.name) for _, a, b in pairs}
@@ -61,6 +64,18 @@ def _amount(recipe: Recipe, key: str, value: Any) -> float:
         losses = [recipe.arm(name).loss or {} for name in value]
         value = max(loss.get("cross_entropy", {}).get("smoothing", 0.0) for loss in losses)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _alike(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
+    """The arms to compare, each list with its first: students by the kind of their teacher, and the kinds' firsts."""
+    if key != "teacher":
+        return [group]
+    kinds: dict[str, list[Arm]] = {}
+    for arm in group:
+        teachers = [_flat(recipe.arm(name)) for name in arm.teachers]
+        kind = [{k: v for k, v in flat.items() if k != "loss.cross_entropy.smoothing"} for flat in teachers]
+        kinds.setdefault(json.dumps(kind, sort_keys=True), []).append(arm)
+    return [[alike[0] for alike in kinds.values()], *kinds.values()]
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
@@ -120,20 +135,30 @@ def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> str:
     return question.replace("label smoothing", "more label smoothing") if more else question
 
 
-def compare_arms(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare_arms(recipe: Recipe, runs: list[dict[str, Any]], right: Mapping[str, np.ndarray] | None = None,
+                 ) -> list[dict[str, Any]]:
     """The comparisons of `results.json`: paired differences b - a on the test split.
 
     `p_value` is of the single comparison, `p_holm` adjusted for all comparisons of the study that test the
-    same metric.
+    same metric. Both, like `ci95`, are over seeds: what other seeds would do on these test images.
+    `ci95_images`, of accuracies, is over images: what these networks would do on others.
+
+    Args:
+        recipe: of the study.
+        runs: of `results.json`.
+        right: whether each test image was classified rightly, by run: ``[N]`` each, in one order.
     """
     by_arm = {(run["arm"], run["seed"]): run["metrics"]["test"] for run in runs}
+    ids = {(run["arm"], run["seed"]): run["id"] for run in runs} if right else {}
     result = []
     for question, a, b in find_pairs(recipe):
         seeds = [seed for seed in recipe.seeds if (a.name, seed) in by_arm and (b.name, seed) in by_arm]
         for metric in METRICS if seeds else ():
             paired = compare(*([by_arm[arm.name, seed][metric] for seed in seeds] for arm in (a, b)))
+            images = [np.mean([right[ids[arm.name, seed]] for seed in seeds], 0) for arm in (a, b)] \
+                if right and metric == "top1" else None
             result.append({"question": question, "a": a.name, "b": b.name, "metric": metric, **paired._asdict(),
-                           "seeds": len(seeds)})
+                           "ci95_images": compare(*images).ci95 if images else None, "seeds": len(seeds)})
     for metric in METRICS:
         own = [c for c in result if c["metric"] == metric]
         for comparison, adjusted in zip(own, holm([c["p_value"] for c in own]), strict=True):
@@ -178,4 +203,6 @@ def answer(comparison: dict[str, Any]) -> str:
         sure = comparison.get("p_holm", 1.0) < 0.05
         words = ("yes", "no, it hurts") if comparison["question"].startswith("Does") else ("b is better", "b is worse")
         verdict = ("" if sure else "not sure among so many comparisons, but perhaps ") + words[points < 0]
-    return f"{verdict}: {size}{few}"
+    images = comparison.get("ci95_images") or (low, high)
+    other = "; other test images may say otherwise" if (low > 0 or high < 0) and images[0] <= 0 <= images[1] else ""
+    return f"{verdict}: {size}{few}{other}"

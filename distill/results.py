@@ -55,7 +55,7 @@ def collect(place: Workplace, runs: list[Run], found: dict[str, dict[str, Any]])
             "precision": place.accelerator.mixed_precision, "device": place.accelerator.device.type,
             "seeds": place.recipe.seeds,
             "analysis": place.recipe.analysis.model_dump(), "notes": notes_of(place) + _untrained(runs, predictions),
-            "runs": rows, "comparisons": compare_arms(place.recipe, rows),
+            "runs": rows, "comparisons": compare_arms(place.recipe, rows, _right(runs, predictions)),
             "ranking": rank_students(place.recipe, rows)}
 
 
@@ -86,6 +86,12 @@ def _row(place: Workplace, run: Run, runs: list[Run], predictions: Predictions,
         "optimal_gap": optimum, "information": [state | _finite({"nats": state["nats"]}) for state in
                                                 found["information"]], "metrics": judged,
     }
+
+
+def _right(runs: list[Run], predictions: Predictions) -> dict[str, np.ndarray]:
+    """Whether each test image was classified rightly, by run."""
+    return {run.id: (stored["test.logits"].argmax(1) == stored["test.labels"]).numpy()
+            for run in runs for stored in [predictions[run.id]]}
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

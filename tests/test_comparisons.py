@@ -41,6 +41,38 @@ def test_which_arms_compare(tmp_path):
     }
 
 
+def test_students_of_two_kinds_of_teachers_compare_within_each_kind():
+    """Hard and smoothed, without and with dropout: three pairs a student, none of which changes two things."""
+    recipe = load_recipe(ROOT / "recipes" / "paper" / "section4.yaml")
+    found = {(q, a.name, b.name) for q, a, b in find_pairs(recipe) if "/temperature=4/" in a.name and a.teachers}
+    name = "distilled/temperature=4/teacher.drop_rate={}/teacher.smoothing={}".format
+    smoothing = "Does label smoothing in the teacher help its student?"
+    assert {pair for pair in found if pair[2].split("/")[1] == "temperature=4"} == {
+        (smoothing, name(0, 0), name(0, 0.1)),
+        (smoothing, name(0.5, 0), name(0.5, 0.1)),
+        ("Which teacher has the better student?", name(0, 0), name(0.5, 0)),
+    }
+
+
+def test_an_interval_over_images_is_that_of_mcnemars_test():
+    """One seed: of N images, b alone are right in b's network and c in a's; the variance is McNemar's, unpooled."""
+    recipe = load_recipe(ROOT / "recipes" / "losses_digits.yaml", ["seeds=1"])
+    rows = [row | {"id": row["arm"]} for row in rows_of({"hard": [0.9], "focal": [0.8]})]
+    a, b = np.array([1] * 700 + [0] * 40 + [1] * 15 + [0] * 45), np.array([1] * 700 + [1] * 40 + [0] * 15 + [0] * 45)
+    found = compare_arms(recipe, rows, {"hard": a == 1, "focal": b == 1})
+    n, gained, lost = 800, 40, 15
+    difference, error = (gained - lost) / n, np.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+    top1 = next(c for c in found if c["metric"] == "top1" and c["b"] == "focal")
+    assert top1["ci95_images"] == pytest.approx((difference - 1.963 * error, difference + 1.963 * error), rel=2e-3)
+    assert top1["ci95"] is None and all(c["ci95_images"] is None for c in found if c["metric"] != "top1")
+
+
+def test_a_difference_that_other_images_may_not_have_is_said():
+    sure = {"question": "Does it help?", "difference": 0.01, "ci95": [0.005, 0.015], "p_holm": 0.01, "seeds": 5}
+    assert "other test images" not in answer(sure | {"ci95_images": [0.002, 0.018]})
+    assert answer(sure | {"ci95_images": [-0.002, 0.022]}).endswith("other test images may say otherwise")
+
+
 @pytest.mark.parametrize(
     ("difference", "ci95", "p_holm", "seeds", "words"),
     [

@@ -38,7 +38,17 @@ SMALL = {
                           "resnet18", "teachers.given.loss={cross_entropy: {}}", "teachers.given.pretrained=false",
                           "students.matched.model=resnet18", "students.matched.input_size=32"],
 }  # fmt: skip
-SYNTHETIC = {"cifar10": 3, "cifar100": 3, "function_matching": 3, "mnist": 1}
+SYNTHETIC = {
+    "cifar10": [3, 32, 32],
+    "cifar100": [3, 32, 32],
+    "function_matching": [3, 32, 32],
+    "mnist": [1, 28, 28],
+    "paper/section4": [1, 28, 28],
+    "paper/map": [1, 28, 28],
+    "paper/figure5": [3, 32, 32],
+    "paper/cifar10_kd": [3, 32, 32],
+    "paper/cifar10_small": [3, 32, 32],
+}
 
 
 def commands(path):
@@ -97,8 +107,7 @@ def test_a_printed_command_runs(place, monkeypatch, line):
     if name and name != "tiny":
         small = list(SMALL.get(name, []))
         if name in SYNTHETIC:
-            shape = [SYNTHETIC[name], 28, 28] if name == "mnist" else [SYNTHETIC[name], 32, 32]
-            small += ["data.source=synthetic", f"data.synthetic={{train: 64, shape: {shape}}}", "data.root="]
+            small += ["data.source=synthetic", f"data.synthetic={{train: 64, shape: {SYNTHETIC[name]}}}", "data.root="]
             small += ["data.validation=0.2"]
         after = [*after, *small, "seeds=[0]"] + (["--dry-run"] if "--dry-run" not in after else [])
     result = CliRunner().invoke(app, after or ["--help"])

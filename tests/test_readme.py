@@ -26,8 +26,10 @@ def test_its_recipe_is_the_shipped_one():
 
 
 def test_its_table_of_recipes_is_complete():
-    named = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.M))
-    assert named == {p.stem for p in (ROOT / "recipes").glob("*.yaml")}
+    named = set(re.findall(r"^\| `([\w/]+)` \|", TEXT, re.M))
+    paths = [p.relative_to(ROOT / "recipes").with_suffix("") for p in (ROOT / "recipes").rglob("*.yaml")]
+    assert named == {path.as_posix() for path in paths}
+    assert len({path.name for path in paths}) == len(paths), "a study's folder is named after its recipe"
 
 
 def test_speeds_are_those_that_were_measured():

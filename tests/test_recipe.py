@@ -67,6 +67,16 @@ def test_two_axes_of_one_name_are_told_apart(tmp_path):
     assert arm.axes["kd.weight"] == 1.0 and arm.axes["cross_entropy.weight"] == 0.2
 
 
+def test_a_list_that_is_one_value_is_no_axis(tmp_path):
+    schedule = "schedule: {name: multistep, decay_milestones: [[1, 2]]}"
+    text = GOOD.replace("alone: {model: mlp_16,", f"alone: {{model: mlp_16, train: {{{schedule}}},")
+    arm = read(tmp_path, text).students[0]
+    assert (arm.name, arm.axes) == ("alone", {})
+    assert arm.train.schedule["decay_milestones"] == [1, 2]
+    two = read(tmp_path, text.replace("[[1, 2]]", "[[1, 2], [1]]")).students[:2]
+    assert [arm.name for arm in two] == ["alone/decay_milestones=1+2", "alone/decay_milestones=1"]
+
+
 def test_a_default_written_out_is_the_same_arm(tmp_path):
     plain = read(tmp_path, GOOD).teachers[0]
     written = read(
@@ -95,7 +105,7 @@ def test_overrides_replace_values_and_may_make_axes(tmp_path):
 def test_shipped_recipes_load_are_short_and_say_how_to_run_them(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 25
-    assert text.startswith("# ") and f"recipes/{path.name}" in text.split("data:")[0]
+    assert text.startswith("# ") and path.relative_to(ROOT).as_posix() in text.split("data:")[0]
     recipe = load_recipe(path)
     assert len(recipe.seeds) >= 3 and recipe.students
 

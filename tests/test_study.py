@@ -113,6 +113,7 @@ def test_comparisons_are_paired_tests_of_what_is_stored(study):
         expected = stats.ttest_rel(ours, theirs)
         assert comparison["seeds"] == 3 and comparison["p_value"] == pytest.approx(expected.pvalue)
         assert comparison["ci95"] == pytest.approx(list(expected.confidence_interval(0.95)))
+        assert comparison["ci95_images"][0] < comparison["difference"] < comparison["ci95_images"][1]
 
 
 def test_a_run_is_a_timm_folder_with_the_stored_logits(study):

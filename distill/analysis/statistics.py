@@ -1,5 +1,6 @@
 """Comparisons over seeds: paired, because runs of one seed share their weights, views and teacher."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ def _no_spread(x: np.ndarray, scale: float) -> bool:
     return bool(np.ptp(x) <= max(1e-12 * scale, 1e-150))
 
 
-def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
     """Mean, standard deviation (n - 1; 0 for one value) and Student's interval of the mean."""
     x = np.asarray(values, float)
     if len(x) < 2 or _no_spread(x, np.abs(x).max()):
@@ -34,9 +35,13 @@ def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, floa
     return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
 
 
-def compare(a: list[float], b: list[float], level: float = 0.95) -> Paired:
-    """Student's paired t-test of two lists in the same order of seeds; `level` is the interval's."""
-    if len(a) != len(b) or not a:
+def compare(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paired:
+    """Student's paired t-test of two lists in the same order, of seeds or of images; `level` is the interval's.
+
+    Over images, with whether each was classified rightly (or how often, over seeds), the variance is that of
+    McNemar's test, from the images on which the two differ.
+    """
+    if len(a) != len(b) or not len(a):
         raise ValueError(f"paired lists must have one length of at least 1, got {len(a)} and {len(b)}")
     differences = np.asarray(b, float) - np.asarray(a, float)
     scale = max(np.abs(a).max(), np.abs(b).max())
