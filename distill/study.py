@@ -21,6 +21,7 @@ from distill.planning import damaged_of, missing_of, preflight
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.report import write_report
+from distill.report.readings import smoothing_pair
 from distill.results import collect, is_written, notes_of, write_study
 from distill.runs import Run, Store, plan_runs
 from distill.tracking import start_tracking
@@ -136,7 +137,7 @@ def _conclude(place: Workplace, runs: list[Run], notes: list[str]) -> dict[str, 
         study = place.store.root / recipe.name
         if not is_written(study, recipe, results):
             write_study(study, recipe, results)
-            _picture(place, runs, study)
+            _picture(place, runs, study, smoothing_pair(results) or ())
             write_report(study, place.store)
         progress.say(f"report: {study / 'report.html'}")
     return broadcast_object_list([results])[0] if accelerator.num_processes > 1 else results
@@ -171,8 +172,12 @@ def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]
     return look(slice(None)) if place.accelerator.is_main_process else {}
 
 
-def _picture(place: Workplace, runs: list[Run], study: Path) -> None:
-    """What the report draws of penultimate features: teachers and a student of each, first seed."""
+def _picture(place: Workplace, runs: list[Run], study: Path, pair: Iterable[str]) -> None:
+    """What the report draws of penultimate features: teachers and a student of each, first seed.
+
+    Of more than two teachers it is the hard and the smoothed one that the report's sentences are of, `pair`, where it
+    names teachers, else the first and the last.
+    """
     from distill.explain.pictures import ROWS, make_picture
 
     path = study / "features.safetensors"
@@ -184,7 +189,8 @@ def _picture(place: Workplace, runs: list[Run], study: Path) -> None:
         if run.arm.name not in first and last_linear(place.load(run)) is not None:
             first[run.arm.name] = run
     teachers = [run for run in first.values() if run.arm.role == "teacher"]
-    teachers = [teachers[0], teachers[-1]] if len(teachers) > 2 else teachers
+    if len(teachers) > 2:
+        teachers = [run for run in teachers if run.arm.name in pair] or [teachers[0], teachers[-1]]
     students = [run for run in first.values() if run.arm.role == "student"]
     taught = [next((s for s in students if s.arm.teachers == (t.arm.name,)), None) for t in teachers]
     shown = [run for run in (*teachers, *taught) if run] or students

@@ -11,13 +11,14 @@ import oracles_inside as oracles
 import pytest
 import timm
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
 from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 
 from distill import load_recipe, run_study
 from distill.cli import main
+from distill.comparisons import find_pairs
 from distill.data.sources import load_splits
 from distill.data.views import normalise
 from distill.document import UserError
@@ -25,7 +26,7 @@ from distill.explain.inside import source_of
 from distill.explain.looking import choose_classes
 from distill.models.build import input_of
 from distill.pictures import load_picture
-from distill.report.readings import change, paired, read_figures
+from distill.report.readings import change, paired, read_figures, smoothing_pair
 from distill.runs import Store, plan_runs
 
 LOOKED = TINY.replace("checkpoint_minutes: 0", "checkpoint_minutes: 0, schedule: none, snapshots: 3").replace(
@@ -338,6 +339,18 @@ def test_sentences_tell_direction_size_and_doubt():
     one = paired({"seeds": [0], "runs": runs("a", a[:1]) + runs("b", b[:1])}, "a", "b", lambda run: run["value"])
     assert "no uncertainty can be given" in change(one, 1)
     assert paired(results, "a", "b", lambda run: None) is None
+
+
+def test_the_pair_that_is_told_and_drawn_differs_in_smoothing_alone():
+    """Of section 4's four teachers the two without dropout; of the map's eight the hard and the most smoothed."""
+    for name, expected in {
+        "section4": ("teacher/drop_rate=0/smoothing=0", "teacher/drop_rate=0/smoothing=0.1"),
+        "map": ("teacher/smoothing=0", "teacher/smoothing=0.75"),
+    }.items():
+        pairs = find_pairs(load_recipe(ROOT / "recipes" / "paper" / f"{name}.yaml"))
+        comparisons = [{"question": question, "a": a.name, "b": b.name} for question, a, b in pairs]
+        assert smoothing_pair({"comparisons": comparisons}) == expected
+    assert smoothing_pair({"comparisons": []}) is None
 
 
 def test_readings_are_of_the_stored_numbers(study):

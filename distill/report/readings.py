@@ -44,11 +44,12 @@ def read_figures(results: dict[str, Any], curves: dict[str, list[list[float]]]) 
 
 
 def smoothing_pair(results: dict[str, Any]) -> tuple[str, str] | None:
-    """A hard arm and its smoothed counterpart: teachers where there are such, else students alone."""
+    """A hard arm and its smoothed counterpart, of several the most smoothed: teachers where there are such, else
+    students alone."""
     for question in (HELPS_TEACHER, HELPS_STUDENT, TEACHER_SMOOTHING):
-        for comparison in results["comparisons"]:
-            if comparison["question"] == question:
-                return comparison["a"], comparison["b"]
+        pairs = [(c["a"], c["b"]) for c in results["comparisons"] if c["question"] == question]
+        if pairs:
+            return [pair for pair in pairs if pair[0] == pairs[0][0]][-1]
     return None
 
 

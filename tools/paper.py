@@ -1,0 +1,345 @@
+"""The README's results, from what studies found: no number in them is typed by hand.
+
+    python tools/paper.py keep runs/section4 …    takes over what a study found, into tools/results/
+    python tools/paper.py                         writes the README's marked parts from there
+
+The words stand in `paper.md.jinja`; the numbers and tables in them are made here.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from distill.analysis.statistics import Paired, compare, holm, mean_interval
+from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
+from distill.report.tables import last_information
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "tools" / "results"
+FIGURES = {"section4": ["features_plane", "information"], "map": ["temperature_map", "equivalent_smoothing"]}
+# what is read of a run, here and by the report's sentences; attacks are left out of these studies, and null
+METRICS = {
+    "test": ["top1", "errors", "count", "nll", "ece", "ece_scaled", "fitted_temperature", "agreement",
+             "agreement_control", "kl_to_teacher", "attacked"],
+    "train": ["top1", "gamma", "within_between_templates", "class_separation", "nc1", "wrong_template_spread"],
+    "validation": ["top1", "within_between_templates"],
+}
+RUN = ["id", "role", "arm", "axes", "seed", "model", "parameters", "teacher", "epochs", "seconds", "hardware",
+       "smoothing", "temperature", "information"]
+STUDY = ["study", "versions", "data", "precision", "device", "seeds"]
+# section 4: how its students are taught; the four teachers by dropout and smoothing
+TAUGHT: dict[str, tuple[str, dict[str, Any]]] = {
+    "squared logit difference, sum": ("matched", {"over_classes": "sum"}),
+    "squared logit difference, mean": ("matched", {"over_classes": "mean"}),
+    **{f"KD, T = {t}": ("distilled", {"temperature": t}) for t in (1, 4, 20)},
+}
+TEACHERS = {"hard": (0.0, 0.0), "smoothed": (0.0, 0.1), "hard, dropout": (0.5, 0.0), "smoothed, dropout": (0.5, 0.1)}
+
+Run = dict[str, Any]
+Results = dict[str, Any]
+Values = Callable[[list[Run]], list[float]]
+
+
+# ------------------------------------------------------------------------------------------------------- keeping
+
+
+def rounded(value: Any) -> Any:
+    """JSON values with floats at 7 significant digits, which is more than any of them is known to."""
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def keep(study: Path) -> None:
+    """Take over what is read here of a study's `results.json`, a line a run, and the figures that are shown."""
+    results = json.loads((study / "results.json").read_text("utf-8"))
+    kept = {key: results[key] for key in STUDY} | {"ranking": [], "runs": [
+        {key: run[key] for key in RUN}
+        | {"metrics": {split: {name: run["metrics"][split][name] for name in own} for split, own in METRICS.items()}}
+        for run in results["runs"]], "comparisons": [c for c in results["comparisons"] if c["metric"] == "top1"]}
+    parts = []
+    for key, value in rounded(kept).items():
+        text = json.dumps(value, ensure_ascii=False)
+        if key in ("runs", "comparisons"):
+            text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in value) + "\n]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    (KEPT / f"{kept['study']}.json").write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
+    for name in FIGURES.get(kept["study"], ()):
+        shutil.copyfile(study / "figures" / f"{name}.png", KEPT / f"{kept['study']}_{name}.png")
+
+
+def load(name: str) -> Results:
+    """What was kept of a study."""
+    return json.loads((KEPT / f"{name}.json").read_text("utf-8"))
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def arm(results: Results, group: str, **axes: Any) -> list[Run]:
+    """The runs of an arm, by seed: its first word and its axes, `teacher_smoothing` for `teacher.smoothing`."""
+    wanted = {key.replace("teacher_", "teacher."): value for key, value in axes.items()}
+    found = [run for run in results["runs"] if run["arm"].split("/")[0] == group
+             and all(run["axes"].get(key) == value for key, value in wanted.items())]
+    if len(found) != len(results["seeds"]):
+        raise ValueError(f"{results['study']} has {len(found)} runs of {group} {wanted}")
+    return sorted(found, key=lambda run: run["seed"])
+
+
+def of(split: str, metric: str, factor: float = 1.0) -> Values:
+    """A metric of runs, in their order."""
+    return lambda runs: [factor * run["metrics"][split][metric] for run in runs]
+
+
+errors, accuracy = of("test", "errors"), of("test", "top1", 100)
+
+
+def spread(values: Iterable[float], decimals: int = 1) -> str:
+    """Mean ± standard deviation."""
+    mean, sd, _ = mean_interval(list(values))
+    return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """A number with its sign, a minus as it is printed."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def chance(p: float | None) -> str:
+    """A p-value."""
+    return "no p" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def beyond_chance(test: Paired) -> bool:
+    """Whether the interval leaves out zero."""
+    return bool(test.ci95 and test.ci95[0] * test.ci95[1] > 0)
+
+
+def interval(test: Paired, decimals: int = 1) -> str:
+    """The 95% interval of a difference."""
+    return " to ".join(signed(bound, decimals) for bound in test.ci95) if test.ci95 else "no spread"
+
+
+def difference(test: Paired, decimals: int = 1) -> str:
+    """A difference with its interval, bold where that leaves out zero."""
+    text = f"{signed(test.difference, decimals)} ({interval(test, decimals)})"
+    return f"**{text}**" if beyond_chance(test) else text
+
+
+def table(headings: list[str], rows: Iterable[list[str]]) -> str:
+    """A table of Markdown."""
+    line = "| {} |".format
+    return "\n".join([line(" | ".join(headings)), "|" + "---|" * len(headings), *(line(" | ".join(r)) for r in rows)])
+
+
+def cost(results: Results) -> str:
+    """Seeds, runs, time, hardware and precision of a study."""
+    hours = sum(run["seconds"] for run in results["runs"]) / 3600
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    machine = " and ".join(sorted({run["hardware"] for run in results["runs"]}))
+    precision = {"no": "float32", "bf16": "bf16"}[results["precision"]]
+    return f"{len(results['seeds'])} seeds, {len(results['runs'])} runs, {time} of training on {machine}, {precision}"
+
+
+def plain(sentence: str) -> str:
+    """A report's sentence in the README's words."""
+    for name, short in (("teacher/drop_rate=0/smoothing=0.1", "the smoothed teacher"),
+                        ("teacher/drop_rate=0/smoothing=0", "the hard teacher")):
+        sentence = sentence.replace(name, short)
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", sentence)
+
+
+# ------------------------------------------------------------------------------------------------ what is reported
+
+
+def digits() -> dict[str, Any]:
+    """The quick start: its table, and the student of the smoothed teacher against that of the hard one at T = 4."""
+    results = load("digits")
+    arms = {"teacher, hard labels": arm(results, "hard"), "teacher, smoothing 0.1": arm(results, "smoothed"),
+            "student alone, hard labels": arm(results, "alone", smoothing=0.0),
+            "student alone, smoothing 0.1": arm(results, "alone", smoothing=0.1)}
+    arms |= {f"student of the {t} teacher, T = {n}": arm(results, "distilled", teacher=t, temperature=n)
+             for t in ("hard", "smoothed") for n in (1, 4)}
+
+    def row(name: str, runs: list[Run]) -> list[str]:
+        taught, teaches = runs[0]["teacher"], runs[0]["role"] == "teacher"
+        return [name, spread(accuracy(runs), 2), f"{np.mean(of('test', 'ece', 100)(runs)):.2f}",
+                f"{np.mean(of('test', 'agreement', 100)(runs)):.1f}" if taught else "",
+                f"{np.mean(of('train', 'gamma')(runs)):.3f}" if taught or teaches else ""]
+
+    pair = [arms[f"student of the {t} teacher, T = 4"] for t in ("hard", "smoothed")]
+    p_holm = next(c["p_holm"] for c in results["comparisons"] if [c["a"], c["b"]] == [runs[0]["arm"] for runs in pair])
+    headings = ["arm", "test accuracy, %", "ECE, %", "agreement, %", "gamma"]
+    return {"table": table(headings, [row(*one) for one in arms.items()]), "cost": cost(results),
+            "images": pair[0][0]["metrics"]["test"]["count"], "test": compare(*map(accuracy, pair)), "p_holm": p_holm,
+            "comparisons": len(results["comparisons"])}
+
+
+def section4() -> dict[str, Any]:
+    """Errors on MNIST, by teacher and by how the student is taught."""
+    results = load("section4")
+    teachers = [arm(results, "teacher", drop_rate=drop, smoothing=s) for drop, s in TEACHERS.values()]
+    students = {name: [arm(results, group, teacher_drop_rate=drop, teacher_smoothing=s, **axes)
+                       for drop, s in TEACHERS.values()] for name, (group, axes) in TAUGHT.items()}
+    alone = [arm(results, "alone", smoothing=s) for s in (0.0, 0.1)]
+
+    def row(name: str, runs: list[list[Run]]) -> list[str]:
+        cells = []
+        for a, b in zip(runs[::2], runs[1::2], strict=True):
+            cells += [spread(errors(a)), spread(errors(b)), difference(compare(errors(a), errors(b)))]
+        return [name, *cells, *[""] * (6 - len(cells))]
+
+    pairs = [four[i:i + 2] for four in students.values() for i in (0, 2)]
+    beside = []
+    for how in ("sum", "mean"):
+        four = students[f"squared logit difference, {how}"]
+        cells = (spread(errors(runs)) for runs in (teachers[2], four[2], teachers[1], four[1]))
+        beside.append([f"here, {how} over classes", *cells])
+    rows = [row("the teacher itself", teachers), *(row(*one) for one in students.items()), row("alone", alone)]
+    return {
+        "cost": cost(results), "seeds": len(results["seeds"]),
+        "table": table(["errors of 10,000", "hard", "smoothed", "smoothed − hard", "hard, dropout", "smoothed, dropout",
+                        "smoothed − hard"], rows),
+        **effects_of_smoothing(results, pairs),
+        **effects_of_teaching(alone[0], [runs for four in students.values() for runs in four]),
+        "beside": table(["errors of 10,000", "hard teacher with dropout", "its student", "smoothed teacher without",
+                         "its student"],
+                        [["the paper, one run", "67", "74", "59", "91"],
+                         ["the replication, one run, another loss", "81", "93", "69", "105"], *beside]),
+        "as_published": [compare(errors(four[2]), errors(four[1])) for four in list(students.values())[:2]],
+    }
+
+
+def effects_of_smoothing(results: Results, pairs: list[list[list[Run]]]) -> dict[str, Any]:
+    """What smoothing the teacher did to its students, one by one and on average; each pair is (hard, smoothed)."""
+    tests = [compare(errors(a), errors(b)) for a, b in pairs]
+    images = [next(c["ci95_images"] for c in results["comparisons"] if (c["a"], c["b"]) == (a[0]["arm"], b[0]["arm"]))
+              for a, b in pairs]
+    told = [t for t in tests if beyond_chance(t)]
+    return {
+        "pairs": len(pairs), "whole": compare(*(np.mean([errors(pair[i]) for pair in pairs], axis=0) for i in (0, 1))),
+        "hurt": sum(t.difference > 0 for t in told), "helped": sum(t.difference < 0 for t in told),
+        "after_holm": sum(p is not None and p < 0.05 for p in holm([t.p_value for t in tests])),
+        "by_images": sum(beyond_chance(t) and bool(i) and i[0] * i[1] > 0 for t, i in zip(tests, images, strict=True)),
+    }
+
+
+def effects_of_teaching(alone: list[Run], taught: list[list[Run]]) -> dict[str, Any]:
+    """How students with a teacher compare with the one that learned from hard labels alone."""
+    tests = [compare(errors(alone), errors(runs)) for runs in taught]
+    adjusted = holm([t.p_value for t in tests])
+    sure = [p for t, p in zip(tests, adjusted, strict=True) if t.difference < 0 and p is not None]
+    fewer = sorted(-t.difference for t in tests)
+    return {"taught": len(tests), "fewer": sum(t.difference < 0 for t in tests), "surely": sum(p < 0.05 for p in sure),
+            "least": fewer[0], "most": fewer[-1], "largest_p": chance(max(sure, default=None))}
+
+
+def inside() -> dict[str, Any]:
+    """Clusters, calibration and information of section 4's teachers."""
+    results = load("section4")
+    teachers = {name: arm(results, "teacher", drop_rate=drop, smoothing=s) for name, (drop, s) in TEACHERS.items()}
+    columns: dict[str, tuple[Values, int]] = {
+        "ECE, %": (of("test", "ece", 100), 2), "scaled": (of("test", "ece_scaled", 100), 2),
+        "fitted T": (of("test", "fitted_temperature"), 2),
+        "within/between, train": (of("train", "within_between_templates"), 3),
+        "validation": (of("validation", "within_between_templates"), 3),
+        "R², train": (of("train", "class_separation"), 3), "NC1, train": (of("train", "nc1"), 2),
+        "I(X; Y), nats: highest": (lambda runs: [max(s["nats"] for s in run["information"]) for run in runs], 2),
+        "at the end": (lambda runs: [last_information(run) for run in runs], 2),
+    }
+    expected, tight = 0.1 * 9 / 10, of("train", "within_between_templates")
+    pairs = [(teachers["hard"], teachers["smoothed"]), (teachers["hard, dropout"], teachers["smoothed, dropout"])]
+    told = read_figures(results, {})
+    return {
+        "table": table(["teacher", *columns], ([name, *(spread(value(runs), d) for value, d in columns.values())]
+                                               for name, runs in teachers.items())),
+        "tighter": [sum(b < a for a, b in zip(tight(x), tight(y), strict=True)) for x, y in pairs],
+        "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(y)) / expected for _, y in pairs],
+        "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
+        "information": plain(told["information"]),
+    }
+
+
+def the_map() -> dict[str, Any]:
+    """Accuracy, agreement and γ of students by their teacher's smoothing and temperature; the curves of figure 5."""
+    results = load("map")
+    taught = [run["axes"] for run in results["runs"] if run["arm"].startswith("distilled/")]
+    smoothings, temperatures = (sorted({axes[key] for axes in taught}) for key in ("teacher.smoothing", "temperature"))
+    cells = {(s, t): arm(results, "distilled", teacher_smoothing=s, temperature=t)
+             for s in smoothings for t in temperatures}
+    alone = {s: arm(results, "alone", smoothing=s) for s in smoothings}
+
+    def cell(runs: list[Run]) -> str:
+        agreement, gamma = np.mean(of("test", "agreement", 100)(runs)), np.mean(of("train", "gamma")(runs))
+        return f"{np.mean(accuracy(runs)):.2f} · {agreement:.1f} · {gamma:.2f}"
+
+    def by_seed(points: Iterable[list[Run]]) -> dict[int, list[float]]:
+        found: dict[int, list[float]] = {}
+        for run in (run for runs in points for run in runs):
+            found.setdefault(run["seed"], []).append(run["metrics"]["test"]["top1"])
+        return found
+
+    rows = [[f"{s:g}", spread(accuracy(arm(results, "teacher", smoothing=s)), 2), spread(accuracy(alone[s]), 2),
+             *(cell(cells[s, t]) for t in temperatures)] for s in smoothings]
+    curves = {"student alone": by_seed(alone.values()),
+              "student of the hard teacher, by temperature": by_seed(cells[0.0, t] for t in temperatures),
+              "student of smoothed teachers, T = 1": by_seed(cells[s, 1] for s in smoothings)}
+    headings = ["smoothing", "teacher, %", "alone, %", *(f"T = {t:g}" for t in temperatures)]
+    return {"cost": cost(results), "table": table(headings, rows), "map": plain(read_map(cells)),
+            "curves": plain(read_equivalent_smoothing(curves))}
+
+
+def cifar10() -> dict[str, Any]:
+    """Accuracy of ResNet-8 by teacher and temperature."""
+    results = load("cifar10_small")
+    names = ("hard", "smoothed")
+    alone = [arm(results, "alone", smoothing=s) for s in (0.0, 0.1)]
+    rows = []
+    for name, (a, b) in {
+        "the teacher, ResNet-20": [arm(results, teacher) for teacher in names],
+        **{f"KD, T = {t}": [arm(results, "distilled", teacher=n, temperature=t) for n in names] for t in (1, 2, 4)},
+        "alone": alone,
+    }.items():
+        gains = [difference(compare(accuracy(alone[0]), accuracy(runs)), 2) if name.startswith("KD") else ""
+                 for runs in (a, b)]
+        rows.append([name, spread(accuracy(a), 2), spread(accuracy(b), 2),
+                     difference(compare(accuracy(a), accuracy(b)), 2), *gains])
+    headings = ["test accuracy, %", "hard", "smoothed", "smoothed − hard", "hard − alone", "smoothed − alone"]
+    return {"cost": cost(results), "table": table(headings, rows)}
+
+
+def rendered(text: str) -> str:
+    """The README with its marked parts, the blocks of the template, made anew."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    environment.filters |= {"difference": difference, "interval": interval, "signed": signed, "chance": chance}
+    environment.tests["beyond_chance"] = beyond_chance
+    template = environment.get_template("paper.md.jinja")
+    studies = {"digits": digits, "section4": section4, "inside": inside, "the_map": the_map, "cifar10": cifar10}
+    for name, block in template.blocks.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md needs {start.strip()} and {end}, once each")
+        before, rest = text.split(start)
+        text = before + start + "".join(block(template.new_context(studies))).strip() + "\n" + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["keep"]:
+        for folder in sys.argv[2:]:
+            keep(Path(folder))
+    elif sys.argv[1:]:
+        print(__doc__)
+    else:
+        path = ROOT / "README.md"
+        path.write_text(rendered(path.read_text("utf-8")), "utf-8")
