@@ -1,5 +1,6 @@
 """What every part of a study works with: recipe, data, store, device."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import nn
 
@@ -75,10 +77,19 @@ def make_accelerator(precision: str | None, trackers: Iterable[str] = (), out: P
             raise UserError(f"--track {name}: unknown tracker; {nearest(name, LOGGER_TYPE_TO_CLASS)}")
         if name not in installed:
             raise UserError(f"--track {name}: its package is not installed; pip install {name.replace('_', '-')}")
+    # accelerate has one precision a process and would refuse another, or use the first in silence; accelerators
+    # that exist keep their state
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != _wanted(precision):
+        AcceleratorState._shared_state = {}
     processes = InitProcessGroupKwargs(timeout=timedelta(days=7))  # whole runs are trained between two barriers
     return Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
                        mixed_precision=precision, kwargs_handlers=[processes], log_with=list(trackers) or None,
                        project_dir=out)
+
+
+def _wanted(precision: str | None) -> str:
+    """A precision with the launcher's where there is none."""
+    return precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
 
 
 def precision_of(recipe: Recipe) -> str | None:

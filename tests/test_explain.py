@@ -344,7 +344,7 @@ def test_sentences_tell_direction_size_and_doubt():
 def test_the_pair_that_is_told_and_drawn_differs_in_smoothing_alone():
     """Of section 4's four teachers the two without dropout; of the map's eight the hard and the most smoothed."""
     for name, expected in {
-        "section4": ("teacher/drop_rate=0/smoothing=0", "teacher/drop_rate=0/smoothing=0.1"),
+        "section4": ("plain/smoothing=0", "plain/smoothing=0.1"),
         "map": ("teacher/smoothing=0", "teacher/smoothing=0.75"),
     }.items():
         pairs = find_pairs(load_recipe(ROOT / "recipes" / "paper" / f"{name}.yaml"))

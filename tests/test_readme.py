@@ -1,10 +1,14 @@
 """What the README prints is what a person can run."""
 
+import importlib
 import json
 import re
 import statistics
 
+import numpy as np
+import pytest
 from conftest import ROOT
+from scipy import stats
 
 TEXT = (ROOT / "README.md").read_text()
 
@@ -30,6 +34,47 @@ def test_its_table_of_recipes_is_complete():
     paths = [p.relative_to(ROOT / "recipes").with_suffix("") for p in (ROOT / "recipes").rglob("*.yaml")]
     assert named == {path.as_posix() for path in paths}
     assert len({path.name for path in paths}) == len(paths), "a study's folder is named after its recipe"
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return importlib.import_module("paper")
+
+
+def test_its_results_are_those_that_were_found(paper):
+    """Word for word what `python tools/paper.py` makes of tools/results."""
+    assert paper.rendered(TEXT) == TEXT
+
+
+def numbers(cell):
+    """The numbers of a table's cell, with the minus as it is printed."""
+    return [float(n) for n in re.findall(r"[+-]?\d+(?:\.\d+)?", cell.replace("−", "-"))]
+
+
+def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs():
+    """Errors on MNIST by arm: mean, standard deviation, and the paired interval, straight from the file."""
+    runs = json.loads((ROOT / "tools" / "results" / "section4.json").read_text())["runs"]
+    for row, start in {
+        "the teacher itself": "{}/smoothing={}",
+        "squared logit difference, sum": "matched/teacher={}/over_classes=sum/teacher.smoothing={}",
+        "squared logit difference, mean": "matched/teacher={}/over_classes=mean/teacher.smoothing={}",
+        **{f"KD, T = {t}": f"distilled/teacher={{}}/temperature={t}/teacher.smoothing={{}}" for t in (1, 4, 20)},
+    }.items():
+        cells = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", TEXT, re.M).group(1).split(" | ")
+        for column, kind in ((0, "plain"),):
+            hard, smoothed = (
+                [r["metrics"]["test"]["errors"] for seed in range(5) for r in runs
+                 if r["arm"] == start.format(kind, smoothing) and r["seed"] == seed]
+                for smoothing in (0, 0.1)
+            )  # fmt: skip
+            assert len(hard) == len(smoothed) == 5
+            for cell, values in zip(cells[column:], (hard, smoothed), strict=False):
+                assert numbers(cell) == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=0.0501)
+            test = stats.ttest_rel(smoothed, hard)
+            expected = [np.mean(smoothed) - np.mean(hard), *test.confidence_interval(0.95)]
+            assert numbers(cells[column + 2]) == pytest.approx(expected, abs=0.0501)
+            assert cells[column + 2].startswith("**") == (test.pvalue < 0.05)
 
 
 def test_speeds_are_those_that_were_measured():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from distill import phases
+from distill import load_recipe, phases
 from distill.data.loaders import training_batches
 from distill.data.views import key, normalise
 from distill.document import UserError
@@ -291,6 +291,16 @@ def test_bf16_learns_as_float32_does_and_keeps_float32_weights(tiny, workplace, 
         accuracies = [p.store.history(run.id)[-1]["validation"]["top1"] for p in (place, half)]
         assert accuracies[0] > 0.5 and abs(accuracies[0] - accuracies[1]) < 0.06, (run.title, accuracies)
         assert place.store.history(run.id) != half.store.history(run.id)
+
+
+def test_studies_of_one_process_each_have_their_precision(tiny, tmp_path, accelerator):
+    """And an accelerator that was there before goes on."""
+    precisions = [
+        run_study(load_recipe(tiny, ["train.epochs=1", *own]), tmp_path / "runs")["precision"]
+        for own in ([], ["train.precision=bf16"], [])
+    ]
+    assert precisions == ["no", "bf16", "no"]
+    assert (accelerator.mixed_precision, accelerator.device.type, accelerator.num_processes) == ("no", "cpu", 1)
 
 
 def test_a_loss_that_is_not_finite_takes_its_run_out_of_the_cohort_alone(tiny, workplace, monkeypatch):

@@ -34,13 +34,13 @@ METRICS = {
 RUN = ["id", "role", "arm", "axes", "seed", "model", "parameters", "teacher", "epochs", "seconds", "hardware",
        "smoothing", "temperature", "information"]
 STUDY = ["study", "versions", "data", "precision", "device", "seeds"]
-# section 4: how its students are taught; the four teachers by dropout and smoothing
+# section 4: how its students are taught, and its teachers in pairs of a hard and a smoothed one, by group and smoothing
 TAUGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "squared logit difference, sum": ("matched", {"over_classes": "sum"}),
     "squared logit difference, mean": ("matched", {"over_classes": "mean"}),
     **{f"KD, T = {t}": ("distilled", {"temperature": t}) for t in (1, 4, 20)},
 }
-TEACHERS = {"hard": (0.0, 0.0), "smoothed": (0.0, 0.1), "hard, dropout": (0.5, 0.0), "smoothed, dropout": (0.5, 0.1)}
+TEACHERS = {"hard": ("plain", 0.0), "smoothed": ("plain", 0.1)}
 
 Run = dict[str, Any]
 Results = dict[str, Any]
@@ -152,8 +152,7 @@ def cost(results: Results) -> str:
 
 def plain(sentence: str) -> str:
     """A report's sentence in the README's words."""
-    for name, short in (("teacher/drop_rate=0/smoothing=0.1", "the smoothed teacher"),
-                        ("teacher/drop_rate=0/smoothing=0", "the hard teacher")):
+    for name, short in (("plain/smoothing=0.1", "the smoothed teacher"), ("plain/smoothing=0", "the hard teacher")):
         sentence = sentence.replace(name, short)
     return re.sub(r"(?<![\w.])-(?=\d)", "−", sentence)
 
@@ -187,35 +186,35 @@ def digits() -> dict[str, Any]:
 def section4() -> dict[str, Any]:
     """Errors on MNIST, by teacher and by how the student is taught."""
     results = load("section4")
-    teachers = [arm(results, "teacher", drop_rate=drop, smoothing=s) for drop, s in TEACHERS.values()]
-    students = {name: [arm(results, group, teacher_drop_rate=drop, teacher_smoothing=s, **axes)
-                       for drop, s in TEACHERS.values()] for name, (group, axes) in TAUGHT.items()}
+    teachers = [arm(results, kind, smoothing=s) for kind, s in TEACHERS.values()]
+    students = {name: [arm(results, group, teacher=kind, teacher_smoothing=s, **axes) for kind, s in TEACHERS.values()]
+                for name, (group, axes) in TAUGHT.items()}
     alone = [arm(results, "alone", smoothing=s) for s in (0.0, 0.1)]
 
     def row(name: str, runs: list[list[Run]]) -> list[str]:
         cells = []
         for a, b in zip(runs[::2], runs[1::2], strict=True):
             cells += [spread(errors(a)), spread(errors(b)), difference(compare(errors(a), errors(b)))]
-        return [name, *cells, *[""] * (6 - len(cells))]
+        return [name, *cells, *[""] * (len(headings) - 1 - len(cells))]
 
-    pairs = [four[i:i + 2] for four in students.values() for i in (0, 2)]
+    headings = ["errors of 10,000"]
+    for hard, smoothed in zip(list(TEACHERS)[::2], list(TEACHERS)[1::2], strict=True):
+        headings += [hard, smoothed, "smoothed − hard"]
+    pairs = [own[i:i + 2] for own in students.values() for i in range(0, len(own), 2)]
     beside = []
     for how in ("sum", "mean"):
-        four = students[f"squared logit difference, {how}"]
-        cells = (spread(errors(runs)) for runs in (teachers[2], four[2], teachers[1], four[1]))
-        beside.append([f"here, {how} over classes", *cells])
+        taught = students[f"squared logit difference, {how}"]
+        cells = (spread(errors(runs)) for runs in (teachers[0], taught[0], teachers[1], taught[1]))
+        beside.append([f"here, without dropout, {how} over classes", *cells])
     rows = [row("the teacher itself", teachers), *(row(*one) for one in students.items()), row("alone", alone)]
     return {
         "cost": cost(results), "seeds": len(results["seeds"]),
-        "table": table(["errors of 10,000", "hard", "smoothed", "smoothed − hard", "hard, dropout", "smoothed, dropout",
-                        "smoothed − hard"], rows),
+        "table": table(headings, rows),
         **effects_of_smoothing(results, pairs),
-        **effects_of_teaching(alone[0], [runs for four in students.values() for runs in four]),
-        "beside": table(["errors of 10,000", "hard teacher with dropout", "its student", "smoothed teacher without",
-                         "its student"],
-                        [["the paper, one run", "67", "74", "59", "91"],
-                         ["the replication, one run, another loss", "81", "93", "69", "105"], *beside]),
-        "as_published": [compare(errors(four[2]), errors(four[1])) for four in list(students.values())[:2]],
+        **effects_of_teaching(alone[0], [runs for own in students.values() for runs in own]),
+        "beside": table(["errors of 10,000", "hard teacher", "its student", "smoothed teacher", "its student"],
+                        [["the paper, one run, dropout in the hard teacher alone", "67", "74", "59", "91"],
+                         ["the replication, the same with another loss", "81", "93", "69", "105"], *beside]),
     }
 
 
@@ -246,7 +245,7 @@ def effects_of_teaching(alone: list[Run], taught: list[list[Run]]) -> dict[str, 
 def inside() -> dict[str, Any]:
     """Clusters, calibration and information of section 4's teachers."""
     results = load("section4")
-    teachers = {name: arm(results, "teacher", drop_rate=drop, smoothing=s) for name, (drop, s) in TEACHERS.items()}
+    teachers = {name: arm(results, kind, smoothing=s) for name, (kind, s) in TEACHERS.items()}
     columns: dict[str, tuple[Values, int]] = {
         "ECE, %": (of("test", "ece", 100), 2), "scaled": (of("test", "ece_scaled", 100), 2),
         "fitted T": (of("test", "fitted_temperature"), 2),
@@ -257,11 +256,12 @@ def inside() -> dict[str, Any]:
         "at the end": (lambda runs: [last_information(run) for run in runs], 2),
     }
     expected, tight = 0.1 * 9 / 10, of("train", "within_between_templates")
-    pairs = [(teachers["hard"], teachers["smoothed"]), (teachers["hard, dropout"], teachers["smoothed, dropout"])]
+    pairs = list(zip(list(teachers.values())[::2], list(teachers.values())[1::2], strict=True))
     told = read_figures(results, {})
     return {
         "table": table(["teacher", *columns], ([name, *(spread(value(runs), d) for value, d in columns.values())]
                                                for name, runs in teachers.items())),
+        "seeds": len(results["seeds"]),
         "tighter": [sum(b < a for a, b in zip(tight(x), tight(y), strict=True)) for x, y in pairs],
         "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(y)) / expected for _, y in pairs],
         "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
