@@ -10,7 +10,9 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ import jinja2
 import numpy as np
 
 from distill.analysis.statistics import Paired, compare, holm, mean_interval
+from distill.figures.features import features
+from distill.pictures import load_picture
 from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
 from distill.report.tables import last_information
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "tools" / "results"
-FIGURES = {"section4": ["features_plane", "information"], "map": ["temperature_map", "equivalent_smoothing"]}
+FIGURES = {"section4": ["information"], "map": ["temperature_map", "equivalent_smoothing"]}
 # what is read of a run, here and by the report's sentences; attacks are left out of these studies, and null
 METRICS = {
     "test": ["top1", "errors", "count", "nll", "ece", "ece_scaled", "fitted_temperature", "agreement",
@@ -75,6 +79,10 @@ def keep(study: Path) -> None:
     (KEPT / f"{kept['study']}.json").write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
     for name in FIGURES.get(kept["study"], ()):
         shutil.copyfile(study / "figures" / f"{name}.png", KEPT / f"{kept['study']}_{name}.png")
+    picture = load_picture(study / "features.safetensors") if kept["study"] == "section4" else None
+    if picture:  # its rows are two teachers, and a student of each, which is more than a page of text should show
+        figure = features(replace(picture, networks=picture.networks[:2]), picture.views[0])
+        figure.savefig(KEPT / "section4_features_plane.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
 def load(name: str) -> Results:
@@ -200,16 +208,19 @@ def section4() -> dict[str, Any]:
     headings = ["errors of 10,000"]
     for hard, smoothed in zip(list(TEACHERS)[::2], list(TEACHERS)[1::2], strict=True):
         headings += [hard, smoothed, "smoothed − hard"]
-    pairs = [own[i:i + 2] for own in students.values() for i in range(0, len(own), 2)]
+    kinds = dict(zip(range(0, len(TEACHERS), 2), ("", " (dropout)"), strict=False))
+    pairs = {f"{name}{kind}": own[i:i + 2] for name, own in students.items() for i, kind in kinds.items()}
     beside = []
     for how in ("sum", "mean"):
         taught = students[f"squared logit difference, {how}"]
         cells = (spread(errors(runs)) for runs in (teachers[0], taught[0], teachers[1], taught[1]))
         beside.append([f"here, without dropout, {how} over classes", *cells])
+    by_kd = [errors(taught[1]) for name, taught in students.items() if name.startswith("KD")]
     rows = [row("the teacher itself", teachers), *(row(*one) for one in students.items()), row("alone", alone)]
     return {
         "cost": cost(results), "seeds": len(results["seeds"]),
-        "table": table(headings, rows),
+        "table": table(headings, rows), "teachers": compare(*map(errors, teachers[:2])),
+        "no_more": compare(errors(alone[1]), np.mean(by_kd, axis=0)),
         **effects_of_smoothing(results, pairs),
         **effects_of_teaching(alone[0], [runs for own in students.values() for runs in own]),
         "beside": table(["errors of 10,000", "hard teacher", "its student", "smoothed teacher", "its student"],
@@ -218,17 +229,20 @@ def section4() -> dict[str, Any]:
     }
 
 
-def effects_of_smoothing(results: Results, pairs: list[list[list[Run]]]) -> dict[str, Any]:
+def effects_of_smoothing(results: Results, pairs: dict[str, list[list[Run]]]) -> dict[str, Any]:
     """What smoothing the teacher did to its students, one by one and on average; each pair is (hard, smoothed)."""
-    tests = [compare(errors(a), errors(b)) for a, b in pairs]
-    images = [next(c["ci95_images"] for c in results["comparisons"] if (c["a"], c["b"]) == (a[0]["arm"], b[0]["arm"]))
-              for a, b in pairs]
-    told = [t for t in tests if beyond_chance(t)]
+    tests = {name: compare(errors(a), errors(b)) for name, (a, b) in pairs.items()}
+    images = {(c["a"], c["b"]): c["ci95_images"] for c in results["comparisons"]}
+    over_images = [images[a[0]["arm"], b[0]["arm"]] for a, b in pairs.values()]
+    told = {name: test for name, test in tests.items() if beyond_chance(test)}
     return {
-        "pairs": len(pairs), "whole": compare(*(np.mean([errors(pair[i]) for pair in pairs], axis=0) for i in (0, 1))),
-        "hurt": sum(t.difference > 0 for t in told), "helped": sum(t.difference < 0 for t in told),
-        "after_holm": sum(p is not None and p < 0.05 for p in holm([t.p_value for t in tests])),
-        "by_images": sum(beyond_chance(t) and bool(i) and i[0] * i[1] > 0 for t, i in zip(tests, images, strict=True)),
+        "pairs": len(pairs),
+        "whole": compare(*(np.mean([errors(pair[i]) for pair in pairs.values()], axis=0) for i in (0, 1))),
+        "hurt": "; ".join(name for name, test in told.items() if test.difference > 0) or "none",
+        "helped": "; ".join(name for name, test in told.items() if test.difference < 0) or "none", "told": len(told),
+        "after_holm": sum(p is not None and p < 0.05 for p in holm([t.p_value for t in tests.values()])),
+        "by_images": sum(beyond_chance(t) and bool(i) and i[0] * i[1] > 0
+                         for t, i in zip(tests.values(), over_images, strict=True)),
     }
 
 
@@ -255,17 +269,17 @@ def inside() -> dict[str, Any]:
         "I(X; Y), nats: highest": (lambda runs: [max(s["nats"] for s in run["information"]) for run in runs], 2),
         "at the end": (lambda runs: [last_information(run) for run in runs], 2),
     }
-    expected, tight = 0.1 * 9 / 10, of("train", "within_between_templates")
+    expected = 0.1 * 9 / 10
     pairs = list(zip(list(teachers.values())[::2], list(teachers.values())[1::2], strict=True))
     told = read_figures(results, {})
     return {
         "table": table(["teacher", *columns], ([name, *(spread(value(runs), d) for value, d in columns.values())]
                                                for name, runs in teachers.items())),
-        "seeds": len(results["seeds"]),
-        "tighter": [sum(b < a for a, b in zip(tight(x), tight(y), strict=True)) for x, y in pairs],
         "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(y)) / expected for _, y in pairs],
         "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
         "information": plain(told["information"]),
+        "fall": [np.mean([max(s["nats"] for s in run["information"]) - last_information(run) for run in runs])
+                 for runs in teachers.values()],
     }
 
 
@@ -317,6 +331,13 @@ def cifar10() -> dict[str, Any]:
     return {"cost": cost(results), "table": table(headings, rows)}
 
 
+def wrapped(part: str) -> str:
+    """A paragraph in lines of one width; tables, headings, pictures and commands as they are."""
+    if part.lstrip("\n").startswith(("|", "#", "!", "    ")):
+        return part.strip("\n")
+    return textwrap.fill(" ".join(part.split()), 135, break_long_words=False, break_on_hyphens=False)
+
+
 def rendered(text: str) -> str:
     """The README with its marked parts, the blocks of the template, made anew."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
@@ -330,7 +351,8 @@ def rendered(text: str) -> str:
         if text.count(start) != 1 or text.count(end) != 1:
             raise ValueError(f"README.md needs {start.strip()} and {end}, once each")
         before, rest = text.split(start)
-        text = before + start + "".join(block(template.new_context(studies))).strip() + "\n" + end + rest.split(end)[1]
+        parts = "".join(block(template.new_context(studies))).strip().split("\n\n")
+        text = before + start + "\n\n".join(map(wrapped, parts)) + "\n" + end + rest.split(end)[1]
     return text
 
 
