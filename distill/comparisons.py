@@ -30,7 +30,8 @@ SMOOTHING = (TEACHER_SMOOTHING, QUESTIONS["student", "loss.cross_entropy.smoothi
 
 def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
     """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first:
-    the smallest number, the least smoothed teacher (of each kind of teacher, if there are more).
+    the smallest number, the least smoothed teacher. Students whose teachers differ in smoothing and in more do
+    not compare.
 
     A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
     compare if all the rest is equal, with the smoothing that the distilled student's own labels have. So do
@@ -67,15 +68,17 @@ def _amount(recipe: Recipe, key: str, value: Any) -> float:
 
 
 def _alike(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
-    """The arms to compare, each list with its first: students by the kind of their teacher, and the kinds' firsts."""
+    """The arms to compare, each list with its first: students whose teachers differ in smoothing, or in all else."""
     if key != "teacher":
         return [group]
     kinds: dict[str, list[Arm]] = {}
+    smoothings: dict[float, list[Arm]] = {}
     for arm in group:
         teachers = [_flat(recipe.arm(name)) for name in arm.teachers]
         kind = [{k: v for k, v in flat.items() if k != "loss.cross_entropy.smoothing"} for flat in teachers]
         kinds.setdefault(json.dumps(kind, sort_keys=True), []).append(arm)
-    return [[alike[0] for alike in kinds.values()], *kinds.values()]
+        smoothings.setdefault(_amount(recipe, key, arm.teachers), []).append(arm)
+    return [*kinds.values(), *smoothings.values()]
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:

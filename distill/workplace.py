@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, SharedDict
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import nn
 
@@ -79,8 +79,8 @@ def make_accelerator(precision: str | None, trackers: Iterable[str] = (), out: P
             raise UserError(f"--track {name}: its package is not installed; pip install {name.replace('_', '-')}")
     # accelerate has one precision a process and would refuse another, or use the first in silence; accelerators
     # that exist keep their state
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != _wanted(precision):
-        AcceleratorState._shared_state = {}
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision.lower() != _wanted(precision):
+        AcceleratorState._shared_state = SharedDict()
     processes = InitProcessGroupKwargs(timeout=timedelta(days=7))  # whole runs are trained between two barriers
     return Accelerator(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
                        mixed_precision=precision, kwargs_handlers=[processes], log_with=list(trackers) or None,

@@ -42,24 +42,40 @@ def test_which_arms_compare(tmp_path):
 
 
 def test_students_of_two_kinds_of_teachers_compare_within_each_kind(tmp_path):
-    """Hard and smoothed, without and with dropout: three pairs a student, none of which changes two things."""
+    """Hard and smoothed, without and with dropout: four pairs a student, none of which changes two things."""
     (tmp_path / "r.yaml").write_text(
         "data: {source: digits}\ntrain: {epochs: 1}\nteachers:\n"
         "  t: {model: {name: mlp_16, drop_rate: [0.0, 0.5]}, loss: {cross_entropy: {smoothing: [0.0, 0.1]}}}\n"
         "students:\n  s: {model: mlp_16, teacher: t, loss: {kd: {temperature: [1, 4]}}}\n"
     )
-    found = {(q, a.name, b.name) for q, a, b in find_pairs(load_recipe(tmp_path / "r.yaml")) if "=4/" in a.name}
+    pairs = find_pairs(load_recipe(tmp_path / "r.yaml"))
+    found = {(q, a.name, b.name) for q, a, b in pairs if "=4/" in a.name}
     name = "s/temperature=4/teacher.drop_rate={}/teacher.smoothing={}".format
     smoothing = "Does label smoothing in the teacher help its student?"
     assert found == {
         (smoothing, name(0, 0), name(0, 0.1)),
         (smoothing, name(0.5, 0), name(0.5, 0.1)),
         ("Which teacher has the better student?", name(0, 0), name(0.5, 0)),
+        ("Which teacher has the better student?", name(0, 0.1), name(0.5, 0.1)),
     }
 
 
-def test_an_interval_over_images_is_that_of_mcnemars_test():
-    """One seed: of N images, b alone are right in b's network and c in a's; the variance is McNemar's, unpooled."""
+def test_an_interval_over_images_averages_each_image_over_seeds():
+    """Three seeds, their rows in another order than the recipe's: the runs of one arm, image by image."""
+    recipe = load_recipe(ROOT / "recipes" / "losses_digits.yaml", ["seeds=3"])
+    rows = [row | {"id": f"{row['arm']}{row['seed']}"} for row in rows_of({"focal": [0.8] * 3, "hard": [0.9] * 3})][
+        ::-1
+    ]
+    rng = np.random.default_rng(0)
+    right = {row["id"]: rng.random(400) < 0.85 for row in rows}
+    found = compare_arms(recipe, rows, right)
+    top1 = next(c for c in found if c["metric"] == "top1" and (c["a"], c["b"]) == ("hard", "focal"))
+    gains = [sum(int(right[f"focal{s}"][i]) - int(right[f"hard{s}"][i]) for s in range(3)) / 3 for i in range(400)]
+    assert top1["ci95_images"] == pytest.approx(tuple(stats.ttest_1samp(gains, 0).confidence_interval(0.95)))
+
+
+def test_an_interval_over_images_of_one_seed_is_that_of_paired_proportions():
+    """Of N images, b alone are right in b's network and c in a's: Wald's interval of (b - c) / N."""
     recipe = load_recipe(ROOT / "recipes" / "losses_digits.yaml", ["seeds=1"])
     rows = [row | {"id": row["arm"]} for row in rows_of({"hard": [0.9], "focal": [0.8]})]
     a, b = np.array([1] * 700 + [0] * 40 + [1] * 15 + [0] * 45), np.array([1] * 700 + [1] * 40 + [0] * 15 + [0] * 45)

@@ -11,6 +11,7 @@ from conftest import ROOT
 from scipy import stats
 
 TEXT = (ROOT / "README.md").read_text()
+WITHIN = "within_between_templates"
 
 
 def test_its_python_runs(tmp_path, monkeypatch):
@@ -75,6 +76,44 @@ def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs():
             expected = [np.mean(smoothed) - np.mean(hard), *test.confidence_interval(0.95)]
             assert numbers(cells[column + 2]) == pytest.approx(expected, abs=0.0501)
             assert cells[column + 2].startswith("**") == (test.pvalue < 0.05)
+
+
+def test_what_is_said_of_section_4_holds_for_each_run():
+    """By scipy and plain loops, from the kept file alone: who beat whom, how surely, and in every seed."""
+    runs = json.loads((ROOT / "tools" / "results" / "section4.json").read_text())["runs"]
+
+    def values(arm, split, metric):
+        found = {r["seed"]: r["metrics"][split][metric] for r in runs if r["arm"] == arm}
+        assert sorted(found) == [0, 1, 2, 3, 4]
+        return [found[seed] for seed in range(5)]
+
+    arms = list(dict.fromkeys(r["arm"] for r in runs))
+    taught = [arm for arm in arms if arm.startswith(("matched/", "distilled/"))]
+    alone, smoothed_alone = (values(f"alone/smoothing={s}", "test", "errors") for s in (0, 0.1))
+    p = [stats.ttest_rel(values(arm, "test", "errors"), alone).pvalue for arm in taught]
+    fewer = [np.mean(alone) - np.mean(values(arm, "test", "errors")) for arm in taught]
+    assert min(fewer) > 0 and max(p) < 0.05
+    text = " ".join(TEXT.split())
+    assert f"{len(taught)} of {len(taught)} students make fewer errors than the one that learned alone" in text
+    assert f"by {min(fewer):.0f} to {max(fewer):.0f}, " in text
+    against = [stats.ttest_rel(values(arm, "test", "errors"), smoothed_alone) for arm in taught]
+    better = sum(bool(t.pvalue < 0.05 and t.statistic < 0) for t in against)
+    assert f"alone from smoothed labels {better} make fewer beyond chance" in text
+
+    hard, smooth = (
+        [values(f"plain/smoothing={s}", *of) for of in (("test", "ece"), ("train", WITHIN))] for s in (0, 0.1)
+    )
+    assert all(b < a for a, b in zip(hard[1], smooth[1], strict=True)) and "is lower in 5 of 5 seeds" in text
+    ratio = np.mean(smooth[0]) / (0.1 * 9 / 10)
+    assert 1 / 1.5 < ratio < 1.5 and f"here it is {ratio:.2f} times that" in text
+    nats = {}
+    for r in runs:
+        if r["arm"] == "plain/smoothing=0.1":
+            for state in r["information"]:
+                nats.setdefault(state["epoch"], []).append(state["nats"])
+    means = {epoch: np.mean(of_seeds) for epoch, of_seeds in nats.items()}
+    top, last = max(means, key=means.get), max(means)
+    assert f"after epoch {top} with smoothed ones ({means[top]:.2f}, at the end {means[last]:.2f})" in text
 
 
 def test_speeds_are_those_that_were_measured():

@@ -113,7 +113,13 @@ def test_comparisons_are_paired_tests_of_what_is_stored(study):
         expected = stats.ttest_rel(ours, theirs)
         assert comparison["seeds"] == 3 and comparison["p_value"] == pytest.approx(expected.pvalue)
         assert comparison["ci95"] == pytest.approx(list(expected.confidence_interval(0.95)))
-        assert comparison["ci95_images"][0] < comparison["difference"] < comparison["ci95_images"][1]
+        right = {}
+        for run in results["runs"]:
+            stored = load_file(study[0] / "runs" / "models" / run["id"] / "predictions.safetensors")
+            right[run["arm"], run["seed"]] = (stored["test.logits"].argmax(1) == stored["test.labels"]).double()
+        gains = sum(right[b, seed] - right[a, seed] for seed in range(3)) / 3
+        over_images = stats.ttest_1samp(gains.numpy(), 0).confidence_interval(0.95)
+        assert comparison["ci95_images"] == pytest.approx(list(over_images))
 
 
 def test_a_run_is_a_timm_folder_with_the_stored_logits(study):

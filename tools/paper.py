@@ -1,4 +1,4 @@
-"""The README's results, from what studies found: no number in them is typed by hand.
+"""The README's results, from what studies found: no number that was measured is typed by hand.
 
     python tools/paper.py keep runs/section4 …    takes over what a study found, into tools/results/
     python tools/paper.py                         writes the README's marked parts from there
@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from distill.analysis.statistics import Paired, compare, holm, mean_interval
+from distill.analysis.statistics import Paired, compare, mean_interval
 from distill.figures.features import features
 from distill.pictures import load_picture
 from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
@@ -81,7 +81,9 @@ def keep(study: Path) -> None:
         shutil.copyfile(study / "figures" / f"{name}.png", KEPT / f"{kept['study']}_{name}.png")
     picture = load_picture(study / "features.safetensors") if kept["study"] == "section4" else None
     if picture:  # its rows are two teachers, and a student of each, which is more than a page of text should show
-        figure = features(replace(picture, networks=picture.networks[:2]), picture.views[0])
+        teachers = [replace(network, title=f"{kind} teacher, seed 0")
+                    for kind, network in zip(TEACHERS, picture.networks, strict=False)]
+        figure = features(replace(picture, networks=teachers), picture.views[0])
         figure.savefig(KEPT / "section4_features_plane.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
@@ -137,10 +139,17 @@ def interval(test: Paired, decimals: int = 1) -> str:
     return " to ".join(signed(bound, decimals) for bound in test.ci95) if test.ci95 else "no spread"
 
 
-def difference(test: Paired, decimals: int = 1) -> str:
-    """A difference with its interval, bold where that leaves out zero."""
+def difference(test: Paired, decimals: int = 1, images: list[float] | None = None) -> str:
+    """A difference with its interval; bold where that leaves out zero, † where that over images does not."""
     text = f"{signed(test.difference, decimals)} ({interval(test, decimals)})"
-    return f"**{text}**" if beyond_chance(test) else text
+    if not beyond_chance(test):
+        return text
+    return f"**{text}**" + (" †" if images and images[0] <= 0 <= images[1] else "")
+
+
+def between(results: Results, a: list[Run], b: list[Run]) -> dict[str, Any]:
+    """The study's own comparison of the accuracies of two arms."""
+    return next(c for c in results["comparisons"] if (c["a"], c["b"]) == (a[0]["arm"], b[0]["arm"]))
 
 
 def table(headings: list[str], rows: Iterable[list[str]]) -> str:
@@ -202,58 +211,71 @@ def section4() -> dict[str, Any]:
     def row(name: str, runs: list[list[Run]]) -> list[str]:
         cells = []
         for a, b in zip(runs[::2], runs[1::2], strict=True):
-            cells += [spread(errors(a)), spread(errors(b)), difference(compare(errors(a), errors(b)))]
+            images = between(results, a, b)["ci95_images"]
+            cells += [spread(errors(a)), spread(errors(b)), difference(compare(errors(a), errors(b)), 1, images)]
         return [name, *cells, *[""] * (len(headings) - 1 - len(cells))]
 
     headings = ["errors of 10,000"]
     for hard, smoothed in zip(list(TEACHERS)[::2], list(TEACHERS)[1::2], strict=True):
         headings += [hard, smoothed, "smoothed − hard"]
-    kinds = dict(zip(range(0, len(TEACHERS), 2), ("", " (dropout)"), strict=False))
-    pairs = {f"{name}{kind}": own[i:i + 2] for name, own in students.items() for i, kind in kinds.items()}
     beside = []
     for how in ("sum", "mean"):
         taught = students[f"squared logit difference, {how}"]
         cells = (spread(errors(runs)) for runs in (teachers[0], taught[0], teachers[1], taught[1]))
         beside.append([f"here, without dropout, {how} over classes", *cells])
     by_kd = [errors(taught[1]) for name, taught in students.items() if name.startswith("KD")]
+    matched = [students[f"squared logit difference, {how}"] for how in ("sum", "mean")]
+    effects = [np.subtract(errors(taught[1]), errors(taught[0])) for taught in matched]
     rows = [row("the teacher itself", teachers), *(row(*one) for one in students.items()), row("alone", alone)]
     return {
         "cost": cost(results), "seeds": len(results["seeds"]),
         "table": table(headings, rows), "teachers": compare(*map(errors, teachers[:2])),
         "no_more": compare(errors(alone[1]), np.mean(by_kd, axis=0)),
-        **effects_of_smoothing(results, pairs),
-        **effects_of_teaching(alone[0], [runs for own in students.values() for runs in own]),
+        "effects": [compare(errors(taught[0]), errors(taught[1])) for taught in matched],
+        "readings": compare(*effects), "single": [np.std(values, ddof=1) for values in effects],
+        "richer": [compare(errors(alone[1]), errors(taught[1])) for taught in matched],
+        **effects_of_smoothing(results, students), **effects_of_teaching(results, alone, students),
+        "fit": [100 * np.mean([run["metrics"]["train"]["top1"] for run in own]) for own in
+                (students["KD, T = 20"][1], students["squared logit difference, sum"][1], teachers[1])],
+        "scale": np.mean(of("test", "fitted_temperature")(teachers[0])) /
+        np.mean(of("test", "fitted_temperature")(teachers[1])),
+        "training": results["data"]["train"],
         "beside": table(["errors of 10,000", "hard teacher", "its student", "smoothed teacher", "its student"],
-                        [["the paper, one run, dropout in the hard teacher alone", "67", "74", "59", "91"],
-                         ["the replication, the same with another loss", "81", "93", "69", "105"], *beside]),
+                        [["the paper (dropout in the hard teacher alone)", "67", "74", "59", "91"],
+                         ["the replication (the same, and another loss)", "81", "93", "69", "105"], *beside]),
     }
 
 
-def effects_of_smoothing(results: Results, pairs: dict[str, list[list[Run]]]) -> dict[str, Any]:
-    """What smoothing the teacher did to its students, one by one and on average; each pair is (hard, smoothed)."""
-    tests = {name: compare(errors(a), errors(b)) for name, (a, b) in pairs.items()}
-    images = {(c["a"], c["b"]): c["ci95_images"] for c in results["comparisons"]}
-    over_images = [images[a[0]["arm"], b[0]["arm"]] for a, b in pairs.values()]
-    told = {name: test for name, test in tests.items() if beyond_chance(test)}
-    return {
-        "pairs": len(pairs),
-        "whole": compare(*(np.mean([errors(pair[i]) for pair in pairs.values()], axis=0) for i in (0, 1))),
-        "hurt": "; ".join(name for name, test in told.items() if test.difference > 0) or "none",
-        "helped": "; ".join(name for name, test in told.items() if test.difference < 0) or "none", "told": len(told),
-        "after_holm": sum(p is not None and p < 0.05 for p in holm([t.p_value for t in tests.values()])),
-        "by_images": sum(beyond_chance(t) and bool(i) and i[0] * i[1] > 0
-                         for t, i in zip(tests.values(), over_images, strict=True)),
-    }
+def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, Any]:
+    """What smoothing the teacher did to its students; each is a pair, of the hard and of the smoothed one."""
+    told: dict[int, list[str]] = {-1: [], 1: []}
+    for name, (a, b) in students.items():
+        test, own = compare(errors(a), errors(b)), between(results, a, b)
+        if beyond_chance(test) and own["p_holm"] < 0.05:
+            told[int(np.sign(test.difference))].append(f"{name}: {difference(test).strip('*')}")
+    return {"students": len(students), "hurt": told[1], "helped": told[-1], "family": len(results["comparisons"])}
 
 
-def effects_of_teaching(alone: list[Run], taught: list[list[Run]]) -> dict[str, Any]:
-    """How students with a teacher compare with the one that learned from hard labels alone."""
-    tests = [compare(errors(alone), errors(runs)) for runs in taught]
-    adjusted = holm([t.p_value for t in tests])
-    sure = [p for t, p in zip(tests, adjusted, strict=True) if t.difference < 0 and p is not None]
-    fewer = sorted(-t.difference for t in tests)
-    return {"taught": len(tests), "fewer": sum(t.difference < 0 for t in tests), "surely": sum(p < 0.05 for p in sure),
-            "least": fewer[0], "most": fewer[-1], "largest_p": chance(max(sure, default=None))}
+def effects_of_teaching(results: Results, alone: list[list[Run]],
+                        students: dict[str, list[list[Run]]]) -> dict[str, Any]:
+    """How students with a teacher compare with those that learned alone, from hard and from smoothed labels."""
+    taught = {f"{name} of the {kind} teacher": runs for name, pair in students.items()
+              for kind, runs in zip(TEACHERS, pair, strict=True)}
+    hard = [compare(errors(alone[0]), errors(runs)) for runs in taught.values()]
+    p = [between(results, alone[0], runs)["p_holm"] for runs in taught.values()]
+    smoothed = {name: compare(errors(alone[1]), errors(runs)) for name, runs in taught.items()}
+    return {"taught": len(taught), "fewer": sum(t.difference < 0 for t in hard), "largest_p": max(p),
+            "surely": sum(t.difference < 0 and q < 0.05 for t, q in zip(hard, p, strict=True)),
+            "least": -max(t.difference for t in hard), "most": -min(t.difference for t in hard),
+            "fewer_still": sum(beyond_chance(t) and t.difference < 0 for t in smoothed.values()),
+            "more": [name for name, t in smoothed.items() if beyond_chance(t) and t.difference > 0]}
+
+
+def course(runs: list[Run]) -> dict[str, float]:
+    """Where the information about single images is highest along training and where it ends, its mean over seeds."""
+    epochs = [state["epoch"] for state in runs[0]["information"]]
+    nats = np.mean([[state["nats"] for state in run["information"]] for run in runs], axis=0)
+    return {"epoch": epochs[int(np.argmax(nats))], "highest": np.max(nats), "end": nats[-1]}
 
 
 def inside() -> dict[str, Any]:
@@ -261,13 +283,12 @@ def inside() -> dict[str, Any]:
     results = load("section4")
     teachers = {name: arm(results, kind, smoothing=s) for name, (kind, s) in TEACHERS.items()}
     columns: dict[str, tuple[Values, int]] = {
-        "ECE, %": (of("test", "ece", 100), 2), "scaled": (of("test", "ece_scaled", 100), 2),
+        "ECE, test, %": (of("test", "ece", 100), 2), "after scaling": (of("test", "ece_scaled", 100), 2),
         "fitted T": (of("test", "fitted_temperature"), 2),
-        "within/between, train": (of("train", "within_between_templates"), 3),
-        "validation": (of("validation", "within_between_templates"), 3),
-        "R², train": (of("train", "class_separation"), 3), "NC1, train": (of("train", "nc1"), 2),
-        "I(X; Y), nats: highest": (lambda runs: [max(s["nats"] for s in run["information"]) for run in runs], 2),
-        "at the end": (lambda runs: [last_information(run) for run in runs], 2),
+        "within/between, train": (of("train", "within_between_templates"), 4),
+        "within/between, validation": (of("validation", "within_between_templates"), 4),
+        "R², train": (of("train", "class_separation"), 3), "NC1, train": (of("train", "nc1"), 3),
+        "I(X; Y), nats": (lambda runs: [last_information(run) for run in runs], 2),
     }
     expected = 0.1 * 9 / 10
     pairs = list(zip(list(teachers.values())[::2], list(teachers.values())[1::2], strict=True))
@@ -278,8 +299,8 @@ def inside() -> dict[str, Any]:
         "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(y)) / expected for _, y in pairs],
         "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
         "information": plain(told["information"]),
-        "fall": [np.mean([max(s["nats"] for s in run["information"]) - last_information(run) for run in runs])
-                 for runs in teachers.values()],
+        "course": [course(runs) for runs in teachers.values()],
+        "examples": teachers["hard"][0]["information"][-1]["examples"],
     }
 
 
@@ -312,25 +333,6 @@ def the_map() -> dict[str, Any]:
             "curves": plain(read_equivalent_smoothing(curves))}
 
 
-def cifar10() -> dict[str, Any]:
-    """Accuracy of ResNet-8 by teacher and temperature."""
-    results = load("cifar10_small")
-    names = ("hard", "smoothed")
-    alone = [arm(results, "alone", smoothing=s) for s in (0.0, 0.1)]
-    rows = []
-    for name, (a, b) in {
-        "the teacher, ResNet-20": [arm(results, teacher) for teacher in names],
-        **{f"KD, T = {t}": [arm(results, "distilled", teacher=n, temperature=t) for n in names] for t in (1, 2, 4)},
-        "alone": alone,
-    }.items():
-        gains = [difference(compare(accuracy(alone[0]), accuracy(runs)), 2) if name.startswith("KD") else ""
-                 for runs in (a, b)]
-        rows.append([name, spread(accuracy(a), 2), spread(accuracy(b), 2),
-                     difference(compare(accuracy(a), accuracy(b)), 2), *gains])
-    headings = ["test accuracy, %", "hard", "smoothed", "smoothed − hard", "hard − alone", "smoothed − alone"]
-    return {"cost": cost(results), "table": table(headings, rows)}
-
-
 def wrapped(part: str) -> str:
     """A paragraph in lines of one width; tables, headings, pictures and commands as they are."""
     if part.lstrip("\n").startswith(("|", "#", "!", "    ")):
@@ -345,7 +347,7 @@ def rendered(text: str) -> str:
     environment.filters |= {"difference": difference, "interval": interval, "signed": signed, "chance": chance}
     environment.tests["beyond_chance"] = beyond_chance
     template = environment.get_template("paper.md.jinja")
-    studies = {"digits": digits, "section4": section4, "inside": inside, "the_map": the_map, "cifar10": cifar10}
+    studies = {"digits": digits, "section4": section4, "inside": inside, "the_map": the_map}
     for name, block in template.blocks.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:

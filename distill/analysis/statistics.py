@@ -38,8 +38,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
 def compare(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paired:
     """Student's paired t-test of two lists in the same order, of seeds or of images; `level` is the interval's.
 
-    Over images, with whether each was classified rightly (or how often, over seeds), the variance is that of
-    McNemar's test, from the images on which the two differ.
+    Over images, with whether each was classified rightly (or how often, over seeds), it is the interval of a difference
+    of paired proportions: its width comes from the images on which the two differ, as in McNemar's test.
     """
     if len(a) != len(b) or not len(a):
         raise ValueError(f"paired lists must have one length of at least 1, got {len(a)} and {len(b)}")
