@@ -22,7 +22,7 @@ import numpy as np
 from distill.analysis.statistics import Paired, compare, mean_interval
 from distill.figures.features import features
 from distill.pictures import load_picture
-from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
+from distill.report.readings import read_figures, read_map
 from distill.report.tables import last_information
 
 ROOT = Path(__file__).parent.parent
@@ -317,20 +317,21 @@ def the_map() -> dict[str, Any]:
         agreement, gamma = np.mean(of("test", "agreement", 100)(runs)), np.mean(of("train", "gamma")(runs))
         return f"{np.mean(accuracy(runs)):.2f} · {agreement:.1f} · {gamma:.2f}"
 
-    def by_seed(points: Iterable[list[Run]]) -> dict[int, list[float]]:
-        found: dict[int, list[float]] = {}
-        for run in (run for runs in points for run in runs):
-            found.setdefault(run["seed"], []).append(run["metrics"]["test"]["top1"])
-        return found
-
     rows = [[f"{s:g}", spread(accuracy(arm(results, "teacher", smoothing=s)), 2), spread(accuracy(alone[s]), 2),
              *(cell(cells[s, t]) for t in temperatures)] for s in smoothings]
-    curves = {"student alone": by_seed(alone.values()),
-              "student of the hard teacher, by temperature": by_seed(cells[0.0, t] for t in temperatures),
-              "student of smoothed teachers, T = 1": by_seed(cells[s, 1] for s in smoothings)}
+    best = max(smoothings, key=lambda s: np.mean(accuracy(alone[s])))
+    by_smoothing = [compare(accuracy(alone[s]), accuracy(cells[s, 1])) for s in smoothings]
+    by_temperature = [compare(accuracy(alone[best]), accuracy(cells[0.0, t])) for t in temperatures]
     headings = ["smoothing", "teacher, %", "alone, %", *(f"T = {t:g}" for t in temperatures)]
-    return {"cost": cost(results), "table": table(headings, rows), "map": plain(read_map(cells)),
-            "curves": plain(read_equivalent_smoothing(curves))}
+    return {"cost": cost(results), "table": table(headings, rows), "map": plain(read_map(cells)), "best": f"{best:g}",
+            "seeds": len(results["seeds"]), "smoothings": smoothings, "temperatures": temperatures,
+            "by_smoothing": tally(by_smoothing), "by_temperature": tally(by_temperature)}
+
+
+def tally(tests: list[Paired]) -> str:
+    """How many differences of accuracy are gains and how many losses, each by its own interval."""
+    better, worse = (sum(beyond_chance(t) and sign * t.difference > 0 for t in tests) for sign in (1, -1))
+    return f"better at {better} of {len(tests)}, worse at {worse}"
 
 
 def wrapped(part: str) -> str:
