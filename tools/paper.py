@@ -312,26 +312,36 @@ def the_map() -> dict[str, Any]:
     cells = {(s, t): arm(results, "distilled", teacher_smoothing=s, temperature=t)
              for s in smoothings for t in temperatures}
     alone = {s: arm(results, "alone", smoothing=s) for s in smoothings}
+    teachers = {s: arm(results, "teacher", smoothing=s) for s in smoothings}
 
     def cell(runs: list[Run]) -> str:
         agreement, gamma = np.mean(of("test", "agreement", 100)(runs)), np.mean(of("train", "gamma")(runs))
         return f"{np.mean(accuracy(runs)):.2f} · {agreement:.1f} · {gamma:.2f}"
 
-    rows = [[f"{s:g}", spread(accuracy(arm(results, "teacher", smoothing=s)), 2), spread(accuracy(alone[s]), 2),
+    rows = [[f"{s:g}", spread(accuracy(teachers[s]), 2), spread(accuracy(alone[s]), 2),
              *(cell(cells[s, t]) for t in temperatures)] for s in smoothings]
-    best = max(smoothings, key=lambda s: np.mean(accuracy(alone[s])))
-    by_smoothing = [compare(accuracy(alone[s]), accuracy(cells[s, 1])) for s in smoothings]
-    by_temperature = [compare(accuracy(alone[best]), accuracy(cells[0.0, t])) for t in temperatures]
+
+    def at_equal_gamma(runs: list[Run]) -> Paired | None:
+        """Against the student alone, seed by seed, its curve interpolated at this γ; None beyond the curve's end."""
+        curves = np.transpose([accuracy(alone[s]) for s in smoothings])
+        gammas = of("train", "gamma")(runs)
+        if max(gammas) > smoothings[-1]:
+            return None
+        return compare([np.interp(g, smoothings, own) for g, own in zip(gammas, curves, strict=True)], accuracy(runs))
+
     headings = ["smoothing", "teacher, %", "alone, %", *(f"T = {t:g}" for t in temperatures)]
-    return {"cost": cost(results), "table": table(headings, rows), "map": plain(read_map(cells)), "best": f"{best:g}",
+    return {"cost": cost(results), "table": table(headings, rows), "map": plain(read_map(cells)),
             "seeds": len(results["seeds"]), "smoothings": smoothings, "temperatures": temperatures,
-            "by_smoothing": tally(by_smoothing), "by_temperature": tally(by_temperature)}
+            "best": f"{max(smoothings, key=lambda s: np.mean(accuracy(teachers[s]))):g}",
+            "by_smoothing": tally([at_equal_gamma(cells[s, 1]) for s in smoothings]),
+            "by_temperature": tally([at_equal_gamma(cells[0.0, t]) for t in temperatures])}
 
 
-def tally(tests: list[Paired]) -> str:
+def tally(tests: list[Paired | None]) -> str:
     """How many differences of accuracy are gains and how many losses, each by its own interval."""
-    better, worse = (sum(beyond_chance(t) and sign * t.difference > 0 for t in tests) for sign in (1, -1))
-    return f"better at {better} of {len(tests)}, worse at {worse}"
+    told = [test for test in tests if test]
+    better, worse = (sum(beyond_chance(t) and sign * t.difference > 0 for t in told) for sign in (1, -1))
+    return f"better at {better} of {len(told)} points, worse at {worse}"
 
 
 def wrapped(part: str) -> str:
