@@ -160,8 +160,10 @@ def compare_arms(recipe: Recipe, runs: list[dict[str, Any]], right: Mapping[str,
             paired = compare(*([by_arm[arm.name, seed][metric] for seed in seeds] for arm in (a, b)))
             images = [np.mean([right[ids[arm.name, seed]] for seed in seeds], 0) for arm in (a, b)] \
                 if right and metric == "top1" else None
+            over_images = compare(*images).ci95 if images else None
             result.append({"question": question, "a": a.name, "b": b.name, "metric": metric, **paired._asdict(),
-                           "ci95_images": compare(*images).ci95 if images else None, "seeds": len(seeds)})
+                           "ci95": paired.ci95 and list(paired.ci95), "ci95_images": over_images and list(over_images),
+                           "seeds": len(seeds)})
     for metric in METRICS:
         own = [c for c in result if c["metric"] == metric]
         for comparison, adjusted in zip(own, holm([c["p_value"] for c in own]), strict=True):
