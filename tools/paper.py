@@ -160,8 +160,9 @@ def table(headings: list[str], rows: Iterable[list[str]]) -> str:
 
 def cost(results: Results) -> str:
     """Seeds, runs, time, hardware and precision of a study."""
-    hours = sum(run["seconds"] for run in results["runs"]) / 3600
-    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    seconds = sum(run["seconds"] for run in results["runs"])
+    time = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes" if seconds >= 120 \
+        else f"{seconds:.0f} seconds"
     machine = " and ".join(sorted({run["hardware"] for run in results["runs"]}))
     precision = {"no": "float32", "bf16": "bf16"}[results["precision"]]
     return f"{len(results['seeds'])} seeds, {len(results['runs'])} runs, {time} of training on {machine}, {precision}"
