@@ -72,13 +72,14 @@ def _alike(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
     if key != "teacher":
         return [group]
     kinds: dict[str, list[Arm]] = {}
-    smoothings: dict[float, list[Arm]] = {}
+    smoothings: dict[float, dict[str, Arm]] = {}
     for arm in group:
         teachers = [_flat(recipe.arm(name)) for name in arm.teachers]
-        kind = [{k: v for k, v in flat.items() if k != "loss.cross_entropy.smoothing"} for flat in teachers]
-        kinds.setdefault(json.dumps(kind, sort_keys=True), []).append(arm)
-        smoothings.setdefault(_amount(recipe, key, arm.teachers), []).append(arm)
-    return [*kinds.values(), *smoothings.values()]
+        kind = json.dumps([{k: v for k, v in flat.items() if k != "loss.cross_entropy.smoothing"} for flat in teachers],
+                          sort_keys=True)
+        kinds.setdefault(kind, []).append(arm)
+        smoothings.setdefault(_amount(recipe, key, arm.teachers), {}).setdefault(kind, arm)
+    return [*kinds.values(), *(list(alike.values()) for alike in smoothings.values())]
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:

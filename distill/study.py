@@ -172,7 +172,7 @@ def _look_inside(place: Workplace, runs: list[Run]) -> dict[str, dict[str, Any]]
     return look(slice(None)) if place.accelerator.is_main_process else {}
 
 
-def _picture(place: Workplace, runs: list[Run], study: Path, pair: Iterable[str]) -> None:
+def _picture(place: Workplace, runs: list[Run], study: Path, pair: tuple[str, ...]) -> None:
     """What the report draws of penultimate features: teachers and a student of each, first seed.
 
     Of more than two teachers it is the hard and the smoothed one that the report's sentences are of, `pair`, where it

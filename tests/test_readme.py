@@ -57,25 +57,24 @@ def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs():
     """Errors on MNIST by arm: mean, standard deviation, and the paired interval, straight from the file."""
     runs = json.loads((ROOT / "tools" / "results" / "section4.json").read_text())["runs"]
     for row, start in {
-        "the teacher itself": "{}/smoothing={}",
-        "squared logit difference, sum": "matched/teacher={}/over_classes=sum/teacher.smoothing={}",
-        "squared logit difference, mean": "matched/teacher={}/over_classes=mean/teacher.smoothing={}",
-        **{f"KD, T = {t}": f"distilled/teacher={{}}/temperature={t}/teacher.smoothing={{}}" for t in (1, 4, 20)},
+        "the teacher itself": "plain/smoothing={}",
+        "squared logit difference, sum": "matched/teacher=plain/over_classes=sum/teacher.smoothing={}",
+        "squared logit difference, mean": "matched/teacher=plain/over_classes=mean/teacher.smoothing={}",
+        **{f"KD, T = {t}": f"distilled/teacher=plain/temperature={t}/teacher.smoothing={{}}" for t in (1, 4, 20)},
     }.items():
         cells = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", TEXT, re.M).group(1).split(" | ")
-        for column, kind in ((0, "plain"),):
-            hard, smoothed = (
-                [r["metrics"]["test"]["errors"] for seed in range(5) for r in runs
-                 if r["arm"] == start.format(kind, smoothing) and r["seed"] == seed]
-                for smoothing in (0, 0.1)
-            )  # fmt: skip
-            assert len(hard) == len(smoothed) == 5
-            for cell, values in zip(cells[column:], (hard, smoothed), strict=False):
-                assert numbers(cell) == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=0.0501)
-            test = stats.ttest_rel(smoothed, hard)
-            expected = [np.mean(smoothed) - np.mean(hard), *test.confidence_interval(0.95)]
-            assert numbers(cells[column + 2]) == pytest.approx(expected, abs=0.0501)
-            assert cells[column + 2].startswith("**") == (test.pvalue < 0.05)
+        hard, smoothed = (
+            [r["metrics"]["test"]["errors"] for seed in range(5) for r in runs
+             if r["arm"] == start.format(smoothing) and r["seed"] == seed]
+            for smoothing in (0, 0.1)
+        )  # fmt: skip
+        assert len(hard) == len(smoothed) == 5
+        for cell, values in zip(cells, (hard, smoothed), strict=False):
+            assert numbers(cell) == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=0.0501)
+        test = stats.ttest_rel(smoothed, hard)
+        expected = [np.mean(smoothed) - np.mean(hard), *test.confidence_interval(0.95)]
+        assert numbers(cells[2]) == pytest.approx(expected, abs=0.0501)
+        assert cells[2].startswith("**") == (test.pvalue < 0.05)
 
 
 def test_what_is_said_of_section_4_holds_for_each_run():
