@@ -300,13 +300,20 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
 
 @torch.no_grad()
 def _seconds_per_image(place: Workplace, arm: Arm) -> float:
-    """Of a forward pass, the fastest on 64 images of at least four and a quarter of a second: others may be at work on
-    this machine, and a pass that has to wait for them can take a hundred times as long."""
+    """Of a forward pass, the fastest on 64 images of at least four and a quarter of a second.
+
+    Others may be at work on this machine: threads that wait for each other while these hold a core can take a hundred
+    times as long, so that one thread, alone, may be nearer the truth.
+    """
     model = place.build(arm, 0).to(place.accelerator.device).eval()
-    images = blank_input(model, 64)
-    taken: list[float] = []
-    while len(taken) < 4 or sum(taken) < 0.25:
-        began = time.monotonic()
-        model(images).sum().item()
-        taken.append(time.monotonic() - began)
+    images, threads, taken = blank_input(model, 64), torch.get_num_threads(), []
+    for count in {threads, 1} if images.device.type == "cpu" else {threads}:
+        torch.set_num_threads(count)
+        own: list[float] = []
+        while len(own) < 4 or sum(own) < 0.25:
+            began = time.monotonic()
+            model(images).sum().item()
+            own.append(time.monotonic() - began)
+        taken.append(min(own))
+    torch.set_num_threads(threads)
     return min(taken) / len(images)

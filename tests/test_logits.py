@@ -318,7 +318,9 @@ def test_the_plan_tells_what_is_stored_and_saves(tiny, workplace):
     assert (kept.stored, kept.size) == (3, 0)
     assert fresh.size == pytest.approx(kept.path.stat().st_size, rel=0.1)
     changed = workplace(tiny, "students.distilled.loss.kd.temperature=3", "train.epochs=3")
+    threads = torch.get_num_threads()
     cohorts = dry_run(changed.recipe, place.store.root)["cohorts"]
+    assert torch.get_num_threads() == threads
     assert cohorts[-1]["answers"] == [{"teacher": "hard, seed 0", "stored": 3, "bytes": 0}] and cohorts[-1]["saved"] > 0
 
 
