@@ -54,9 +54,11 @@ def reliability(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figu
             axis.set_title(wrapped(name, 34), fontsize=7.5)
         for axis in axes[:, 0]:
             axis.set_ylabel("accuracy")
-        for axis in axes[-1]:
+        for axis in axes.flat[len(diagrams) - columns:len(diagrams)]:  # the lowest of each column
             axis.set_xlabel("confidence")
-        axes[0, 0].legend(fontsize=6, frameon=False, loc="upper left")
+            axis.xaxis.set_tick_params(labelbottom=True)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center",
+                      ncols=4 if columns > 2 else 2)
     return figure
 
 
@@ -64,7 +66,7 @@ def learning_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Validation accuracy by epoch: mean over the seeds, with the range of the seeds shaded (up to 6 arms)."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.8))
-        lowest, highest = 1.0, 0.0
+        lowest, highest = 100.0, 0.0
         for number, (name, seeds) in enumerate(arms.items()):
             curves = 100 * np.asarray(seeds)
             epochs = np.arange(1, curves.shape[1] + 1)
@@ -74,8 +76,9 @@ def learning_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
             if len(arms) <= 6:  # more would cover each other
                 axis.fill_between(epochs, curves.min(0), curves.max(0), color=colour(number), alpha=0.12, linewidth=0)
             highest = max(highest, curves.max())
-            lowest = min(lowest, curves.mean(0)[len(epochs) // 4:].min() / 100)
-        axis.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(100 * lowest - 3, min(highest + 1, 100.4)))
+            lowest = min(lowest, curves.mean(0)[len(epochs) // 4:].min())  # the first epochs may lie far below
+        room = max(0.2, 0.2 * (highest - lowest))
+        axis.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(lowest - room, min(highest + room, 100.4)))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
