@@ -342,7 +342,7 @@ def test_sentences_tell_direction_size_and_doubt():
 
 
 def test_the_pair_that_is_told_and_drawn_differs_in_smoothing_alone():
-    """Of section 4's two teachers both; of the map's eight the hard and the most smoothed."""
+    """Of section 4's teachers those without dropout; of the map's eight the hard and the most smoothed."""
     for name, expected in {
         "section4": ("plain/smoothing=0", "plain/smoothing=0.1"),
         "map": ("teacher/smoothing=0", "teacher/smoothing=0.75"),

@@ -53,27 +53,47 @@ def numbers(cell):
     return [float(n) for n in re.findall(r"[+-]?\d+(?:\.\d+)?", cell.replace("−", "-"))]
 
 
-def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs():
-    """Errors on MNIST by arm: mean, standard deviation, and the paired interval, straight from the file."""
-    runs = json.loads((ROOT / "tools" / "results" / "section4.json").read_text())["runs"]
-    for row, start in {
-        "the teacher itself": "plain/smoothing={}",
-        "squared logit difference, sum": "matched/teacher=plain/over_classes=sum/teacher.smoothing={}",
-        "squared logit difference, mean": "matched/teacher=plain/over_classes=mean/teacher.smoothing={}",
-        **{f"KD, T = {t}": f"distilled/teacher=plain/temperature={t}/teacher.smoothing={{}}" for t in (1, 4, 20)},
-    }.items():
-        cells = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", TEXT, re.M).group(1).split(" | ")
+def mnist(kind):
+    return {
+        "the teacher itself": f"{kind}/smoothing={{}}",
+        "squared logit difference, sum": f"matched/teacher={kind}/over_classes=sum/teacher.smoothing={{}}",
+        "squared logit difference, mean": f"matched/teacher={kind}/over_classes=mean/teacher.smoothing={{}}",
+        **{f"KD, T = {t}": f"distilled/teacher={kind}/temperature={t}/teacher.smoothing={{}}" for t in (1, 4, 20)},
+    }
+
+
+CIFAR = {"the teacher itself": "{}"} | {f"KD, T = {t}": f"distilled/teacher={{}}/temperature={t}" for t in (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("study", "metric", "table", "first", "arms", "two"),
+    [
+        ("section4", "errors", "errors of 10,000", 0, mnist("plain"), (0, 0.1)),
+        ("section4", "errors", "errors of 10,000", 3, mnist("dropout"), (0, 0.1)),
+        ("section4", "errors", "errors of 10,000", 0, {"alone": "alone/smoothing={}"}, (0, 0.1)),
+        ("cifar10_small", "top1", "test accuracy, %", 0, CIFAR, ("hard", "smoothed")),
+        ("cifar10_small", "top1", "test accuracy, %", 0, {"alone": "alone/smoothing={}"}, (0, 0.1)),
+    ],
+    ids=["plain", "dropout", "alone", "cifar10", "cifar10-alone"],
+)
+def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs(study, metric, table, first, arms, two):
+    """By arm mean and standard deviation, and the paired interval, straight from the file."""
+    results = json.loads((ROOT / "tools" / "results" / f"{study}.json").read_text())
+    lines = TEXT.split(f"| {table} | hard | smoothed |")[1].split("\n\n")[0]
+    factor, rounding = (100, 0.00501) if metric == "top1" else (1, 0.0501)
+    for row, start in arms.items():
+        cells = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", lines, re.M).group(1).split(" | ")[first:]
         hard, smoothed = (
-            [r["metrics"]["test"]["errors"] for seed in range(5) for r in runs
-             if r["arm"] == start.format(smoothing) and r["seed"] == seed]
-            for smoothing in (0, 0.1)
+            [factor * r["metrics"]["test"][metric] for seed in results["seeds"] for r in results["runs"]
+             if r["arm"] == start.format(value) and r["seed"] == seed]
+            for value in two
         )  # fmt: skip
-        assert len(hard) == len(smoothed) == 5
+        assert len(hard) == len(smoothed) == len(results["seeds"]) >= 3
         for cell, values in zip(cells, (hard, smoothed), strict=False):
-            assert numbers(cell) == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=0.0501)
+            assert numbers(cell) == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=rounding)
         test = stats.ttest_rel(smoothed, hard)
         expected = [np.mean(smoothed) - np.mean(hard), *test.confidence_interval(0.95)]
-        assert numbers(cells[2]) == pytest.approx(expected, abs=0.0501)
+        assert numbers(cells[2]) == pytest.approx(expected, abs=rounding)
         assert cells[2].startswith("**") == (test.pvalue < 0.05)
 
 

@@ -38,13 +38,14 @@ METRICS = {
 RUN = ["id", "role", "arm", "axes", "seed", "model", "parameters", "teacher", "epochs", "seconds", "hardware",
        "smoothing", "temperature", "information"]
 STUDY = ["study", "versions", "data", "precision", "device", "seeds"]
-# section 4: how its students are taught, by group and axes, and by which teacher, by its smoothing
+# section 4: how its students are taught, by group and axes, and by which teacher: its smoothing, by kind of teacher
 TAUGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "squared logit difference, sum": ("matched", {"over_classes": "sum"}),
     "squared logit difference, mean": ("matched", {"over_classes": "mean"}),
     **{f"KD, T = {t}": ("distilled", {"temperature": t}) for t in (1, 4, 20)},
 }
 TEACHERS = {"hard": 0.0, "smoothed": 0.1}
+KINDS = {"plain": "", "dropout": " with dropout"}
 
 Run = dict[str, Any]
 Results = dict[str, Any]
@@ -203,58 +204,74 @@ def digits() -> dict[str, Any]:
 def section4() -> dict[str, Any]:
     """Errors on MNIST, by teacher and by how the student is taught."""
     results = load("section4")
-    teachers = [arm(results, "plain", smoothing=s) for s in TEACHERS.values()]
-    students = {name: [arm(results, group, teacher_smoothing=s, **axes) for s in TEACHERS.values()]
-                for name, (group, axes) in TAUGHT.items()}
+    teachers = {kind: [arm(results, kind, smoothing=s) for s in TEACHERS.values()] for kind in KINDS}
+    students = {kind: {name: [arm(results, group, teacher=kind, teacher_smoothing=s, **axes) for s in TEACHERS.values()]
+                       for name, (group, axes) in TAUGHT.items()} for kind in KINDS}
     alone = [arm(results, "alone", smoothing=s) for s in (0.0, 0.1)]
 
-    def row(name: str, pair: list[list[Run]]) -> list[str]:
+    def cells(pair: list[list[Run]]) -> list[str]:
         test, images = compare(*map(errors, pair)), between(results, *pair)["ci95_images"]
-        return [name, *(spread(errors(runs)) for runs in pair), difference(test, 1, images)]
+        return [*(spread(errors(runs)) for runs in pair), difference(test, 1, images)]
 
-    by_kd = [errors(taught[1]) for name, taught in students.items() if name.startswith("KD")]
-    matched = [students[f"squared logit difference, {how}"] for how in ("sum", "mean")]
-    beside = [[f"here, without dropout, {how} over classes",
-               *(spread(errors(runs)) for runs in (teachers[0], taught[0], teachers[1], taught[1]))]
-              for how, taught in zip(("sum", "mean"), matched, strict=True)]
+    def row(name: str, *pairs: list[list[Run]]) -> list[str]:
+        return [name, *(cell for pair in pairs for cell in cells(pair))]
+
+    plain, dropped = students.values()
+    by_kd = [errors(taught[1]) for name, taught in plain.items() if name.startswith("KD")]
+    readings = [f"squared logit difference, {how}" for how in ("sum", "mean")]
+    matched = [plain[name] for name in readings]
     effects = [np.subtract(errors(taught[1]), errors(taught[0])) for taught in matched]
-    rows = [row("the teacher itself", teachers), *(row(*one) for one in students.items()), row("alone", alone)]
+    as_paper = [[dropped[name][0], plain[name][1]] for name in readings]  # smoothing instead of dropout
+    pair = [teachers["dropout"][0], teachers["plain"][1]]
+    beside = [[f"here, {how} over classes", *(spread(errors(runs)) for both in zip(pair, taught, strict=True)
+                                              for runs in both)]
+              for how, taught in zip(("sum", "mean"), as_paper, strict=True)]
+    rows = [row("the teacher itself", *teachers.values()),
+            *(row(name, plain[name], dropped[name]) for name in TAUGHT), [*row("alone", alone), "", "", ""]]
+    headings = [*(f"{name}{kind}" for kind in ("", ", dropout") for name in (*TEACHERS, "smoothed − hard"))]
     return {
-        "cost": cost(results), "teachers": compare(*map(errors, teachers)),
-        "table": table(["errors of 10,000", *TEACHERS, "smoothed − hard"], rows),
+        "cost": cost(results), "table": table(["errors of 10,000", *headings], rows),
+        "teachers": {kind: compare(*map(errors, own)) for kind, own in teachers.items()},
+        "dropout": [compare(*map(errors, own)) for own in zip(*teachers.values(), strict=True)],
         "no_more": compare(errors(alone[1]), np.mean(by_kd, axis=0)),
         "effects": [compare(*map(errors, taught)) for taught in matched],
         "readings": compare(*effects), "single": [np.std(values, ddof=1) for values in effects],
         "richer": [compare(errors(alone[1]), errors(taught[1])) for taught in matched],
-        **effects_of_smoothing(results, students), **effects_of_teaching(results, alone, students),
-        "fit": [np.mean(of("train", "top1", 100)(runs)) for runs in (students["KD, T = 20"][1], teachers[1])],
-        "scale": np.divide(*(np.mean(of("test", "fitted_temperature")(runs)) for runs in teachers)),
+        "smoothing": {kind: effects_of_smoothing(results, own) for kind, own in students.items()},
+        **effects_of_teaching(results, alone, students),
+        "family": len(results["comparisons"]), "losses": len(TAUGHT),
+        "epochs": [runs[0]["epochs"] for runs in (teachers["plain"][0], teachers["dropout"][0], alone[0])],
+        "fit": [np.mean(of("train", "top1", 100)(runs)) for runs in (plain["KD, T = 20"][1], teachers["plain"][1])],
+        "scale": np.divide(*(np.mean(of("test", "fitted_temperature")(runs)) for runs in teachers["plain"])),
         "training": results["data"]["train"],
-        "beside": table(["errors of 10,000", "hard teacher", "its student", "smoothed teacher", "its student"],
-                        [["the paper (dropout in the hard teacher alone)", "67", "74", "59", "91"],
-                         ["the replication (the same, and another loss)", "81", "93", "69", "105"], *beside]),
+        "as_paper": [compare(*map(errors, own)) for own in (pair, *as_paper)],
+        "beside": table(["errors of 10,000", "hard teacher with dropout", "its student",
+                         "smoothed teacher without", "its student"],
+                        [["the paper", "67", "74", "59", "91"],
+                         ["the replication (by another loss)", "81", "93", "69", "105"], *beside]),
     }
 
 
-def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, Any]:
+def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, list[str]]:
     """What smoothing the teacher did to its students; each is a pair, of the hard and of the smoothed one."""
     told: dict[int, list[str]] = {-1: [], 1: []}
     for name, (a, b) in students.items():
         test, own = compare(errors(a), errors(b)), between(results, a, b)
         if beyond_chance(test) and own["p_holm"] < 0.05:
             told[int(np.sign(test.difference))].append(f"{name}: {difference(test).strip('*')}")
-    return {"students": len(students), "hurt": told[1], "helped": told[-1], "family": len(results["comparisons"])}
+    return {"hurt": told[1], "helped": told[-1]}
 
 
 def effects_of_teaching(results: Results, alone: list[list[Run]],
-                        students: dict[str, list[list[Run]]]) -> dict[str, Any]:
+                        students: dict[str, dict[str, list[list[Run]]]]) -> dict[str, Any]:
     """How students with a teacher compare with those that learned alone, from hard and from smoothed labels."""
-    taught = {f"{name} of the {kind} teacher": runs for name, pair in students.items()
-              for kind, runs in zip(TEACHERS, pair, strict=True)}
+    taught = {f"{name} of the {smoothing} teacher{KINDS[kind]}": runs for kind, own in students.items()
+              for name, pair in own.items() for smoothing, runs in zip(TEACHERS, pair, strict=True)}
     hard = [compare(errors(alone[0]), errors(runs)) for runs in taught.values()]
     p = [between(results, alone[0], runs)["p_holm"] for runs in taught.values()]
     smoothed = {name: compare(errors(alone[1]), errors(runs)) for name, runs in taught.items()}
     return {"taught": len(taught), "fewer": sum(t.difference < 0 for t in hard), "largest_p": max(p),
+            "largest_single": max(t.p_value for t in hard),
             "surely": sum(t.difference < 0 and q < 0.05 for t, q in zip(hard, p, strict=True)),
             "least": -max(t.difference for t in hard), "most": -min(t.difference for t in hard),
             "fewer_still": sum(beyond_chance(t) and t.difference < 0 for t in smoothed.values()),
@@ -333,6 +350,27 @@ def tally(tests: list[Paired | None]) -> str:
     return f"better at {better} of {len(told)} points, worse at {worse}"
 
 
+def cifar10() -> dict[str, Any]:
+    """Accuracy of ResNet-8 on CIFAR-10, by teacher and temperature."""
+    results = load("cifar10_small")
+    teachers = [arm(results, name) for name in TEACHERS]
+    alone = [arm(results, "alone", smoothing=s) for s in TEACHERS.values()]
+    students = {t: [arm(results, "distilled", teacher=name, temperature=t) for name in TEACHERS] for t in (1, 2, 4)}
+
+    def gain(a: list[Run], b: list[Run]) -> str:
+        return difference(compare(accuracy(a), accuracy(b)), 2, between(results, a, b)["ci95_images"])
+
+    def row(name: str, pair: list[list[Run]]) -> list[str]:
+        return [name, *(spread(accuracy(runs), 2) for runs in pair), gain(*pair)]
+
+    rows = [[*row("the teacher itself", teachers), "", ""],
+            *([*row(f"KD, T = {t}", pair), *(gain(alone[0], runs) for runs in pair)] for t, pair in students.items()),
+            [*row("alone", alone), "", ""]]
+    headings = ["test accuracy, %", *TEACHERS, "smoothed − hard", "hard − alone", "smoothed − alone"]
+    return {"cost": cost(results), "table": table(headings, rows), "epochs": alone[0][0]["epochs"],
+            "seeds": len(results["seeds"])}
+
+
 def wrapped(part: str) -> str:
     """A paragraph in lines of one width; tables, headings, pictures and commands as they are."""
     if part.lstrip("\n").startswith(("|", "#", "!", "    ")):
@@ -346,7 +384,7 @@ def rendered(text: str) -> str:
                                      undefined=jinja2.StrictUndefined)
     environment.filters |= {"difference": difference, "interval": interval, "signed": signed, "chance": chance}
     template = environment.get_template("paper.md.jinja")
-    studies = {"digits": digits, "section4": section4, "inside": inside, "the_map": the_map}
+    studies = {"digits": digits, "section4": section4, "inside": inside, "the_map": the_map, "cifar10": cifar10}
     for name, block in template.blocks.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
