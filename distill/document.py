@@ -113,6 +113,10 @@ def override(document: Any, assignments: Iterable[str], problems: Problems) -> N
             raise RecipeError("\n".join(own.found))
         parent = document
         for depth, part in enumerate(path[:-1], 1):
+            if part not in parent:
+                close = difflib.get_close_matches(part, map(str, parent), n=1) if depth == 2 else []  # of the arms
+                problems.lines[path[:depth]] = place + (f" ('{part}' is new there; did you mean '{close[0]}'?)"
+                                                        if close else "")
             parent = parent.setdefault(part, {})
             if not isinstance(parent, dict):
                 raise UserError(f"{place}: {dotted(path[:depth])} is {parent!r}, which has no keys to set")

@@ -186,6 +186,7 @@ def test_all_problems_are_told_at_once(tmp_path):
         ("train.lr=5e-4", "write 5.0e-4"),
         ("train.epochs.x=3", "train.epochs is 2, which has no keys"),
         ("seeds=[1", "not valid YAML"),
+        ("students.alnoe.train.epochs=1", "('alnoe' is new there; did you mean 'alone'?): students.alnoe.model"),
         ("=3", "write KEY=VALUE"),
     ],
 )
