@@ -217,7 +217,7 @@ def section4() -> dict[str, Any]:
         return [name, *(cell for pair in pairs for cell in cells(pair))]
 
     plain, dropped = students.values()
-    by_kd = [errors(taught[1]) for name, taught in plain.items() if name.startswith("KD")]
+    by_kd = [[errors(taught[1]) for name, taught in own.items() if name.startswith("KD")] for own in students.values()]
     readings = [f"squared logit difference, {how}" for how in ("sum", "mean")]
     matched = [plain[name] for name in readings]
     effects = [np.subtract(errors(taught[1]), errors(taught[0])) for taught in matched]
@@ -232,14 +232,13 @@ def section4() -> dict[str, Any]:
     return {
         "cost": cost(results), "table": table(["errors of 10,000", *headings], rows),
         "teachers": {kind: compare(*map(errors, own)) for kind, own in teachers.items()},
-        "dropout": [compare(*map(errors, own)) for own in zip(*teachers.values(), strict=True)],
-        "no_more": compare(errors(alone[1]), np.mean(by_kd, axis=0)),
+        "no_more": [compare(errors(alone[1]), np.mean(own, axis=0)) for own in by_kd],
         "effects": [compare(*map(errors, taught)) for taught in matched],
         "readings": compare(*effects), "single": [np.std(values, ddof=1) for values in effects],
         "richer": [compare(errors(alone[1]), errors(taught[1])) for taught in matched],
-        "smoothing": {kind: effects_of_smoothing(results, own) for kind, own in students.items()},
-        **effects_of_teaching(results, alone, students),
-        "family": len(results["comparisons"]), "losses": len(TAUGHT),
+        **effects_of_smoothing(results, {f"{name}{KINDS[kind]}": pair for kind, own in students.items()
+                                         for name, pair in own.items()}),
+        **effects_of_teaching(results, alone, students), "family": len(results["comparisons"]),
         "epochs": [runs[0]["epochs"] for runs in (teachers["plain"][0], teachers["dropout"][0], alone[0])],
         "fit": [np.mean(of("train", "top1", 100)(runs)) for runs in (plain["KD, T = 20"][1], teachers["plain"][1])],
         "scale": np.divide(*(np.mean(of("test", "fitted_temperature")(runs)) for runs in teachers["plain"])),
@@ -252,14 +251,15 @@ def section4() -> dict[str, Any]:
     }
 
 
-def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, list[str]]:
+def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, Any]:
     """What smoothing the teacher did to its students; each is a pair, of the hard and of the smoothed one."""
-    told: dict[int, list[str]] = {-1: [], 1: []}
-    for name, (a, b) in students.items():
-        test, own = compare(errors(a), errors(b)), between(results, a, b)
-        if beyond_chance(test) and own["p_holm"] < 0.05:
-            told[int(np.sign(test.difference))].append(f"{name}: {difference(test).strip('*')}")
-    return {"hurt": told[1], "helped": told[-1]}
+    tests = {name: (compare(errors(a), errors(b)), between(results, a, b)["p_holm"])
+             for name, (a, b) in students.items()}
+    told = {sign: {name: p for name, (test, p) in tests.items() if beyond_chance(test) and sign * test.difference > 0}
+            for sign in (1, -1)}
+    return {"pairs": len(students), "hurt": list(told[1]), "helped": list(told[-1]),
+            "surely_hurt": [name for name, p in told[1].items() if p < 0.05],
+            "surely_helped": [name for name, p in told[-1].items() if p < 0.05]}
 
 
 def effects_of_teaching(results: Results, alone: list[list[Run]],
@@ -288,7 +288,8 @@ def course(runs: list[Run]) -> dict[str, float]:
 def inside() -> dict[str, Any]:
     """Clusters, calibration and information of section 4's teachers."""
     results = load("section4")
-    teachers = {name: arm(results, "plain", smoothing=s) for name, s in TEACHERS.items()}
+    teachers = {f"{name}{words}": arm(results, kind, smoothing=s) for kind, words in KINDS.items()
+                for name, s in TEACHERS.items()}
     columns: dict[str, tuple[Values, int]] = {
         "ECE, test, %": (of("test", "ece", 100), 2), "after scaling": (of("test", "ece_scaled", 100), 2),
         "fitted T": (of("test", "fitted_temperature"), 2),
@@ -298,14 +299,18 @@ def inside() -> dict[str, Any]:
         "I(X; Y), nats": (lambda runs: [last_information(run) for run in runs], 2),
     }
     expected = 0.1 * 9 / 10
+    within = {name: of("train", "within_between_templates")(runs) for name, runs in teachers.items()}
+    dropped = np.divide(within["smoothed with dropout"], within["hard with dropout"])
     told = read_figures(results, {})
     return {
         "table": table(["teacher", *columns], ([name, *(spread(value(runs), d) for value, d in columns.values())]
                                                for name, runs in teachers.items())),
-        "expected": f"{100 * expected:.0f}%", "ratio": np.mean(of("test", "ece")(teachers["smoothed"])) / expected,
+        "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(teachers[name])) / expected
+                                                        for name in ("smoothed", "smoothed with dropout")],
+        "dropped": {"lower": int(np.sum(dropped < 1)), "seeds": len(dropped), "times": np.mean(dropped)},
         "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
         "information": plain(told["information"]),
-        "course": [course(runs) for runs in teachers.values()],
+        "course": [course(teachers[name]) for name in TEACHERS],
         "examples": teachers["hard"][0]["information"][-1]["examples"],
     }
 
