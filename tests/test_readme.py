@@ -118,13 +118,40 @@ def test_what_is_said_of_section_4_holds_for_each_run():
     against = [stats.ttest_rel(values(arm, "test", "errors"), smoothed_alone) for arm in taught]
     better = sum(bool(t.pvalue < 0.05 and t.statistic < 0) for t in against)
     assert f"alone from smoothed labels {better} make fewer beyond chance" in text
+    assert f"each with p = {max(p):.2g} or less by itself" in text
+
+    def pair(how, hard, smoothed):
+        start = (
+            "{}/smoothing={}"
+            if how == "teacher"
+            else "matched/teacher={}/over_classes=" + how + "/teacher.smoothing={}"
+        )
+        a, b = (values(start.format(*end), "test", "errors") for end in ((hard, 0), (smoothed, 0.1)))
+        return stats.ttest_rel(b, a).confidence_interval(0.95)
+
+    instead = {how: pair(how, "dropout", "plain") for how in ("teacher", "sum", "mean")}
+    assert instead["sum"].low > 0 and instead["mean"].low > 0 and "by matching logits, it did" in text
+    assert "though the teacher itself" in text and instead["teacher"].low < 0 < instead["teacher"].high
+    assert "By the sum it cannot be told, without dropout or with it" in text
+    assert all(pair("sum", kind, kind).low < 0 < pair("sum", kind, kind).high for kind in ("plain", "dropout"))
+    for kind in ("plain", "dropout"):
+        by_kd = [
+            values(f"distilled/teacher={kind}/temperature={t}/teacher.smoothing=0.1", "test", "errors")
+            for t in (1, 4, 20)
+        ]
+        assert stats.ttest_rel(np.mean(by_kd, 0), smoothed_alone).confidence_interval(0.95).high > 0
+    assert "Students by KD from a smoothed teacher are no better than the student alone on smoothed labels" in text
 
     hard, smooth = (
         [values(f"plain/smoothing={s}", *of) for of in (("test", "ece"), ("train", WITHIN))] for s in (0, 0.1)
     )
     assert all(b < a for a, b in zip(hard[1], smooth[1], strict=True)) and "is lower in 5 of 5 seeds" in text
+    dropped = [values(f"dropout/smoothing={s}", "train", WITHIN) for s in (0, 0.1)]
+    assert all(b < a for a, b in zip(*dropped, strict=True)) and "With dropout it is lower in 5 of 5 too" in text
     ratio = np.mean(smooth[0]) / (0.1 * 9 / 10)
     assert 1 / 1.5 < ratio < 1.5 and f"here it is {ratio:.2f} times that" in text
+    ratio = np.mean(values("dropout/smoothing=0.1", "test", "ece")) / (0.1 * 9 / 10)
+    assert 1 / 1.5 < ratio < 1.5 and f"with dropout {ratio:.2f} times" in text
     nats = {}
     for r in runs:
         if r["arm"] == "plain/smoothing=0.1":
