@@ -97,69 +97,87 @@ def test_a_table_of_results_is_what_scipy_makes_of_the_kept_runs(study, metric, 
         assert cells[2].startswith("**") == (test.pvalue < 0.05)
 
 
-def test_what_is_said_of_section_4_holds_for_each_run():
-    """By scipy and plain loops, from the kept file alone: who beat whom, how surely, and in every seed."""
+@pytest.fixture(scope="module")
+def section4():
+    """A metric of an arm's five runs, by seed, from the kept file alone."""
     runs = json.loads((ROOT / "tools" / "results" / "section4.json").read_text())["runs"]
 
-    def values(arm, split, metric):
+    def values(arm, split="test", metric="errors"):
         found = {r["seed"]: r["metrics"][split][metric] for r in runs if r["arm"] == arm}
         assert sorted(found) == [0, 1, 2, 3, 4]
-        return [found[seed] for seed in range(5)]
+        return np.array([found[seed] for seed in range(5)])
 
-    arms = list(dict.fromkeys(r["arm"] for r in runs))
+    values.runs = runs
+    return values
+
+
+SAID = " ".join(TEXT.split())
+MATCHED = "matched/teacher={}/over_classes={}/teacher.smoothing={}".format
+KD = "distilled/teacher={}/temperature={}/teacher.smoothing={}".format
+BOTH = ("plain", "dropout")
+
+
+def test_what_is_said_of_teachers_that_help_holds_for_each_student(section4):
+    arms = list(dict.fromkeys(r["arm"] for r in section4.runs))
     taught = [arm for arm in arms if arm.startswith(("matched/", "distilled/"))]
-    alone, smoothed_alone = (values(f"alone/smoothing={s}", "test", "errors") for s in (0, 0.1))
-    p = [stats.ttest_rel(values(arm, "test", "errors"), alone).pvalue for arm in taught]
-    fewer = [np.mean(alone) - np.mean(values(arm, "test", "errors")) for arm in taught]
+    alone, smoothed_alone = (section4(f"alone/smoothing={s}") for s in (0, 0.1))
+    p = [stats.ttest_rel(section4(arm), alone).pvalue for arm in taught]
+    fewer = [np.mean(alone - section4(arm)) for arm in taught]
     assert min(fewer) > 0 and max(p) < 0.05
-    text = " ".join(TEXT.split())
-    assert f"{len(taught)} of {len(taught)} students make fewer errors than the one that learned alone" in text
-    assert f"by {min(fewer):.0f} to {max(fewer):.0f}, " in text
-    against = [stats.ttest_rel(values(arm, "test", "errors"), smoothed_alone) for arm in taught]
-    better = sum(bool(t.pvalue < 0.05 and t.statistic < 0) for t in against)
-    assert f"alone from smoothed labels {better} make fewer beyond chance" in text
-    assert f"each with p = {max(p):.2g} or less by itself" in text
+    assert f"{len(taught)} of {len(taught)} students make fewer errors than the one that learned alone" in SAID
+    assert f"by {min(fewer):.0f} to {max(fewer):.0f}: each with p = {max(p):.2g} or less by itself" in SAID
+    against = [stats.ttest_rel(section4(arm), smoothed_alone) for arm in taught]
+    better, worse = (sum(bool(t.pvalue < 0.05 and sign * t.statistic > 0) for t in against) for sign in (-1, 1))
+    assert f"{better} make fewer errors, {worse} make more (" in SAID
+    assert f"of the other {len(taught) - better - worse} it cannot be told" in SAID
+    for kind in BOTH:
+        by_kd = np.mean([section4(KD(kind, t, 0.1)) for t in (1, 4, 20)], 0)
+        assert stats.ttest_rel(by_kd, smoothed_alone).pvalue > 0.05  # "not measurably better"
 
-    def pair(how, hard, smoothed):
-        start = (
-            "{}/smoothing={}"
-            if how == "teacher"
-            else "matched/teacher={}/over_classes=" + how + "/teacher.smoothing={}"
-        )
-        a, b = (values(start.format(*end), "test", "errors") for end in ((hard, 0), (smoothed, 0.1)))
-        return stats.ttest_rel(b, a).confidence_interval(0.95)
 
-    instead = {how: pair(how, "dropout", "plain") for how in ("teacher", "sum", "mean")}
-    assert instead["sum"].low > 0 and instead["mean"].low > 0 and "by matching logits, it did" in text
-    assert "though the teacher itself" in text and instead["teacher"].low < 0 < instead["teacher"].high
-    assert "By the sum it cannot be told, without dropout or with it" in text
-    assert all(pair("sum", kind, kind).low < 0 < pair("sum", kind, kind).high for kind in ("plain", "dropout"))
-    for kind in ("plain", "dropout"):
-        by_kd = [
-            values(f"distilled/teacher={kind}/temperature={t}/teacher.smoothing=0.1", "test", "errors")
-            for t in (1, 4, 20)
-        ]
-        assert stats.ttest_rel(np.mean(by_kd, 0), smoothed_alone).confidence_interval(0.95).high > 0
-    assert "Students by KD from a smoothed teacher are no better than the student alone on smoothed labels" in text
+def test_what_is_said_of_smoothed_teachers_holds(section4):
+    def interval(a, b):
+        return stats.ttest_rel(section4(b), section4(a)).confidence_interval(0.95)
 
-    hard, smooth = (
-        [values(f"plain/smoothing={s}", *of) for of in (("test", "ece"), ("train", WITHIN))] for s in (0, 0.1)
-    )
-    assert all(b < a for a, b in zip(hard[1], smooth[1], strict=True)) and "is lower in 5 of 5 seeds" in text
-    dropped = [values(f"dropout/smoothing={s}", "train", WITHIN) for s in (0, 0.1)]
-    assert all(b < a for a, b in zip(*dropped, strict=True)) and "With dropout it is lower in 5 of 5 too" in text
-    ratio = np.mean(smooth[0]) / (0.1 * 9 / 10)
-    assert 1 / 1.5 < ratio < 1.5 and f"here it is {ratio:.2f} times that" in text
-    ratio = np.mean(values("dropout/smoothing=0.1", "test", "ece")) / (0.1 * 9 / 10)
-    assert 1 / 1.5 < ratio < 1.5 and f"with dropout {ratio:.2f} times" in text
-    nats = {}
-    for r in runs:
-        if r["arm"] == "plain/smoothing=0.1":
-            for state in r["information"]:
-                nats.setdefault(state["epoch"], []).append(state["nats"])
-    means = {epoch: np.mean(of_seeds) for epoch, of_seeds in nats.items()}
-    top, last = max(means, key=means.get), max(means)
-    assert f"after epoch {top} with smoothed ones ({means[top]:.2f}, at the end {means[last]:.2f})" in text
+    itself = section4("plain/smoothing=0.1") - section4("dropout/smoothing=0")
+    for how in ("sum", "mean"):  # "by the mean over classes it did, and by the sum it seems so", "beyond"
+        student = section4(MATCHED("plain", how, 0.1)) - section4(MATCHED("dropout", how, 0))
+        for change in (student, student - itself):
+            test = stats.ttest_1samp(change, 0)
+            low, high = test.confidence_interval(0.95)
+            assert low > 0
+            assert f"**+{change.mean():.1f} (+{low:.1f} to +{high:.1f})**" in SAID
+        assert f"{student.std(ddof=1):.0f}{' errors here' if how == 'sum' else ''} by the {how}" in SAID
+    effects = {(kind, how): interval(MATCHED(kind, how, 0), MATCHED(kind, how, 0.1))
+               for kind in BOTH for how in ("sum", "mean")}  # fmt: skip
+    assert all(effects[kind, "sum"].low < 0 < effects[kind, "sum"].high for kind in BOTH)
+    for kind in BOTH:  # by the mean more than by the sum
+        change = {how: section4(MATCHED(kind, how, 0.1)) - section4(MATCHED(kind, how, 0)) for how in ("sum", "mean")}
+        assert stats.ttest_rel(change["mean"], change["sum"]).confidence_interval(0.95).low > 0
+    pairs = [(MATCHED(kind, how, 0), MATCHED(kind, how, 0.1)) for kind in BOTH for how in ("sum", "mean")]
+    pairs += [(KD(kind, t, 0), KD(kind, t, 0.1)) for kind in BOTH for t in (1, 4, 20)]
+    hurt, helped = (sum(bool(end > 0) for end in ends) for ends in zip(
+        *((interval(*pair).low, -interval(*pair).high) for pair in pairs), strict=True))  # fmt: skip
+    assert f"errors in {hurt} of {len(pairs)} pairs and saves some in {helped} (" in SAID
+
+
+def test_what_is_said_of_clusters_calibration_and_information_holds_in_every_seed(section4):
+    for kind, words in (("plain", "is lower in 5 of 5 seeds"), ("dropout", "With dropout it is lower in 5 of 5 too")):
+        hard, smoothed = (section4(f"{kind}/smoothing={s}", "train", WITHIN) for s in (0, 0.1))
+        assert (smoothed < hard).all() and words in SAID
+        assert f"{np.exp(np.mean(np.log(smoothed / hard))):.2f} times what it was" in SAID
+        ratio = section4(f"{kind}/smoothing=0.1", "test", "ece").mean() / (0.1 * 9 / 10)
+        assert 1 / 1.5 < ratio < 1.5
+        assert f"{'here it is' if kind == 'plain' else 'with dropout'} {ratio:.2f} times" in SAID
+        assert section4(f"{kind}/smoothing=0.1", "test", "fitted_temperature").max() < 1  # underconfident
+        assert section4(f"{kind}/smoothing=0.1", "test", "ece_scaled").max() < 0.005  # one temperature mends it
+    for smoothing, words in ((0, "with hard labels"), (0.1, "with smoothed ones: no fall")):
+        runs = [r["information"] for r in section4.runs if r["arm"] == f"plain/smoothing={smoothing}"]
+        nats = np.array([[state["nats"] for state in states] for states in runs])
+        assert nats[:, 1:].min() > 1.2 * np.log(2)  # "well above log 2 all the way"
+        change = nats[:, -1] - nats[:, 1]
+        high = stats.ttest_1samp(change, 0).confidence_interval(0.95).high
+        assert high > 0 and f"{change.mean():+.2f} (".replace("-", "−") in SAID.split(words)[0][-60:]
 
 
 def test_speeds_are_those_that_were_measured():

@@ -39,9 +39,9 @@ RUN = ["id", "role", "arm", "axes", "seed", "model", "parameters", "teacher", "e
        "smoothing", "temperature", "information"]
 STUDY = ["study", "versions", "data", "precision", "device", "seeds"]
 # section 4: how its students are taught, by group and axes, and by which teacher: its smoothing, by kind of teacher
+SQUARED, READINGS = "squared logit difference, {}", ("sum", "mean")
 TAUGHT: dict[str, tuple[str, dict[str, Any]]] = {
-    "squared logit difference, sum": ("matched", {"over_classes": "sum"}),
-    "squared logit difference, mean": ("matched", {"over_classes": "mean"}),
+    **{SQUARED.format(how): ("matched", {"over_classes": how}) for how in READINGS},
     **{f"KD, T = {t}": ("distilled", {"temperature": t}) for t in (1, 4, 20)},
 }
 TEACHERS = {"hard": 0.0, "smoothed": 0.1}
@@ -218,32 +218,37 @@ def section4() -> dict[str, Any]:
 
     plain, dropped = students.values()
     by_kd = [[errors(taught[1]) for name, taught in own.items() if name.startswith("KD")] for own in students.values()]
-    readings = [f"squared logit difference, {how}" for how in ("sum", "mean")]
-    matched = [plain[name] for name in readings]
-    effects = [np.subtract(errors(taught[1]), errors(taught[0])) for taught in matched]
-    as_paper = [[dropped[name][0], plain[name][1]] for name in readings]  # smoothing instead of dropout
-    pair = [teachers["dropout"][0], teachers["plain"][1]]
-    beside = [[f"here, {how} over classes", *(spread(errors(runs)) for both in zip(pair, taught, strict=True)
-                                              for runs in both)]
-              for how, taught in zip(("sum", "mean"), as_paper, strict=True)]
     rows = [row("the teacher itself", *teachers.values()),
             *(row(name, plain[name], dropped[name]) for name in TAUGHT), [*row("alone", alone), "", "", ""]]
-    headings = [*(f"{name}{kind}" for kind in ("", ", dropout") for name in (*TEACHERS, "smoothed − hard"))]
+    headings = [f"{name}{kind}" for kind in ("", ", dropout") for name in (*TEACHERS, "smoothed − hard")]
     return {
         "cost": cost(results), "table": table(["errors of 10,000", *headings], rows),
-        "teachers": {kind: compare(*map(errors, own)) for kind, own in teachers.items()},
+        "teachers": {kind: cells(own)[-1] for kind, own in teachers.items()},
         "no_more": [compare(errors(alone[1]), np.mean(own, axis=0)) for own in by_kd],
-        "effects": [compare(*map(errors, taught)) for taught in matched],
-        "readings": compare(*effects), "single": [np.std(values, ddof=1) for values in effects],
-        "richer": [compare(errors(alone[1]), errors(taught[1])) for taught in matched],
-        **effects_of_smoothing(results, {f"{name}{KINDS[kind]}": pair for kind, own in students.items()
-                                         for name, pair in own.items()}),
-        **effects_of_teaching(results, alone, students), "family": len(results["comparisons"]),
+        "richer": {kind: {how: compare(errors(alone[1]), errors(own[SQUARED.format(how)][1])) for how in READINGS}
+                   for kind, own in students.items()},
+        **effects_of_smoothing(results, students), **effects_of_teaching(results, alone, students),
+        **as_the_paper_pairs(teachers, students), "family": len(results["comparisons"]),
         "epochs": [runs[0]["epochs"] for runs in (teachers["plain"][0], teachers["dropout"][0], alone[0])],
-        "fit": [np.mean(of("train", "top1", 100)(runs)) for runs in (plain["KD, T = 20"][1], teachers["plain"][1])],
+        "right": [np.mean(of("train", "top1", 100)(runs)) for runs in (plain["KD, T = 20"][1], teachers["plain"][1])],
         "scale": np.divide(*(np.mean(of("test", "fitted_temperature")(runs)) for runs in teachers["plain"])),
         "training": results["data"]["train"],
-        "as_paper": [compare(*map(errors, own)) for own in (pair, *as_paper)],
+    }
+
+
+def as_the_paper_pairs(teachers: dict[str, list[list[Run]]],
+                       students: dict[str, dict[str, list[list[Run]]]]) -> dict[str, Any]:
+    """Smoothing instead of dropout: the hard teacher has dropout, the smoothed one has not; logits are matched."""
+    itself = [teachers["dropout"][0], teachers["plain"][1]]
+    taught = {how: [students["dropout"][SQUARED.format(how)][0], students["plain"][SQUARED.format(how)][1]]
+              for how in READINGS}
+    changes = {name: np.subtract(errors(b), errors(a)) for name, (a, b) in {"teacher": itself, **taught}.items()}
+    beside = [[f"here, {how} over classes", *(spread(errors(runs)) for both in zip(itself, own, strict=True)
+                                              for runs in both)] for how, own in taught.items()]
+    return {
+        "instead": {name: compare(np.zeros(len(change)), change) for name, change in changes.items()},
+        "beyond": {how: compare(changes["teacher"], changes[how]) for how in READINGS},
+        "single": {how: np.std(changes[how], ddof=1) for how in READINGS},
         "beside": table(["errors of 10,000", "hard teacher with dropout", "its student",
                          "smoothed teacher without", "its student"],
                         [["the paper", "67", "74", "59", "91"],
@@ -251,15 +256,22 @@ def section4() -> dict[str, Any]:
     }
 
 
-def effects_of_smoothing(results: Results, students: dict[str, list[list[Run]]]) -> dict[str, Any]:
-    """What smoothing the teacher did to its students; each is a pair, of the hard and of the smoothed one."""
-    tests = {name: (compare(errors(a), errors(b)), between(results, a, b)["p_holm"])
-             for name, (a, b) in students.items()}
-    told = {sign: {name: p for name, (test, p) in tests.items() if beyond_chance(test) and sign * test.difference > 0}
-            for sign in (1, -1)}
-    return {"pairs": len(students), "hurt": list(told[1]), "helped": list(told[-1]),
-            "surely_hurt": [name for name, p in told[1].items() if p < 0.05],
-            "surely_helped": [name for name, p in told[-1].items() if p < 0.05]}
+def effects_of_smoothing(results: Results, students: dict[str, dict[str, list[list[Run]]]]) -> dict[str, Any]:
+    """What smoothing the teacher, and nothing else, did to its students."""
+    pairs = {f"{name}{KINDS[kind]}": pair for kind, own in students.items() for name, pair in own.items()}
+    effects = {name: np.subtract(errors(b), errors(a)) for name, (a, b) in pairs.items()}
+    told: dict[int, list[str]] = {1: [], -1: []}
+    surely: dict[int, int] = {1: 0, -1: 0}
+    for name, pair in pairs.items():
+        test, own = compare(*map(errors, pair)), between(results, *pair)
+        if beyond_chance(test):
+            sign = int(np.sign(test.difference))
+            told[sign].append(name + (" †" if own["ci95_images"][0] <= 0 <= own["ci95_images"][1] else ""))
+            surely[sign] += own["p_holm"] < 0.05
+    return {"pairs": len(pairs), "hurt": told[1], "helped": told[-1], "surely_hurt": surely[1],
+            "surely_helped": surely[-1],
+            "readings": [compare(*(effects[SQUARED.format(how) + words] for how in READINGS))
+                         for words in KINDS.values()]}
 
 
 def effects_of_teaching(results: Results, alone: list[list[Run]],
@@ -268,21 +280,21 @@ def effects_of_teaching(results: Results, alone: list[list[Run]],
     taught = {f"{name} of the {smoothing} teacher{KINDS[kind]}": runs for kind, own in students.items()
               for name, pair in own.items() for smoothing, runs in zip(TEACHERS, pair, strict=True)}
     hard = [compare(errors(alone[0]), errors(runs)) for runs in taught.values()]
-    p = [between(results, alone[0], runs)["p_holm"] for runs in taught.values()]
+    tests = [between(results, alone[0], runs) for runs in taught.values()]
     smoothed = {name: compare(errors(alone[1]), errors(runs)) for name, runs in taught.items()}
-    return {"taught": len(taught), "fewer": sum(t.difference < 0 for t in hard), "largest_p": max(p),
-            "largest_single": max(t.p_value for t in hard),
-            "surely": sum(t.difference < 0 and q < 0.05 for t, q in zip(hard, p, strict=True)),
+    return {"taught": len(taught), "fewer": sum(t.difference < 0 for t in hard),
+            "largest_p": max(t.p_value for t in hard), "surely": sum(t["p_holm"] < 0.05 for t in tests),
+            "over_images": sum(t["ci95_images"][0] > 0 for t in tests),  # of accuracies
             "least": -max(t.difference for t in hard), "most": -min(t.difference for t in hard),
             "fewer_still": sum(beyond_chance(t) and t.difference < 0 for t in smoothed.values()),
             "more": [name for name, t in smoothed.items() if beyond_chance(t) and t.difference > 0]}
 
 
-def course(runs: list[Run]) -> dict[str, float]:
-    """Where the information about single images is highest along training and where it ends, its mean over seeds."""
+def course(runs: list[Run]) -> dict[str, Any]:
+    """How the information about single images changes from the second of the epochs looked at to the last."""
     epochs = [state["epoch"] for state in runs[0]["information"]]
-    nats = np.mean([[state["nats"] for state in run["information"]] for run in runs], axis=0)
-    return {"epoch": epochs[int(np.argmax(nats))], "highest": np.max(nats), "end": nats[-1]}
+    nats = np.array([[state["nats"] for state in run["information"]] for run in runs])
+    return {"epochs": epochs, "change": compare(nats[:, 1], nats[:, -1]), "lowest": nats[:, 1:].min()}
 
 
 def inside() -> dict[str, Any]:
@@ -299,15 +311,16 @@ def inside() -> dict[str, Any]:
         "I(X; Y), nats": (lambda runs: [last_information(run) for run in runs], 2),
     }
     expected = 0.1 * 9 / 10
-    within = {name: of("train", "within_between_templates")(runs) for name, runs in teachers.items()}
-    dropped = np.divide(within["smoothed with dropout"], within["hard with dropout"])
+    within = [np.log(of("train", "within_between_templates")(teachers[f"{name} with dropout"])) for name in TEACHERS]
+    dropped = compare(*within)
     told = read_figures(results, {})
     return {
         "table": table(["teacher", *columns], ([name, *(spread(value(runs), d) for value, d in columns.values())]
                                                for name, runs in teachers.items())),
         "expected": f"{100 * expected:.0f}%", "ratios": [np.mean(of("test", "ece")(teachers[name])) / expected
                                                         for name in ("smoothed", "smoothed with dropout")],
-        "dropped": {"lower": int(np.sum(dropped < 1)), "seeds": len(dropped), "times": np.mean(dropped)},
+        "dropped": [np.exp(value) for value in (dropped.difference, *dropped.ci95)],
+        "lower": f"{np.sum(within[1] < within[0])} of {len(within[0])}",
         "features": plain(told["features_plane"]), "calibration": plain(told["reliability"]),
         "information": plain(told["information"]),
         "course": [course(teachers[name]) for name in TEACHERS],
@@ -401,11 +414,12 @@ def rendered(text: str) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["keep"]:
+    if sys.argv[1:2] == ["keep"] and sys.argv[2:]:
         for folder in sys.argv[2:]:
             keep(Path(folder))
     elif sys.argv[1:]:
         print(__doc__)
+        sys.exit(sys.argv[1:] != ["--help"])
     else:
         path = ROOT / "README.md"
         path.write_text(rendered(path.read_text("utf-8")), "utf-8")
