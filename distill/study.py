@@ -25,7 +25,7 @@ from distill.report.readings import smoothing_pair
 from distill.results import collect, is_written, notes_of, write_study
 from distill.runs import Run, Store, plan_runs
 from distill.tracking import start_tracking
-from distill.workplace import Workplace, make_accelerator, precision_of
+from distill.workplace import Workplace, idle_cores, make_accelerator, precision_of
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -62,7 +62,7 @@ def run_study(recipe: Recipe, out: str | Path = "runs", accelerator: Accelerator
             splits = load_splits(recipe.data, native_side(recipe.arms))
         place = Workplace(recipe, splits, store, accelerator, progress, claims)
         notes = notes_of(place)
-        for note in notes:
+        for note in [*idle_cores(accelerator), *notes]:
             progress.say(note)
         runs = plan_runs(recipe, splits.identity, accelerator.mixed_precision)
         if accelerator.is_main_process:

@@ -87,6 +87,17 @@ def make_accelerator(precision: str | None, trackers: Iterable[str] = (), out: P
                        project_dir=out)
 
 
+def idle_cores(accelerator: Accelerator) -> list[str]:
+    """A hint where a launcher has left CPU cores idle: accelerate's gives a process one thread if it is not told."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    if accelerator.device.type != "cpu" or not launched or torch.get_num_threads() > 1 or share < 2:
+        return []
+    return [f"the launcher gave this process 1 CPU thread of {share}: `OMP_NUM_THREADS={share} accelerate launch …`, or "
+            "`distill run`, uses them all"]
+
+
 def _wanted(precision: str | None) -> str:
     """A precision with the launcher's where there is none."""
     return precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()

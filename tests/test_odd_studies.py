@@ -1,8 +1,10 @@
 """Odd studies: each ends with a report whose numbers are numbers, or is refused before anything is trained."""
 
 import json
+import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from distill.document import UserError
 from distill.pictures import load_picture
 from distill.planning import dry_run
 from distill.runs import Store
+from distill.workplace import idle_cores
 
 HEAD = """\
 data: {source: digits, augment: {shift: 1}}
@@ -158,3 +161,26 @@ def test_a_report_is_made_again_from_within_its_folder(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads", "told"),
+    [
+        ({}, 1, False),  # whoever starts one thread without a launcher means it
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, 1, True),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, 8, False),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, 1, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "8"}, 1, False),
+    ],
+)
+def test_cores_that_a_launcher_leaves_idle_are_pointed_out(monkeypatch, environment, threads, told):
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    notes = idle_cores(SimpleNamespace(device=torch.device("cpu")))
+    share = 8 // int(environment.get("LOCAL_WORLD_SIZE", 1))
+    assert [f"OMP_NUM_THREADS={share} " in note for note in notes] == [True] * told
+    assert not idle_cores(SimpleNamespace(device=torch.device("cuda")))
