@@ -94,8 +94,8 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
     if accelerator.device.type != "cpu" or not launched or torch.get_num_threads() > 1 or share < 2:
         return []
-    return [f"the launcher gave this process 1 CPU thread of {share}: `OMP_NUM_THREADS={share} accelerate launch …`, or "
-            "`distill run`, uses them all"]
+    return [f"the launcher gave this process 1 CPU thread of {share}: OMP_NUM_THREADS={share} before the command uses "
+            "them all"]
 
 
 def _wanted(precision: str | None) -> str:
