@@ -161,6 +161,22 @@ def test_what_is_said_of_smoothed_teachers_holds(section4):
     assert f"errors in {hurt} of {len(pairs)} pairs and saves some in {helped} (" in SAID
 
 
+def test_what_is_said_of_cifar10_holds():
+    results = json.loads((ROOT / "tools" / "results" / "cifar10_small.json").read_text())
+
+    def change(start):
+        hard, smoothed = (
+            [r["metrics"]["test"]["top1"] for seed in results["seeds"] for r in results["runs"]
+             if r["arm"] == start.format(kind) and r["seed"] == seed] for kind in ("hard", "smoothed")
+        )  # fmt: skip
+        return stats.ttest_rel(smoothed, hard).confidence_interval(0.95)
+
+    intervals = {t: change(f"distilled/teacher={{}}/temperature={t}") for t in (1, 2, 4)}
+    worse = " and ".join(str(t) for t, interval in intervals.items() if interval.high < 0)
+    assert f"worse than that of the hard one at T = {worse}, while the teachers" in SAID
+    assert change("{}").low < 0 < change("{}").high
+
+
 def test_what_is_said_of_clusters_calibration_and_information_holds_in_every_seed(section4):
     for kind, words in (("plain", "is lower in 5 of 5 seeds"), ("dropout", "With dropout it is lower in 5 of 5 too")):
         hard, smoothed = (section4(f"{kind}/smoothing={s}", "train", WITHIN) for s in (0, 0.1))

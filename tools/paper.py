@@ -385,7 +385,9 @@ def cifar10() -> dict[str, Any]:
             *([*row(f"KD, T = {t}", pair), *(gain(alone[0], runs) for runs in pair)] for t, pair in students.items()),
             [*row("alone", alone), "", ""]]
     headings = ["test accuracy, %", *TEACHERS, "smoothed − hard", "hard − alone", "smoothed − alone"]
-    return {"cost": cost(results), "table": table(headings, rows), "epochs": alone[0][0]["epochs"],
+    worse = [t for t, pair in students.items()
+             if (test := compare(*map(accuracy, pair))).difference < 0 and beyond_chance(test)]
+    return {"cost": cost(results), "table": table(headings, rows), "epochs": alone[0][0]["epochs"], "worse": worse,
             "seeds": len(results["seeds"])}
 
 
