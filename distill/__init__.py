@@ -12,7 +12,7 @@ __all__ = ["load_recipe", "run_study"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from distill import study
+        from distill.study import run
 
-        return getattr(study, name)
+        return getattr(run, name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")

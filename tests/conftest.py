@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 
 from distill import load_recipe
-from distill.data.sources import load_splits
-from distill.progress import Progress
-from distill.recipe import Recipe
-from distill.runs import Store
-from distill.workplace import Workplace
+from distill.data.splits import load_splits
+from distill.recipe.schema import Recipe
+from distill.storage.run_store import Store
+from distill.study.context import StudyContext
+from distill.study.progress import Progress
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("distill", deadline=None)  # a busy machine is not a fault
@@ -53,11 +53,13 @@ def accelerator() -> Accelerator:
 
 
 @pytest.fixture
-def workplace(tmp_path, accelerator):
+def study_context(tmp_path, accelerator):
     """Makes what the parts of a study work with, for a recipe's path or object."""
 
-    def make(recipe: Path | Recipe, *overrides: str, out: str = "runs") -> Workplace:
+    def make(recipe: Path | Recipe, *overrides: str, out: str = "runs") -> StudyContext:
         recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-        return Workplace(recipe, load_splits(recipe.data), Store(tmp_path / out), accelerator, Progress(False))
+        return StudyContext(
+            recipe, load_splits(recipe.data), Store(tmp_path / out), accelerator, Progress(False)
+        )
 
     return make

@@ -96,7 +96,9 @@ def smoothed(y, K, smoothing, over="all", prior=None):
     return q
 
 
-def cross_entropy(z, y, smoothing=0, over="all", prior=None, class_weights=None, subtract_entropy=False):
+def cross_entropy(
+    z, y, smoothing=0, over="all", prior=None, class_weights=None, subtract_entropy=False
+):
     """w_y * (sum_j -q_j log p_j - H(q) if subtract_entropy); y a class or K floats (w = sum_c soft_c w_c)."""
     K = len(z)
     q = target_of(y, K, smoothing, over, prior)
@@ -293,7 +295,9 @@ def dist(Z, T_, inter_weight, intra_weight, temperature):
     B, K = len(Z), len(Z[0])
     ps = [softmax(z, temperature) for z in Z]
     pt = [softmax(t, temperature) for t in T_]
-    intra = mean([1 - pearson([ps[i][k] for i in range(B)], [pt[i][k] for i in range(B)]) for k in range(K)])
+    intra = mean(
+        [1 - pearson([ps[i][k] for i in range(B)], [pt[i][k] for i in range(B)]) for k in range(K)]
+    )
     inter = [1 - pearson(ps[i], pt[i]) for i in range(B)]
     return [temperature**2 * (inter_weight * inter[i] + intra_weight * intra) for i in range(B)]
 
@@ -327,7 +331,10 @@ def attention_transfer(maps_s, maps_t):
 def scaled_distances(F):
     """|f_i - f_j| / mean of the same over ordered pairs i != j."""
     B = len(F)
-    d = [[length([a - b for a, b in zip(F[i], F[j], strict=True)]) for j in range(B)] for i in range(B)]
+    d = [
+        [length([a - b for a, b in zip(F[i], F[j], strict=True)]) for j in range(B)]
+        for i in range(B)
+    ]
     scale = mean([d[i][j] for i in range(B) for j in range(B) if i != j])
     return [[d[i][j] / scale for j in range(B)] for i in range(B)]
 
@@ -414,8 +421,14 @@ def ece(confidence, correct, bins=15):
     """Σ n_b/N |accuracy - confidence| over bins (lo, hi], example by example."""
     total = 0.0
     for b in range(bins):
-        inside = [i for i, c in enumerate(confidence) if b / bins < c <= (b + 1) / bins or (b == 0 and c == 0)]
+        inside = [
+            i
+            for i, c in enumerate(confidence)
+            if b / bins < c <= (b + 1) / bins or (b == 0 and c == 0)
+        ]
         if inside:
-            gap = sum(correct[i] for i in inside) / len(inside) - sum(confidence[i] for i in inside) / len(inside)
+            gap = sum(correct[i] for i in inside) / len(inside) - sum(
+                confidence[i] for i in inside
+            ) / len(inside)
             total += len(inside) / len(confidence) * abs(gap)
     return total

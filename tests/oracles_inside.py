@@ -39,7 +39,9 @@ def centroid(rows):
 
 def by_class(rows, labels):
     """{label: its rows}, only of the classes that occur."""
-    return {c: [row for row, y in zip(rows, labels, strict=True) if y == c] for c in sorted(set(labels))}
+    return {
+        c: [row for row, y in zip(rows, labels, strict=True) if y == c] for c in sorted(set(labels))
+    }
 
 
 def log_mean_exp(values):
@@ -104,7 +106,8 @@ def pseudo_inverse(matrix, cutoff=1e-10):
     values, vectors = symmetric_eigen(matrix)
     kept = [i for i in range(size) if abs(values[i]) > cutoff * max(abs(e) for e in values)]
     return [
-        [math.fsum(vectors[i][a] * vectors[i][b] / values[i] for i in kept) for b in range(size)] for a in range(size)
+        [math.fsum(vectors[i][a] * vectors[i][b] / values[i] for i in kept) for b in range(size)]
+        for a in range(size)
     ]
 
 
@@ -116,9 +119,14 @@ def nc1(features, labels):
     means = {c: centroid(rows) for c, rows in by_class(features, labels).items()}
     middle = centroid(list(means.values()))
     within = outer_mean(
-        [[h - m for h, m in zip(x, means[y], strict=True)] for x, y in zip(features, labels, strict=True)]
+        [
+            [h - m for h, m in zip(x, means[y], strict=True)]
+            for x, y in zip(features, labels, strict=True)
+        ]
     )
-    between = outer_mean([[m - g for m, g in zip(row, middle, strict=True)] for row in means.values()])
+    between = outer_mean(
+        [[m - g for m, g in zip(row, middle, strict=True)] for row in means.values()]
+    )
     inverse = pseudo_inverse(between)
     size = len(middle)
     trace = 0.0
@@ -221,7 +229,9 @@ def two_cluster_information(centres, sd, steps):
     total = 0.0
     for i in range(steps + 1):
         y = low + i * width
-        logs = [-((y - m) ** 2) / (2 * sd**2) - math.log(sd * math.sqrt(2 * math.pi)) for m in centres]
+        logs = [
+            -((y - m) ** 2) / (2 * sd**2) - math.log(sd * math.sqrt(2 * math.pi)) for m in centres
+        ]
         marginal = log_mean_exp(logs)
         height = mean([math.exp(v) * (v - marginal) for v in logs])
         total += height * width * (0.5 if i in (0, steps) else 1.0)
@@ -243,7 +253,9 @@ def binned_gap(bin_of, observed, predicted):
 
 def equal_mass_ece(confidence, correct, bins=15):
     """sum_b n_b/N |accuracy - mean confidence|, bin of i = floor(bins * #{j: c_j < c_i} / N): ties share a bin."""
-    bin_of = [bins * sum(1 for other in confidence if other < c) // len(confidence) for c in confidence]
+    bin_of = [
+        bins * sum(1 for other in confidence if other < c) // len(confidence) for c in confidence
+    ]
     return binned_gap(bin_of, [int(hit) for hit in correct], confidence)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from distill.losses import NEEDS, TERMS, OnlineTargets, Outputs
+from distill.losses import LOSSES, REQUIRED_OUTPUTS, OnlineTargets, Outputs
 
 SCALE = 8.0  # of the cosine logits
 
@@ -26,14 +26,26 @@ class Batch:
 
     def call(self, name: str, **settings: Any) -> torch.Tensor:
         part = {} if self.part is None else {"part": self.part}
-        return TERMS[name](self.student, self.labels, self.teacher, **part, **settings)
+        return LOSSES[name](self.student, self.labels, self.teacher, **part, **settings)
 
     def rows(self) -> list[tuple[list[float], int, list[float]]]:
-        return list(zip(self.student.logits.tolist(), self.labels.tolist(), self.teacher.logits.tolist(), strict=True))
+        return list(
+            zip(
+                self.student.logits.tolist(),
+                self.labels.tolist(),
+                self.teacher.logits.tolist(),
+                strict=True,
+            )
+        )
 
 
 def make(
-    name: str, size: int, classes: int, seed: int, spread: float = 3.0, dtype: torch.dtype = torch.float64
+    name: str,
+    size: int,
+    classes: int,
+    seed: int,
+    spread: float = 3.0,
+    dtype: torch.dtype = torch.float64,
 ) -> Batch:
     """A batch that has all that the term looks at; its logits follow from features where they must."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +56,10 @@ def make(
     logits, theirs, depth = normal(size, classes), normal(size, classes), 4
     features, templates = normal(size, depth) / spread, normal(classes, depth)
     if name in ("am_softmax", "arcface"):
-        logits = SCALE * torch.rand(size, classes, generator=generator, dtype=torch.float64) * 1.99 - SCALE * 0.995
+        logits = (
+            SCALE * torch.rand(size, classes, generator=generator, dtype=torch.float64) * 1.99
+            - SCALE * 0.995
+        )
     if name == "a_softmax":
         logits = features @ nn.functional.normalize(templates, dim=1).T
     if name == "l_softmax":
@@ -55,7 +70,7 @@ def make(
         "maps": [normal(size, 2, 5, 5), normal(size, 3, 2, 3)],
         "weights": [normal(3, 2), normal(4, 3)],
     }
-    needs = NEEDS.get(name, frozenset())
+    needs = REQUIRED_OUTPUTS.get(name, frozenset())
     student = {key: value for key, value in fields.items() if key in needs}
     teacher = {
         "features": normal(size, 3) if name == "hint" else normal(size, depth),
@@ -81,7 +96,13 @@ def make(
         scale={"am_softmax": SCALE, "arcface": SCALE, "a_softmax": 0.0}.get(name),
     )
     other = Outputs(cast(theirs), **{k: cast(v) for k, v in teacher.items() if k in needs})
-    return Batch(ours, labels, other, part.to(torch.promote_types(dtype, torch.float32)) if part else None, templates)
+    return Batch(
+        ours,
+        labels,
+        other,
+        part.to(torch.promote_types(dtype, torch.float32)) if part else None,
+        templates,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the cases
@@ -93,19 +114,27 @@ def each(oracle: Callable[..., float]) -> Callable[[Batch, dict], list[float]]:
 
 
 def _projected(b: Batch, **h: Any) -> list[float]:
-    ours, theirs = b.part(b.student.features.to(b.part.weight.dtype)).tolist(), b.teacher.features.tolist()
+    ours, theirs = (
+        b.part(b.student.features.to(b.part.weight.dtype)).tolist(),
+        b.teacher.features.tolist(),
+    )
     return [oracles.hint(o, t, **h) for o, t in zip(ours, theirs, strict=True)]
 
 
 def _attention(b: Batch) -> list[float]:
     sides = [[m.tolist() for m in side.maps] for side in (b.student, b.teacher)]
-    return [oracles.attention_transfer(*([m[i] for m in side] for side in sides)) for i in range(len(b.labels))]
+    return [
+        oracles.attention_transfer(*([m[i] for m in side] for side in sides))
+        for i in range(len(b.labels))
+    ]
 
 
 def _l_softmax(b: Batch, **h: Any) -> list[float]:
     w, f = b.student.templates.tolist(), b.student.features.tolist()
     bias = (b.student.logits - b.student.features @ b.student.templates.T)[0].tolist()
-    return [oracles.l_softmax(f_i, w, bias, y, **h) for f_i, y in zip(f, b.labels.tolist(), strict=True)]
+    return [
+        oracles.l_softmax(f_i, w, bias, y, **h) for f_i, y in zip(f, b.labels.tolist(), strict=True)
+    ]
 
 
 def _a_softmax(b: Batch, **h: Any) -> list[float]:
@@ -120,7 +149,11 @@ def _cross_entropy(classes: int) -> st.SearchStrategy:
     return st.one_of(
         st.fixed_dictionaries({"smoothing": st.floats(0, 1), **common}),
         st.fixed_dictionaries(
-            {"smoothing": st.floats(0, (classes - 1) / classes), "over": st.just("others"), **common}
+            {
+                "smoothing": st.floats(0, (classes - 1) / classes),
+                "over": st.just("others"),
+                **common,
+            }
         ),
         st.fixed_dictionaries({"smoothing": st.floats(0, 1), "prior": prior, **common}),
     )
@@ -144,21 +177,31 @@ ANGLE = {"margin": st.integers(1, 5), "share": st.floats(0, 1), "smoothing": st.
 OVER = st.sampled_from(["mean", "sum"])
 
 # name: (settings for K classes, oracle of a batch)
-CASES: dict[str, tuple[Callable[[int], Any] | dict[str, Any], Callable[[Batch, dict], list[float]]]] = {
+CASES: dict[
+    str, tuple[Callable[[int], Any] | dict[str, Any], Callable[[Batch, dict], list[float]]]
+] = {
     "cross_entropy": (_cross_entropy, each(lambda z, y, t, **h: oracles.cross_entropy(z, y, **h))),
     "focal": ({"focus": st.floats(0, 5)}, each(lambda z, y, t, **h: oracles.focal(z, y, **h))),
     "poly1": (
         {"epsilon": st.floats(-1, 5), "smoothing": st.floats(0, 1)},
         each(lambda z, y, t, **h: oracles.poly1(z, y, **h)),
     ),
-    "sparse_softmax": ({"k": st.integers(1, 12)}, each(lambda z, y, t, **h: oracles.sparse_softmax(z, y, **h))),
+    "sparse_softmax": (
+        {"k": st.integers(1, 12)},
+        each(lambda z, y, t, **h: oracles.sparse_softmax(z, y, **h)),
+    ),
     "confidence_penalty": ({}, each(lambda z, y, t: oracles.confidence_penalty(z))),
     "max_sup": ({}, each(lambda z, y, t: oracles.max_sup(z))),
-    "mbls": ({"margin": st.floats(0, 8), "over_classes": OVER}, each(lambda z, y, t, **h: oracles.mbls(z, **h))),
+    "mbls": (
+        {"margin": st.floats(0, 8), "over_classes": OVER},
+        each(lambda z, y, t, **h: oracles.mbls(z, **h)),
+    ),
     "zipf": ({"power": st.floats(0.2, 3)}, each(lambda z, y, t, **h: oracles.zipf(z, y, **h))),
     "online_smoothing": (
         {},
-        lambda b, h: [oracles.online_smoothing(z, y, b.part.targets.tolist()) for z, y, _ in b.rows()],
+        lambda b, h: [
+            oracles.online_smoothing(z, y, b.part.targets.tolist()) for z, y, _ in b.rows()
+        ],
     ),
     "sm_softmax": (MARGIN, each(lambda z, y, t, **h: oracles.sm_softmax(z, y, **h))),
     "am_softmax": (MARGIN, each(lambda z, y, t, **h: oracles.am_softmax(z, y, scale=SCALE, **h))),
@@ -189,8 +232,14 @@ CASES: dict[str, tuple[Callable[[int], Any] | dict[str, Any], Callable[[Batch, d
         {"distance_weight": st.floats(0, 3), "angle_weight": st.floats(0, 3)},
         lambda b, h: oracles.rkd(b.student.features.tolist(), b.teacher.features.tolist(), **h),
     ),
-    "l1_penalty": ({}, lambda b, h: [oracles.l1_penalty([w.tolist() for w in b.student.weights])] * len(b.labels)),
-    "l2_penalty": ({}, lambda b, h: [oracles.l2_penalty([w.tolist() for w in b.student.weights])] * len(b.labels)),
+    "l1_penalty": (
+        {},
+        lambda b, h: [oracles.l1_penalty([w.tolist() for w in b.student.weights])] * len(b.labels),
+    ),
+    "l2_penalty": (
+        {},
+        lambda b, h: [oracles.l2_penalty([w.tolist() for w in b.student.weights])] * len(b.labels),
+    ),
 }
 
 

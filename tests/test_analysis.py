@@ -1,5 +1,4 @@
 """Metrics against scikit-learn, torchmetrics, scipy and slow forms; clusters against their identities."""
-
 import math
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from distill.analysis import calibration, clusters, fidelity, statistics
+from distill.evaluation import calibration, fidelity, geometry, statistics
 
 
 def case(seed, count=200, classes=7, scale=3.0):
@@ -50,7 +49,12 @@ def test_confidences_of_exactly_one_and_ties_are_binned_and_counted():
     labels = np.array([0, 1, 0, 1])
     diagram = calibration.reliability(logits, labels)
     assert diagram.count[-1] == 2 and diagram.confidence[-1] == 1 and diagram.accuracy[-1] == 0.5
-    assert calibration.top_k_correct(logits, labels).tolist() == [True, False, True, False]  # as argmax
+    assert calibration.top_k_correct(logits, labels).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]  # as argmax
     assert calibration.ece(logits, labels) == pytest.approx(0.5 * 0.5 + 0.5 * (0.5 - 1 / 3))
 
 
@@ -62,7 +66,9 @@ def test_the_fitted_temperature_is_the_optimum_of_logistic_regression(seed, temp
     labels = (generator.random(400) < 1 / (1 + np.exp(-z / temperature))).astype(int)
     logits = np.stack([np.zeros(400), z], 1)
     slope = (
-        LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000).fit(z[:, None], labels).coef_[0, 0]
+        LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000)
+        .fit(z[:, None], labels)
+        .coef_[0, 0]
     )
     assert calibration.fit_temperature(logits, labels) == pytest.approx(1 / slope, rel=1e-3)
 
@@ -96,14 +102,19 @@ def test_metrics_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypat
     def every():
         return [
             calibration.top_k_correct(logits, labels, 2).sum(),
-            *(f(logits, labels) for f in (calibration.nll, calibration.brier, calibration.ece, calibration.gamma)),
+            *(
+                f(logits, labels)
+                for f in (calibration.nll, calibration.brier, calibration.ece, calibration.gamma)
+            ),
             calibration.fit_temperature(logits, labels),
             calibration.ece(logits, labels, temperature=3.0),
             fidelity.kl_to_teacher(logits, theirs),
         ]
 
     expected = every()
-    assert expected[6] == pytest.approx(calibration.ece(logits.astype(np.float64) / 3, labels), abs=1e-12)
+    assert expected[6] == pytest.approx(
+        calibration.ece(logits.astype(np.float64) / 3, labels), abs=1e-12
+    )
     monkeypatch.setattr(calibration, "AT_ONCE", 7 * logits.shape[1] + 3)
     assert every() == pytest.approx(expected, rel=1e-6)
 
@@ -115,16 +126,24 @@ def test_a_fitted_temperature_is_where_nothing_near_is_better():
         fitted = calibration.fit_temperature(logits, labels)
         assert 0.1 < fitted < 10
         best = calibration.nll(logits / fitted, labels)
-        assert all(calibration.nll(logits / (fitted * factor), labels) >= best for factor in (0.99, 0.999, 1.001, 1.01))
+        assert all(
+            calibration.nll(logits / (fitted * factor), labels) >= best
+            for factor in (0.99, 0.999, 1.001, 1.01)
+        )
 
 
 def test_fidelity():
     logits, _ = case(0)
     other, _ = case(1)
-    assert fidelity.agreement(logits, logits) == 1 and fidelity.kl_to_teacher(logits, logits + 5) == pytest.approx(
-        0, abs=1e-12
+    assert fidelity.agreement(logits, logits) == 1 and fidelity.kl_to_teacher(
+        logits, logits + 5
+    ) == pytest.approx(0, abs=1e-12)
+    expected = np.mean(
+        [
+            stats.entropy(q, p)
+            for q, p in zip(probabilities(other), probabilities(logits), strict=True)
+        ]
     )
-    expected = np.mean([stats.entropy(q, p) for q, p in zip(probabilities(other), probabilities(logits), strict=True)])
     assert fidelity.kl_to_teacher(logits, other) == pytest.approx(expected)
 
 
@@ -139,10 +158,16 @@ def test_the_paired_test_is_students(pairs):
     else:
         n = len(differences)
         error = math.sqrt(sum((d - differences.mean()) ** 2 for d in differences) / (n - 1) / n)
-        half = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764, 6: 2.5706, 7: 2.4469, 8: 2.3646}[n] * error
-        assert got.ci95 == pytest.approx((differences.mean() - half, differences.mean() + half), abs=1e-4 * half + 1e-9)
+        half = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764, 6: 2.5706, 7: 2.4469, 8: 2.3646}[
+            n
+        ] * error
+        assert got.ci95 == pytest.approx(
+            (differences.mean() - half, differences.mean() + half), abs=1e-4 * half + 1e-9
+        )
         t = differences.mean() / error
-        assert got.p_value == pytest.approx(betainc((n - 1) / 2, 0.5, (n - 1) / (n - 1 + t * t)), rel=1e-6, abs=1e-9)
+        assert got.p_value == pytest.approx(
+            betainc((n - 1) / 2, 0.5, (n - 1) / (n - 1 + t * t)), rel=1e-6, abs=1e-9
+        )
 
 
 def test_what_one_seed_or_no_spread_can_say():
@@ -156,16 +181,18 @@ def test_what_one_seed_or_no_spread_can_say():
 
 def test_holms_adjustment():
     """Holm 1979's procedure by hand: 0.01·4, 0.02·3, max(0.03·2, 0.06), 0.04·1 → all raised to the running maximum."""
-    assert statistics.holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert statistics.holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx(
+        [0.06, 0.04, None, 0.06, 0.06]
+    )
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([None]) == [None]
 
 
 @given(st.integers(0, 1000))
 def test_the_plane_keeps_the_distances_of_the_templates(seed):
     templates = np.random.default_rng(seed).normal(size=(3, 20))
-    basis = clusters.template_plane(templates)
+    basis = geometry.template_plane(templates)
     assert np.allclose(basis.T @ basis, np.eye(2), atol=1e-9)
-    points = clusters.project(templates, templates, basis)
+    points = geometry.project(templates, templates, basis)
     assert points.sum(0) == pytest.approx(0, abs=1e-6)  # their mean is the origin
     for i in range(3):
         for j in range(3):
@@ -173,14 +200,14 @@ def test_the_plane_keeps_the_distances_of_the_templates(seed):
                 np.linalg.norm(templates[i] - templates[j]), abs=1e-9
             )
     off = templates + 3 * np.linalg.svd(basis.T)[2][-1]  # a step out of the plane is not seen
-    assert np.allclose(clusters.project(off, templates, basis), points, atol=1e-6)
+    assert np.allclose(geometry.project(off, templates, basis), points, atol=1e-6)
 
 
 def test_templates_on_a_line_are_refused():
     with pytest.raises(ValueError, match="on a line"):
-        clusters.template_plane(np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]]))
+        geometry.template_plane(np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]]))
     with pytest.raises(ValueError, match="on a line"):
-        clusters.template_plane(np.ones((3, 4)))
+        geometry.template_plane(np.ones((3, 4)))
 
 
 def test_within_between_is_its_double_loop():
@@ -190,11 +217,13 @@ def test_within_between_is_its_double_loop():
     x = generator.normal(size=(60, 5)) + generator.normal(size=(3, 5))[labels]
     means = [np.mean([x[i] for i in range(60) if labels[i] == k], 0) for k in range(3)]
     within = sum(np.sum((x[i] - means[labels[i]]) ** 2) for i in range(60)) / 57
-    between = (sum(np.sum((means[labels[i]] - x.mean(0)) ** 2) for i in range(60)) - 2 * within) / (60 - 1400 / 60)
-    assert clusters.within_between(x, labels) == pytest.approx(within / between)
-    assert clusters.within_between(np.array(means)[labels], labels) == pytest.approx(0, abs=1e-12)
+    between = (sum(np.sum((means[labels[i]] - x.mean(0)) ** 2) for i in range(60)) - 2 * within) / (
+        60 - 1400 / 60
+    )
+    assert geometry.within_between(x, labels) == pytest.approx(within / between)
+    assert geometry.within_between(np.array(means)[labels], labels) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="two examples of a class"):
-        clusters.within_between(x[:2], np.array([0, 1]))
+        geometry.within_between(x[:2], np.array([0, 1]))
 
 
 @pytest.mark.parametrize("each", [2, 10, 50])
@@ -203,7 +232,7 @@ def test_within_between_does_not_depend_on_how_many_are_looked_at(each):
     generator = np.random.default_rng(each)
     labels = np.arange(400 * each) % 400
     x = generator.normal(size=(len(labels), 8)) + 2 * generator.normal(size=(400, 8))[labels]
-    assert clusters.within_between(x, labels) == pytest.approx(0.25, rel=0.1)
+    assert geometry.within_between(x, labels) == pytest.approx(0.25, rel=0.1)
 
 
 def test_the_most_confused_classes():
@@ -212,6 +241,6 @@ def test_the_most_confused_classes():
     p[4, 2] = 0.2
     p[0, 1] = p[1, 0] = p[0, 4] = p[4, 0] = 1e-4
     p /= p.sum(1, keepdims=True)
-    shared = clusters.shared_probability(np.log(p), np.arange(6))
-    assert clusters.most_confused(shared) == [1, 4, 2]
-    assert clusters.confused_and_far(shared) == [1, 4, 0]
+    shared = geometry.shared_probability(np.log(p), np.arange(6))
+    assert geometry.most_confused(shared) == [1, 4, 2]
+    assert geometry.confused_and_far(shared) == [1, 4, 0]

@@ -40,19 +40,30 @@ ALLOWED: dict[str, set[str]] = {
         "runs",
         "evaluation",
     },
-    "report": {"document", "recipe", "analysis", "pictures", "figures", "files", "runs", "comparisons"},
+    "report": {
+        "document",
+        "recipe",
+        "analysis",
+        "pictures",
+        "figures",
+        "files",
+        "runs",
+        "comparisons",
+    },
 }
 ALLOWED["members"] = {"document", "recipe", "losses", "models", "runs", "teachers"}
-ALLOWED["training"] = ALLOWED["evaluation"] | ALLOWED["members"] | {"members", "evaluation", "logits"}
+ALLOWED["training"] = (
+    ALLOWED["evaluation"] | ALLOWED["members"] | {"members", "evaluation", "logits"}
+)
 ALLOWED["card"] = ALLOWED["evaluation"] | {"evaluation", "runs"}
 ALLOWED["export"] = {"document", "recipe", "data", "models", "files"}
-ALLOWED["judge"] = ALLOWED["evaluation"] | {"evaluation", "runs"}
+ALLOWED["evaluate_network"] = ALLOWED["evaluation"] | {"evaluation", "runs"}
 ALLOWED["advice"] = {"document", "recipe", "losses", "data"}
 ALLOWED["claims"] = {"document", "files"}
-ALLOWED["workplace"] = {"document", "recipe", "data", "models", "progress", "runs", "claims"}
-ALLOWED["tracking"] = ALLOWED["workplace"] | {"workplace", "members"}
-ALLOWED["planning"] = ALLOWED["workplace"] | {
-    "workplace",
+ALLOWED["study_context"] = {"document", "recipe", "data", "models", "progress", "runs", "claims"}
+ALLOWED["tracking"] = ALLOWED["study_context"] | {"study_context", "members"}
+ALLOWED["planning"] = ALLOWED["study_context"] | {
+    "study_context",
     "advice",
     "losses",
     "teachers",
@@ -61,7 +72,7 @@ ALLOWED["planning"] = ALLOWED["workplace"] | {
     "explain",
 }
 ALLOWED["results"] = ALLOWED["evaluation"] | {
-    "workplace",
+    "study_context",
     "advice",
     "losses",
     "runs",
@@ -71,7 +82,14 @@ ALLOWED["results"] = ALLOWED["evaluation"] | {
     "evaluation",
     "teachers",
 }
-ALLOWED["phases"] = ALLOWED["planning"] | {"planning", "card", "tracking", "training", "evaluation", "analysis"}
+ALLOWED["phases"] = ALLOWED["planning"] | {
+    "planning",
+    "card",
+    "tracking",
+    "training",
+    "evaluation",
+    "analysis",
+}
 ALLOWED["study"] = set(ALLOWED) - {"study"}
 ALLOWED["cli"] = set(ALLOWED) - {"cli"}
 ALLOWED["__main__"] = {"cli"}
@@ -123,16 +141,20 @@ def test_help_needs_no_torch():
         "import sys\nfrom distill.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'timm', 'numpy', 'pydantic'} & set(sys.modules), 'heavy imports'"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert "run" in answer.stdout and "schema" in answer.stdout
 
 
 def test_top_level_holds_nothing_else():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    if not tracked:
+    with_tracking = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not with_tracking:
         pytest.skip("not a git checkout")
-    names = {name.split("/")[0] for name in tracked}
+    names = {name.split("/")[0] for name in with_tracking}
     assert {n for n in names if not n.startswith(".")} <= {
         "pyproject.toml",
         "distill",

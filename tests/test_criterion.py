@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from distill.losses import (
-    TERMS,
+    LOSSES,
     Criterion,
     OnlineTargets,
     Outputs,
@@ -30,11 +30,19 @@ from distill.losses import (
 BAD = [
     ("cross_entropy", {"smoothing": -0.1}, "must be in"),
     ("cross_entropy", {"smoothing": 1.1}, "must be in"),
-    ("cross_entropy", {"smoothing": 0.95, "over": "others"}, "the wrong classes are taught"),  # (K-1)/K = 0.9
+    (
+        "cross_entropy",
+        {"smoothing": 0.95, "over": "others"},
+        "the wrong classes are taught",
+    ),  # (K-1)/K = 0.9
     ("cross_entropy", {"smoothing": 0.1, "prior": [0.5, 0.5]}, "one value for each of the 10"),
     ("cross_entropy", {"smoothing": 0.1, "prior": [0.2] * 10}, "add up to 2"),
     ("cross_entropy", {"smoothing": 0.1, "prior": [-0.8] + [0.2] * 9}, "not negative"),
-    ("cross_entropy", {"smoothing": 0.1, "prior": [0.1] * 10, "over": "others"}, "over must be left out"),
+    (
+        "cross_entropy",
+        {"smoothing": 0.1, "prior": [0.1] * 10, "over": "others"},
+        "over must be left out",
+    ),
     ("cross_entropy", {"class_weights": [1.0] * 9}, "one value for each of the 10"),
     ("cross_entropy", {"class_weights": [-1.0] * 10}, "not negative"),
     ("focal", {"focus": -1.0}, "at least 0"),
@@ -73,7 +81,7 @@ def test_angles_need_a_scale_and_standard_deviations_two_classes():
         with pytest.raises(ValueError, match="cosine_head"):
             term(Outputs(student.logits), labels)
     with pytest.raises(ValueError, match="scale: 0"):
-        TERMS["a_softmax"](Outputs(student.logits, torch.zeros(16, 4), scale=1.0), labels)
+        LOSSES["a_softmax"](Outputs(student.logits, torch.zeros(16, 4), scale=1.0), labels)
     one = Outputs(torch.zeros(2, 1))
     with pytest.raises(ValueError, match="2 classes"):
         kd(one, torch.zeros(2).long(), one, standardise=True)
@@ -89,7 +97,9 @@ def test_an_angular_margin_grows_over_its_ramp():
         for progress, part in ((0.0, 0.0), (0.2, 0.5), (0.4, 1.0), (1.0, 1.0)):
             grown = batch.call(name, share=0.8, ramp=0.4, progress=progress)
             assert_close(grown, batch.call(name, share=0.8 * part, ramp=0.0))
-        assert_close(batch.call(name), batch.call(name, share=1 / 6))  # outside of a recipe, all of it
+        assert_close(
+            batch.call(name), batch.call(name, share=1 / 6)
+        )  # outside of a recipe, all of it
 
 
 def test_a_cosine_head_is_not_for_l_softmax():
@@ -103,7 +113,7 @@ def test_l_softmax_needs_features_and_templates_both():
     batch = make("l_softmax", 3, 4, 0)
     for missing in ("features", "templates"):
         with pytest.raises(ValueError, match="features and templates"):
-            TERMS["l_softmax"](batch.student._replace(**{missing: None}), batch.labels)
+            LOSSES["l_softmax"](batch.student._replace(**{missing: None}), batch.labels)
 
 
 def test_evaluation_before_training_leaves_nothing_behind():
@@ -114,8 +124,8 @@ def test_evaluation_before_training_leaves_nothing_behind():
     }
     for name, own in settings.items():
         with torch.inference_mode():
-            TERMS[name](student, labels, **own)
-        assert gradient(TERMS[name], student, labels, **own).isfinite().all()
+            LOSSES[name](student, labels, **own)
+        assert gradient(LOSSES[name], student, labels, **own).isfinite().all()
 
 
 def test_rows_that_coincide_have_small_gradients():
@@ -131,7 +141,10 @@ def test_rows_that_coincide_have_small_gradients():
 def test_equal_logits_have_bounded_gradients_when_standardised():
     zero = Outputs(torch.zeros(2, 10, dtype=torch.float64))
     teacher = Outputs(torch.randn(2, 10, dtype=torch.float64))
-    assert gradient(kd, zero, torch.zeros(2).long(), teacher, standardise=True, temperature=2.0).norm() < 1000
+    assert (
+        gradient(kd, zero, torch.zeros(2).long(), teacher, standardise=True, temperature=2.0).norm()
+        < 1000
+    )
 
 
 def test_a_steep_zipf_is_finite():
@@ -148,7 +161,9 @@ def test_smoothing_twice_warns():
         cross_entropy(Outputs(torch.zeros(2, 3)), torch.full((2, 3), 1 / 3), smoothing=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cross_entropy(Outputs(torch.zeros(2, 2)), torch.full((2, 2), 0.5), smoothing=0.1)  # mixup of two classes
+        cross_entropy(
+            Outputs(torch.zeros(2, 2)), torch.full((2, 2), 0.5), smoothing=0.1
+        )  # mixup of two classes
         cross_entropy(student, smoothed)
         mixed = 0.5 * F.one_hot(labels, 10) + 0.5 * F.one_hot(labels.flip(0), 10)
         cross_entropy(student, mixed.double(), smoothing=0.1)
@@ -157,7 +172,7 @@ def test_smoothing_twice_warns():
 # ------------------------------------------------------------------------------------------------- Criterion
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_criterion_reduces_its_term(name):
     batch = make(name, 6, 5, 2)
     expected = batch.call(name)
@@ -186,7 +201,10 @@ def test_a_criterion_ignores_examples_of_every_kind_of_term():
     batch = make("kd", 6, 5, 2)
     batch.labels[:2] = 99
     expected = kd(batch.student, batch.labels, batch.teacher)[2:].mean()
-    assert_close(Criterion("kd", ignore_index=99)(batch.student.logits, batch.labels, batch.teacher.logits), expected)
+    assert_close(
+        Criterion("kd", ignore_index=99)(batch.student.logits, batch.labels, batch.teacher.logits),
+        expected,
+    )
 
 
 def test_a_criterion_learns_what_its_part_learns():

@@ -15,7 +15,12 @@ from typer.testing import CliRunner
 from distill import load_recipe, run_study
 from distill.cli import app
 
-DOCUMENTS = ["README.md", "recipes/README.md", "distill/report/README.md", "distill/losses/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "recipes/README.md",
+    "distill/report/README.md",
+    "distill/losses/README.md",
+]
 PROGRAMS = (
     "distill",
     "accelerate launch",
@@ -34,10 +39,10 @@ SMALL = {
     "folder": [*(f"{arm}.pretrained=false" for arm in ("teachers.hard", "teachers.smoothed", "students.alone",
                                                        "students.distilled")), "data.image_size=32"],
     "imagenet_map": ["data.image_size=40", "data.augment.crop=32", "train.precision=no"],
-    "imagenet_r34_r18": ["data.image_size=40", "data.augment.crop=32", "train.precision=no", "teachers.given.loss="
-                         "{cross_entropy: {}}", "teachers.given.pretrained=false"],
-    "imagenet_matching": ["data.image_size=40", "data.augment.crop=32", "train.precision=no", "teachers.given.model="
-                          "resnet18", "teachers.given.loss={cross_entropy: {}}", "teachers.given.pretrained=false",
+    "imagenet_r34_r18": ["data.image_size=40", "data.augment.crop=32", "train.precision=no", "teachers.frozen.loss="
+                         "{cross_entropy: {}}", "teachers.frozen.pretrained=false"],
+    "imagenet_matching": ["data.image_size=40", "data.augment.crop=32", "train.precision=no", "teachers.frozen.model="
+                          "resnet18", "teachers.frozen.loss={cross_entropy: {}}", "teachers.frozen.pretrained=false",
                           "students.matched.model=resnet18", "students.matched.input_size=32"],
 }  # fmt: skip
 SYNTHETIC = {
@@ -62,7 +67,9 @@ def commands(path):
         found = re.findall(r"^    (.*)$", text, re.M)
         found += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
     found = [part.strip() for line in found for part in line.split("&&")]
-    named = re.compile(r"distill (run|report|export|clusters|evaluate)")  # a mention of the command, not a use
+    named = re.compile(
+        r"distill (run|report|export|clusters|evaluate)"
+    )  # a mention of the command, not a use
     return [
         line.split("    (")[0]
         for line in found
@@ -101,15 +108,25 @@ def test_a_printed_command_runs(place, monkeypatch, line):
     words = [word for word in shlex.split(line.split(">")[0]) if FILLED.get(word) != ""]
     words = [FILLED.get(word, word) for word in words]
     if words[0] == "python" and words[1].startswith("tools/"):
-        done = subprocess.run([sys.executable, words[1], "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, words[1], "--help"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return
     after = words[1:] if words[0] == "distill" else words[words.index("distill") + 1 :]
-    name = next((re.sub(r"^recipes/|\.yaml$", "", w) for w in after[1:2]), "") if after[:1] == ["run"] else ""
+    name = (
+        next((re.sub(r"^recipes/|\.yaml$", "", w) for w in after[1:2]), "")
+        if after[:1] == ["run"]
+        else ""
+    )
     if name and name != "tiny":
         small = list(SMALL.get(name, []))
         if name in SYNTHETIC:
-            small += ["data.source=synthetic", f"data.synthetic={{train: 64, shape: {SYNTHETIC[name]}}}", "data.root="]
+            small += [
+                "data.source=synthetic",
+                f"data.synthetic={{train: 64, shape: {SYNTHETIC[name]}}}",
+                "data.root=",
+            ]
             small += ["data.validation=0.2"]
         after = [*after, *small, "seeds=[0]"] + (["--dry-run"] if "--dry-run" not in after else [])
     result = CliRunner().invoke(app, after or ["--help"])
@@ -126,7 +143,9 @@ def test_results_are_kept_as_they_were_found(place, monkeypatch):
     kept = paper.load("tiny")
     assert len((place / "tiny.json").read_text().splitlines()) > len(found["runs"])
     for ours, theirs in zip(kept["runs"], found["runs"], strict=True):
-        assert {key: theirs[key] for key in ("id", "arm", "axes", "seed", "teacher")}.items() <= ours.items()
+        assert {
+            key: theirs[key] for key in ("id", "arm", "axes", "seed", "teacher")
+        }.items() <= ours.items()
         for split, metrics in ours["metrics"].items():
             for name, value in metrics.items():
                 exact = theirs["metrics"][split][name]
@@ -143,4 +162,6 @@ def test_the_page_of_keys_is_current():
     finally:
         sys.path.pop(0)
     assert (ROOT / "recipes" / "README.md").read_text() == page()
-    assert not re.search(r"\| \|$", "\n".join(line for line in page().splitlines() if line.startswith("| `")), re.M)
+    assert not re.search(
+        r"\| \|$", "\n".join(line for line in page().splitlines() if line.startswith("| `")), re.M
+    )

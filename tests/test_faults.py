@@ -13,12 +13,14 @@ from conftest import TINY
 from PIL import Image
 
 from distill import load_recipe, run_study
-from distill.document import UserError
-from distill.files import locked, read_tree, sealed, write_tree
-from distill.planning import dry_run
+from distill.errors import UserError
+from distill.storage.files import locked, read_tree, with_checksum, write_tree
+from distill.study.dry_run import dry_run
 
 SMALL = TINY.replace("checkpoint_minutes: 0", "checkpoint_minutes: 0, snapshots: 1")
-SMALL = SMALL.replace("teachers:", "analysis: {examples: 10, attacked: 10, draws: 2, steps: 1}\nteachers:", 1)
+SMALL = SMALL.replace(
+    "teachers:", "analysis: {examples: 10, attacked: 10, draws: 2, steps: 1}\nteachers:", 1
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +43,29 @@ def again(folder):
 def command(folder, before=None):
     """`distill run` in a process of its own."""
     words = [sys.executable, "-m", "distill", "run", "tiny.yaml"]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=before)
+    return subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=before
+    )
 
 
 def without_seconds(results):
-    return [{k: v for k, v in run.items() if k != "seconds"} for run in results["runs"]], results["comparisons"]
+    return [{k: v for k, v in run.items() if k != "seconds"} for run in results["runs"]], results[
+        "comparisons"
+    ]
 
 
 def content(folder):
     """Bytes of all runs' files but for times."""
-    files = {p.relative_to(folder): p for p in sorted((folder / "runs" / "models").rglob("*")) if p.is_file()}
-    return {name: p.read_bytes() for name, p in files.items() if name.name != "run.json" and "damaged" not in str(name)}
+    files = {
+        p.relative_to(folder): p
+        for p in sorted((folder / "runs" / "models").rglob("*"))
+        if p.is_file()
+    }
+    return {
+        name: p.read_bytes()
+        for name, p in files.items()
+        if name.name != "run.json" and "damaged" not in str(name)
+    }
 
 
 def flip(path, place=0.5):
@@ -83,7 +97,9 @@ def test_a_damaged_run_is_named_and_trained_again_to_the_same(study, capfd, name
     damaged = before["runs"][0]["id"]
     fault(folder / "runs" / "models" / damaged / name)
     plan = dry_run(load_recipe(folder / "tiny.yaml"), folder / "runs")
-    assert [run["id"] for run in plan["runs"] if not run["stored"]] == [damaged] and name in plan["notes"][-1]
+    assert [run["id"] for run in plan["runs"] if not run["stored"]] == [damaged] and name in plan[
+        "notes"
+    ][-1]
     results = again(folder)
     told = capfd.readouterr().err
     assert name in told and "hard, seed 0 is trained again" in told
@@ -93,7 +109,9 @@ def test_a_damaged_run_is_named_and_trained_again_to_the_same(study, capfd, name
 
 @pytest.mark.parametrize("fault", [flip, cut])
 @pytest.mark.parametrize("name", ["results.json", "features.safetensors"])
-def test_a_damaged_study_is_refused_by_report_and_written_again_by_run(study, monkeypatch, capsys, name, fault):
+def test_a_damaged_study_is_refused_by_report_and_written_again_by_run(
+    study, monkeypatch, capsys, name, fault
+):
     from distill.cli import main
 
     folder, before = study
@@ -114,7 +132,7 @@ def test_a_number_changed_by_hand_is_seen(study):
     results = json.loads(path.read_text())
     results["runs"][0]["metrics"]["test"]["top1"] = 0.999
     path.write_text(json.dumps(results))
-    from distill.runs import read_results
+    from distill.storage.run_store import read_results
 
     with pytest.raises(UserError, match="not what was written"):
         read_results(path.parent)
@@ -122,9 +140,14 @@ def test_a_number_changed_by_hand_is_seen(study):
 
 def test_damaged_answers_and_findings_are_made_again(study, capfd):
     folder, before = study
-    for path in [*(folder / "runs" / "logits").iterdir(), *(folder / "runs" / "analysis").iterdir()]:
+    for path in [
+        *(folder / "runs" / "logits").iterdir(),
+        *(folder / "runs" / "analysis").iterdir(),
+    ]:
         flip(path, 0.9)
-    shutil.rmtree(folder / "runs" / "models" / before["runs"][3]["id"])  # a student, so that the answers are asked
+    shutil.rmtree(
+        folder / "runs" / "models" / before["runs"][3]["id"]
+    )  # a student, so that the answers are asked
     assert without_seconds(again(folder)) == without_seconds(before)
     told = capfd.readouterr().err
     assert "are damaged, and made again" in told and "analysis" in told and "is damaged" in told
@@ -149,7 +172,9 @@ def test_a_damaged_checkpoint_begins_its_run_again(tmp_path, monkeypatch, capfd,
     partial = sorted((tmp_path / "runs" / "models").glob("*.partial"))
     fault(partial[0])
     assert without_seconds(again(tmp_path)) == without_seconds(finished[1])
-    assert f"{partial[0].name} is damaged" in capfd.readouterr().err and content(tmp_path) == content(finished[0])
+    assert f"{partial[0].name} is damaged" in capfd.readouterr().err and content(
+        tmp_path
+    ) == content(finished[0])
 
 
 def test_a_tree_that_was_written_is_read_and_any_bit_counts(tmp_path):
@@ -166,14 +191,17 @@ def test_a_tree_that_was_written_is_read_and_any_bit_counts(tmp_path):
         (tmp_path / "x").write_bytes(bytes(data))
         with pytest.raises(ValueError, match="x is damaged"):
             read_tree(tmp_path / "x")
-    assert read_tree(tmp_path / "nothing") is None and "seal" in sealed({})
+    assert read_tree(tmp_path / "nothing") is None and "seal" in with_checksum({})
 
 
 def test_a_second_process_is_locked_out(study):
     folder, _ = study
     with locked(folder / "runs" / "tiny"):
         done = command(folder)
-    assert done.returncode == 2 and f"being written by another process ({os.getpid()} on" in done.stderr
+    assert (
+        done.returncode == 2
+        and f"being written by another process ({os.getpid()} on" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     again(folder)  # the lock is free again
     with (folder / "runs" / ".tiny.lock").open() as file:
@@ -187,9 +215,9 @@ def test_a_disk_that_is_full_is_told_and_what_is_whole_stays(tmp_path, limit, fi
     done = command(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "File too large" in done.stderr or "cannot write" in done.stderr
-    assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(tmp_path) == content(
-        finished[0]
-    )
+    assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(
+        tmp_path
+    ) == content(finished[0])
     assert not [p for p in (tmp_path / "runs").rglob(".*") if not p.name.endswith(".lock")]
 
 
@@ -225,14 +253,22 @@ def pictures(folder):
 @pytest.mark.parametrize("resident", [1, 0])
 def test_damaged_images_are_named_or_left_out_and_counted(tmp_path, resident):
     pictures(tmp_path / "photos")
-    text = SMALL.replace("source: digits", f"source: folder, root: {tmp_path / 'photos'}, resident_gb: {resident}")
+    text = SMALL.replace(
+        "source: digits", f"source: folder, root: {tmp_path / 'photos'}, resident_gb: {resident}"
+    )
     (tmp_path / "tiny.yaml").write_text(text.replace("batch_size: 128", "batch_size: 8"))
     with pytest.raises(UserError, match=r"cannot read the image .*\.png.*data.on_error=skip"):
         again(tmp_path)
-    results = run_study(load_recipe(tmp_path / "tiny.yaml", ["data.on_error=skip"]), tmp_path / "runs")
+    results = run_study(
+        load_recipe(tmp_path / "tiny.yaml", ["data.on_error=skip"]), tmp_path / "runs"
+    )
     assert results["data"]["train"] + results["data"]["validation"] + results["data"]["test"] == 58
     note = next(note for note in results["notes"] if "left out" in note)
-    assert "2 images that cannot be read are left out" in note and "a/3.png" in note and "b/7.png" in note
+    assert (
+        "2 images that cannot be read are left out" in note
+        and "a/3.png" in note
+        and "b/7.png" in note
+    )
     assert "left out" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
     ids = {run["id"] for run in results["runs"]}
     for path in ("a/3.png", "b/7.png"):
@@ -256,9 +292,9 @@ def test_a_damaged_state_on_the_way_begins_its_run_again(tmp_path, monkeypatch, 
         again(tmp_path)
     state = sorted((tmp_path / "runs" / "models").glob("*.epochs/epoch-0000.safetensors"))[0]
     flip(state, 0.9)
-    assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(tmp_path) == content(
-        finished[0]
-    )
+    assert without_seconds(again(tmp_path)) == without_seconds(finished[1]) and content(
+        tmp_path
+    ) == content(finished[0])
     assert "epoch-0000.safetensors is not what was written" in capfd.readouterr().err
 
 
@@ -294,7 +330,8 @@ def test_a_run_that_does_not_fit_into_memory_stops_no_other(tmp_path, monkeypatc
 
     monkeypatch.setattr("distill.phases.start", too_large)
     with pytest.raises(
-        UserError, match=r"alone, seed 0: out of memory; lower train.batch_size(?s:.*)all other runs are stored"
+        UserError,
+        match=r"alone, seed 0: out of memory; lower train.batch_size(?s:.*)all other runs are stored",
     ):
         again(tmp_path)
     assert len(list((tmp_path / "runs" / "models").glob("*/run.json"))) == 2
@@ -330,7 +367,9 @@ def test_the_lock_of_a_process_that_was_killed_is_waited_for(tmp_path):
 
     file.write(f"{ended.pid} on {platform.node()}")
     file.flush()
-    program = f"import fcntl, time; fcntl.flock({file.fileno()}, 2); print(1, flush=True); time.sleep(2)"
+    program = (
+        f"import fcntl, time; fcntl.flock({file.fileno()}, 2); print(1, flush=True); time.sleep(2)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program], pass_fds=[file.fileno()], stdout=subprocess.PIPE, text=True
     ) as child:

@@ -16,16 +16,20 @@ from conftest import ROOT
 from PIL import Image
 
 from distill import load_recipe, run_study
-from distill.claims import STALE, Claims, Shard, _kernel, shard_of
-from distill.document import UserError
-from distill.judge import labels_for
-from distill.models.build import build_model, load_stored
-from distill.runs import Store
+from distill.errors import UserError
+from distill.evaluation.evaluate import map_labels
+from distill.models.factory import build_model, load_run_model
+from distill.storage.run_store import Store
+from distill.study.run_locks import STALE, RunLocks, Shard, _kernel, parse_shard
 
 
 def distill(folder, *words, status=0):
     done = subprocess.run(
-        [sys.executable, "-m", "distill", *words], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "distill", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     return done
@@ -63,7 +67,8 @@ def test_tensorboard_has_every_epoch_of_every_run(study):
     events = EventAccumulator(str(path)).Reload()
     for run in results["runs"]:
         history = [
-            json.loads(line) for line in (folder / f"runs/models/{run['id']}/history.jsonl").read_text().splitlines()
+            json.loads(line)
+            for line in (folder / f"runs/models/{run['id']}/history.jsonl").read_text().splitlines()
         ]
         for name, values in (
             ("validation top1", [line["validation"]["top1"] for line in history]),
@@ -83,7 +88,10 @@ def test_tensorboard_has_every_epoch_of_every_run(study):
         (("recipes", "digitz"), "did you mean 'digits'?"),
         (("evaluate", "tiny:nobody", "--data", "digits"), "has no arm 'nobody'"),
         (("evaluate", "nosuchnet", "--data", "digits"), "timm has no network of that name"),
-        (("evaluate", "tiny:hard", "--data", "digits", "--split", "half"), "expected one of all, train"),
+        (
+            ("evaluate", "tiny:hard", "--data", "digits", "--split", "half"),
+            "expected one of all, train",
+        ),
         (("evaluate", "tiny:hard", "--data", "digits", "imagesize=3"), "unknown key"),
         (("export", "tiny:hard", "--to", "hard.pt"), "ends in .onnx"),
     ],
@@ -95,9 +103,13 @@ def test_mistakes_are_told(study, words, told):
 def test_recipes_are_listed_and_copied(tmp_path):
     names = {line.split()[0] for line in distill(tmp_path, "recipes").stdout.splitlines()}
     assert names == {
-        p.relative_to(ROOT / "recipes").with_suffix("").as_posix() for p in (ROOT / "recipes").rglob("*.yaml")
+        p.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+        for p in (ROOT / "recipes").rglob("*.yaml")
     }
-    assert distill(tmp_path, "recipes", "digits").stdout == (ROOT / "recipes" / "digits.yaml").read_text()
+    assert (
+        distill(tmp_path, "recipes", "digits").stdout
+        == (ROOT / "recipes" / "digits.yaml").read_text()
+    )
     assert "16 runs" in distill(tmp_path, "run", "digits", "seeds=2", "--dry-run").stdout
 
 
@@ -109,14 +121,18 @@ def test_a_run_judged_again_is_what_it_was(study):
     folder, results = study
     run = next(r for r in results["runs"] if r["arm"] == "hard")
     for split in ("test", "validation"):
-        done = distill(folder, "evaluate", "tiny:hard", "--data", "digits", "--split", split, "--json")
+        done = distill(
+            folder, "evaluate", "tiny:hard", "--data", "digits", "--split", split, "--json"
+        )
         (judged,) = json.loads(done.stdout).values()
-        assert judged == pytest.approx({name: run["metrics"][split][name] for name in judged}, rel=1e-6)
+        assert judged == pytest.approx(
+            {name: run["metrics"][split][name] for name in judged}, rel=1e-6
+        )
     assert "top1" in distill(folder, "evaluate", run["id"][:6], "--data", "digits").stdout
 
 
 def test_a_run_judged_on_a_folder_takes_classes_by_name(study, tmp_path):
-    """Digits as files, in folders of another order and of some classes only; errors counted by hand."""
+    """Digits as files, in folders of another order and of some classes only; errors pluralize by hand."""
     folder, results = study
     run = next(r for r in results["runs"] if r["arm"] == "hard")
     from sklearn.datasets import load_digits
@@ -129,7 +145,7 @@ def test_a_run_judged_on_a_folder_takes_classes_by_name(study, tmp_path):
         Image.fromarray((bunch.images[i] * (255 / 16)).round().astype(np.uint8)).save(path)
     done = distill(folder, "evaluate", run["id"], "--data", str(tmp_path / "photos"), "--json")
     (judged,) = json.loads(done.stdout).values()
-    model = load_stored(folder / "runs" / "models" / run["id"])
+    model = load_run_model(folder / "runs" / "models" / run["id"])
     mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
     pixels = torch.from_numpy((bunch.images[chosen] * (255 / 16)).round() / 255).float()[:, None]
     with torch.no_grad():
@@ -140,12 +156,12 @@ def test_a_run_judged_on_a_folder_takes_classes_by_name(study, tmp_path):
 
 def test_classes_are_matched_by_name_or_refused():
     labels = torch.tensor([0, 1, 1])
-    assert labels_for(["a", "b", "c"], 3, ["c", "a"], labels).tolist() == [2, 0, 0]
-    assert labels_for(None, 2, ["x", "y"], labels).tolist() == [0, 1, 1]
+    assert map_labels(["a", "b", "c"], 3, ["c", "a"], labels).tolist() == [2, 0, 0]
+    assert map_labels(None, 2, ["x", "y"], labels).tolist() == [0, 1, 1]
     with pytest.raises(UserError, match=r"'cat'.*did you mean 'cats'"):
-        labels_for(["cats", "dogs"], 2, ["cat", "dogs"], labels)
+        map_labels(["cats", "dogs"], 2, ["cat", "dogs"], labels)
     with pytest.raises(UserError, match="which is which"):
-        labels_for(None, 1000, ["x", "y"], labels)
+        map_labels(None, 1000, ["x", "y"], labels)
 
 
 # ------------------------------------------------------------------------------------------------ cards and ONNX
@@ -160,11 +176,14 @@ def test_a_runs_card_says_what_it_is_worth(study):
     assert f"| test | 599 | {100 * test['top1']:.2f} | {test['nll']:.4f} |" in card
     assert record["calibration_temperature"] == pytest.approx(test["fitted_temperature"])
     assert f"T = {test['fitted_temperature']:.3f}" in card and f"run `{run['teacher']}`" in card
-    assert card.startswith("---\nlibrary_name: timm\n") and '"kd": {"weight": 0.9, "temperature": 2.0}' in card
+    assert (
+        card.startswith("---\nlibrary_name: timm\n")
+        and '"kd": {"weight": 0.9, "temperature": 2.0}' in card
+    )
 
 
 def test_names_of_classes_do_nothing_in_a_card():
-    from distill.card import _code
+    from distill.export.model_card import _code
 
     assert _code("a`b\n<script>alert(1)</script>\n# x") == "`a'b <script>alert(1)</script> # x`"
 
@@ -176,8 +195,10 @@ def test_an_exported_run_answers_as_the_study_did(study, tmp_path):
     run = next(r for r in results["runs"] if r["arm"] == "hard")
     done = distill(folder, "export", "tiny:hard", "--to", str(tmp_path / "hard.onnx"))
     assert run["id"] in done.stdout
-    session = onnxruntime.InferenceSession(tmp_path / "hard.onnx", providers=["CPUExecutionProvider"])
-    from distill.data.sources import load_splits
+    session = onnxruntime.InferenceSession(
+        tmp_path / "hard.onnx", providers=["CPUExecutionProvider"]
+    )
+    from distill.data.splits import load_splits
 
     test = load_splits(load_recipe(folder / "tiny.yaml").data).test
     pixels = test.images.pixels[test.positions].float().numpy() / 255
@@ -188,16 +209,21 @@ def test_an_exported_run_answers_as_the_study_did(study, tmp_path):
     scaled = torch.softmax(expected.double() / temperature["calibration_temperature"], 1)
     np.testing.assert_allclose(probabilities, scaled.numpy(), atol=1e-4)
     about = session.get_modelmeta().custom_metadata_map
-    assert json.loads(about["classes"]) == [str(i) for i in range(10)] and about["distill_run"] == run["id"]
+    assert (
+        json.loads(about["classes"]) == [str(i) for i in range(10)]
+        and about["distill_run"] == run["id"]
+    )
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "cifar_resnet8", "cosine_head"])
 def test_networks_of_every_kind_are_exported(tmp_path, name):
     pytest.importorskip("onnxscript")
-    from distill.export import TOLERANCE, export_onnx
+    from distill.export.onnx import TOLERANCE, export_onnx
 
     args = {"base": "cifar_resnet8"} if name == "cosine_head" else {}
-    model = build_model(name, args, classes=5, shape=(3, 32, 32), seed=0, mean=(0.4,) * 3, std=(0.2,) * 3)
+    model = build_model(
+        name, args, classes=5, shape=(3, 32, 32), seed=0, mean=(0.4,) * 3, std=(0.2,) * 3
+    )
     assert export_onnx(model, tmp_path / "x.onnx", 1.3) <= TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
 
@@ -207,26 +233,26 @@ def test_networks_of_every_kind_are_exported(tmp_path, name):
 
 @pytest.mark.parametrize(("text", "shard"), [("1/1", (0, 1)), ("3/8", (2, 8))])
 def test_shards_are_counted_from_one(text, shard):
-    assert shard_of(text) == shard
+    assert parse_shard(text) == shard
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1.0/2"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(UserError, match="expected I/N"):
-        shard_of(text)
+        parse_shard(text)
 
 
 def test_a_claim_is_of_one_job_and_of_nobody_once_it_is_old(tmp_path, monkeypatch):
-    one, two = Claims(tmp_path, Shard(0, 2)), Claims(tmp_path, Shard(1, 2))
+    one, two = RunLocks(tmp_path, Shard(0, 2)), RunLocks(tmp_path, Shard(1, 2))
     assert one.take("run") and one.take("run") and not two.take("run")
     one.release("run")
     assert two.take("run") and not one.take("run")
     path = tmp_path / ".run.claim"
     path.write_text("1 on another machine")
-    now = Claims._now
-    monkeypatch.setattr(Claims, "_now", lambda claims: now(claims) + STALE - 5)
+    now = RunLocks._now
+    monkeypatch.setattr(RunLocks, "_now", lambda claims: now(claims) + STALE - 5)
     assert not one.take("run")
-    monkeypatch.setattr(Claims, "_now", lambda claims: now(claims) + STALE + 5)
+    monkeypatch.setattr(RunLocks, "_now", lambda claims: now(claims) + STALE + 5)
     assert one.take("run")
 
 
@@ -237,7 +263,11 @@ def test_of_many_that_claim_one_run_one_gets_it(tmp_path):
         if turn % 2:
             path.write_text("99999999 on nowhere")
             os.utime(path, (0, 0))
-        jobs, got, start = [Claims(tmp_path, Shard(i, 8)) for i in range(8)], [], threading.Barrier(8)
+        jobs, got, start = (
+            [RunLocks(tmp_path, Shard(i, 8)) for i in range(8)],
+            [],
+            threading.Barrier(8),
+        )
 
         def take(job, turn=turn, got=got, start=start):
             start.wait()
@@ -268,20 +298,27 @@ def test_two_jobs_share_out_a_study_and_one_writes_it(study, tmp_path):
     for run in results["runs"]:
         name = f"runs/models/{run['id']}/model.safetensors"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    trained = sum(int(n) for text in said for n in re.findall(r", seed 0, (\d+) runs?: 3 epochs in", text))
+    trained = sum(
+        int(n) for text in said for n in re.findall(r", seed 0, (\d+) runs?: 3 epochs in", text)
+    )
     assert trained == len(results["runs"]) == 4
-    assert sum("report: " in text for text in said) >= 1 and (tmp_path / "runs/tiny/report.html").is_file()
+    assert (
+        sum("report: " in text for text in said) >= 1
+        and (tmp_path / "runs/tiny/report.html").is_file()
+    )
     assert not list((tmp_path / "runs" / "models").glob(".*claim*"))
 
 
 def test_a_job_goes_on_with_what_a_killed_one_left(tiny, tmp_path):
-    """Claims of a process of this machine that is gone hold nobody up."""
+    """RunLocks of a process of this machine that is gone hold nobody up."""
     (tmp_path / "runs" / "models").mkdir(parents=True)
     recipe = load_recipe(tiny)
-    from distill.planning import dry_run
+    from distill.study.dry_run import dry_run
 
     for run in dry_run(recipe, tmp_path / "runs")["runs"]:
-        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(f"99999999 on {_kernel()} as x")
+        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(
+            f"99999999 on {_kernel()} as x"
+        )
     results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
     assert len(results["runs"]) == 4
 
@@ -304,9 +341,14 @@ def test_wheel_and_sdist_hold_the_package_and_its_recipes_alone(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "installed")
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "distill").rglob("*") if p.suffix in (".py", ".jinja")}
+    sources = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "distill").rglob("*")
+        if p.suffix in (".py", ".jinja")
+    }
     recipes = {
-        f"distill/recipes/{p.relative_to(ROOT / 'recipes').as_posix()}" for p in (ROOT / "recipes").rglob("*.yaml")
+        f"distill/recipes/{p.relative_to(ROOT / 'recipes').as_posix()}"
+        for p in (ROOT / "recipes").rglob("*.yaml")
     }
     assert sources | recipes <= names and not [n for n in names if "__pycache__" in n]
     with tarfile.open(sdist) as archive:

@@ -13,8 +13,8 @@ from conftest import TINY
 from PIL import Image
 
 from distill import load_recipe, run_study
-from distill.document import UserError
-from distill.planning import dry_run
+from distill.errors import UserError
+from distill.study.dry_run import dry_run
 
 NAMES = ['x\ny"z', "'--out'", "{{7*7}}", "<img src=x onerror=alert(1)>", "=1+1", "..."]
 
@@ -37,11 +37,18 @@ def evil_files(folder):
     (folder / "evil.pkl").write_bytes(pickle.dumps(Evil(marker), protocol=2))
     with zipfile.ZipFile(folder / "evil.npz", "w") as file:
         file.writestr(
-            "a.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(128)
+            "a.npy",
+            b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(
+                128
+            ),
         )
     for name in ("pytorch_model.bin", "model.safetensors", "pytorch_model.pth"):
         (folder / name).write_bytes((folder / "evil.pt").read_bytes())
-    config = {"architecture": "resnet18", "num_classes": 10, "pretrained_cfg": {"file": str(folder / "evil.pt")}}
+    config = {
+        "architecture": "resnet18",
+        "num_classes": 10,
+        "pretrained_cfg": {"file": str(folder / "evil.pt")},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return marker
 
@@ -57,11 +64,14 @@ def evil_files(folder):
         "{name: resnet18, scriptable: true, exportable: FOLDER/evil.pt, no_jit: true}",
     ],
 )
-@pytest.mark.parametrize("weights", ["pretrained: true", "checkpoint: FOLDER/evil.pt", "checkpoint: FOLDER"])
+@pytest.mark.parametrize(
+    "weights", ["pretrained: true", "checkpoint: FOLDER/evil.pt", "checkpoint: FOLDER"]
+)
 def test_no_pickle_is_opened(tmp_path, model, weights):
     marker = evil_files(tmp_path / "evil")
     text = TINY.replace(
-        "model: {name: mlp_32, drop_rate: 0.2}", f"model: {model}, {weights}".replace("FOLDER", str(tmp_path / "evil"))
+        "model: {name: mlp_32, drop_rate: 0.2}",
+        f"model: {model}, {weights}".replace("FOLDER", str(tmp_path / "evil")),
     )
     (tmp_path / "tiny.yaml").write_text(text)
     try:
@@ -92,7 +102,9 @@ def test_names_of_classes_and_links_lead_nowhere(tmp_path):
     os.symlink("/etc/passwd", tmp_path / "images" / "..." / "link.txt")
     os.symlink(tmp_path / "images", tmp_path / "images" / "..." / "loop")
     (tmp_path / "tiny.yaml").write_text(
-        TINY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}").replace("128", "8")
+        TINY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}").replace(
+            "128", "8"
+        )
     )
     results = run_study(load_recipe(tmp_path / "tiny.yaml"), tmp_path / "runs")
     assert sorted(results["classes"]) == sorted(NAMES)

@@ -1,5 +1,4 @@
 """Numbers from within networks against slow forms written from the formulas, by somebody who had not seen the code."""
-
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.analysis import calibration, clusters, fidelity, information
+from distill.evaluation import calibration, fidelity, geometry, information
 from distill.losses import optimal_logit_gap
 
 SEEDS = st.integers(0, 10_000)
@@ -28,18 +27,23 @@ def test_separation_and_collapse_are_their_double_loops(seed, classes, dimension
     if seed % 3 == 0:
         x[0] = 0  # a ReLU layer may say nothing of an image
     rows, labels = x.tolist(), y.tolist()
-    assert clusters.class_separation(x, y) == pytest.approx(oracles.class_separation(rows, labels), abs=1e-10)
-    assert clusters.nc1(x, y) == pytest.approx(oracles.nc1(rows, labels), rel=1e-6)
-    assert clusters.nc1(100 * x, y) == pytest.approx(clusters.nc1(x, y))
+    assert geometry.class_separation(x, y) == pytest.approx(
+        oracles.class_separation(rows, labels), abs=1e-10
+    )
+    assert geometry.nc1(x, y) == pytest.approx(oracles.nc1(rows, labels), rel=1e-6)
+    assert geometry.nc1(100 * x, y) == pytest.approx(geometry.nc1(x, y))
 
 
 def test_what_is_collapsed_is_told_so():
     means = np.random.default_rng(0).normal(size=(4, 6))
     y = np.arange(20) % 4
-    assert clusters.nc1(means[y], y) == pytest.approx(0, abs=1e-20) and clusters.within_between(means[y], y) < 1e-20
-    assert clusters.class_separation(np.eye(4)[y], y) == pytest.approx(1)
-    assert clusters.nc1(np.random.default_rng(0).permutation(np.ones((20, 3))), y) == math.inf
-    for number in (clusters.nc1, clusters.within_between, clusters.class_separation):
+    assert (
+        geometry.nc1(means[y], y) == pytest.approx(0, abs=1e-20)
+        and geometry.within_between(means[y], y) < 1e-20
+    )
+    assert geometry.class_separation(np.eye(4)[y], y) == pytest.approx(1)
+    assert geometry.nc1(np.random.default_rng(0).permutation(np.ones((20, 3))), y) == math.inf
+    for number in (geometry.nc1, geometry.within_between, geometry.class_separation):
         with pytest.raises(ValueError, match="two classes"):
             number(means[y], np.zeros(20, int))
 
@@ -49,11 +53,13 @@ def test_distances_to_wrong_templates_and_logit_gaps(seed):
     x, y = clouds(seed)
     templates = np.random.default_rng(seed + 1).normal(size=(4, 5))
     expected = oracles.wrong_template_spread(x.tolist(), templates.tolist(), y.tolist())
-    assert clusters.wrong_template_spread(x, templates, y) == pytest.approx(expected, rel=1e-9)
+    assert geometry.wrong_template_spread(x, templates, y) == pytest.approx(expected, rel=1e-9)
     logits = x @ templates.T
-    assert clusters.logit_gap(logits, y) == pytest.approx(oracles.logit_gap(logits.tolist(), y.tolist()), abs=1e-9)
+    assert geometry.logit_gap(logits, y) == pytest.approx(
+        oracles.logit_gap(logits.tolist(), y.tolist()), abs=1e-9
+    )
     centre = np.zeros((1, 3))  # equally far from the corners of a regular simplex
-    assert clusters.wrong_template_spread(centre, np.eye(3), np.array([1])) == 0
+    assert geometry.wrong_template_spread(centre, np.eye(3), np.array([1])) == 0
 
 
 def test_numbers_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch):
@@ -62,11 +68,11 @@ def test_numbers_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypat
 
     def every():
         return [
-            *clusters.logit_gap(logits, y),
+            *geometry.logit_gap(logits, y),
             fidelity.stability(logits, y),
             calibration.ece_equal_mass(logits, y),
             calibration.ece_classwise(logits, y),
-            *clusters.shared_probability(logits, y).ravel(),
+            *geometry.shared_probability(logits, y).ravel(),
         ]
 
     expected = every()
@@ -77,9 +83,11 @@ def test_numbers_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypat
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 @pytest.mark.parametrize("smoothing", [0.05, 0.1, 0.6])
 def test_the_optimum_that_gaps_are_held_against(classes, smoothing):
-    assert optimal_logit_gap(classes, smoothing) == pytest.approx(oracles.optimal_gap(smoothing, classes), abs=1e-5)
+    assert optimal_logit_gap(classes, smoothing) == pytest.approx(
+        oracles.optimal_gap(smoothing, classes), abs=1e-5
+    )
     logits = optimal_logit_gap(classes, smoothing) * np.eye(classes)
-    gap, spread = clusters.logit_gap(logits, np.arange(classes))
+    gap, spread = geometry.logit_gap(logits, np.arange(classes))
     assert gap == pytest.approx(optimal_logit_gap(classes, smoothing)) and spread < 1e-6
     assert calibration.gamma(logits, np.arange(classes)) == pytest.approx(smoothing)
 
@@ -87,12 +95,12 @@ def test_the_optimum_that_gaps_are_held_against(classes, smoothing):
 @given(SEEDS)
 def test_the_space_of_templates_keeps_their_distances(seed):
     templates = np.random.default_rng(seed).normal(size=(5, 12))
-    basis = clusters.template_space(templates)
+    basis = geometry.template_space(templates)
     assert basis.shape == (12, 4) and np.allclose(basis.T @ basis, np.eye(4), atol=1e-12)
     for a in templates:
         for b in templates:
             assert np.linalg.norm((a - b) @ basis) == pytest.approx(np.linalg.norm(a - b), abs=1e-6)
-    plane = clusters.template_plane(templates[:3])
+    plane = geometry.template_plane(templates[:3])
     assert np.allclose(basis @ (basis.T @ plane), plane, atol=1e-9)  # the plane lies in it
 
 
@@ -106,7 +114,9 @@ def test_information_is_its_double_loop_and_at_most_log_n(seed, count, draws, no
     table = centres[:, None] + noise * generator.normal(size=(count, draws))
     values = centres + noise * generator.normal(size=count)
     got = information.mutual_information(table, values)
-    assert got == pytest.approx(oracles.mutual_information(table.tolist(), values.tolist()), abs=1e-8)
+    assert got == pytest.approx(
+        oracles.mutual_information(table.tolist(), values.tolist()), abs=1e-8
+    )
     assert got <= math.log(count) + 1e-12
 
 
@@ -184,10 +194,12 @@ def test_stability_and_diffusion(seed):
     x, y = clouds(seed, count=30, classes=4, dimensions=4)
     y = np.where(y == 2, 1, y)  # a class that does not occur
     p = np.exp(calibration.log_probabilities(x))
-    assert fidelity.stability(x, y) == pytest.approx(oracles.stability(p.tolist(), y.tolist()), abs=1e-12)
-    shared = clusters.shared_probability(x, y)
+    assert fidelity.stability(x, y) == pytest.approx(
+        oracles.stability(p.tolist(), y.tolist()), abs=1e-12
+    )
+    shared = geometry.shared_probability(x, y)
     near = oracles.near_classes(p.tolist(), y.tolist(), 1)
-    got = clusters.near_classes(shared, 1)
+    got = geometry.near_classes(shared, 1)
     assert [set(np.flatnonzero(row)) for row in got] == list(map(set, near))
     base, moved = np.random.default_rng(seed).normal(size=(2, 4, 3))
     assert fidelity.diffusion(base, moved, got) == pytest.approx(
@@ -195,10 +207,14 @@ def test_stability_and_diffusion(seed):
     )
     assert fidelity.diffusion(base, 7 * base, got) == pytest.approx(0, abs=1e-9)
     assert math.isnan(fidelity.diffusion(base, np.full((4, 3), np.nan), got))
-    gone = np.vstack([moved[:3], np.full((1, moved.shape[1]), np.nan)])  # a class without examples counts in no pair
+    gone = np.vstack(
+        [moved[:3], np.full((1, moved.shape[1]), np.nan)]
+    )  # a class without examples counts in no pair
     three = np.array(got)[:3, :3]
     if 0 < three.sum() < 6:
-        expected = oracles.diffusion(base[:3].tolist(), moved[:3].tolist(), [set(np.flatnonzero(row)) for row in three])
+        expected = oracles.diffusion(
+            base[:3].tolist(), moved[:3].tolist(), [set(np.flatnonzero(row)) for row in three]
+        )
         assert fidelity.diffusion(base, gone, np.array(got)) == pytest.approx(expected, abs=1e-9)
 
 

@@ -1,5 +1,4 @@
 """The logit store: what is stored teaches what the live teacher does, bit for bit; what is wrong is made again."""
-
 import fcntl
 import os
 import subprocess
@@ -13,12 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sources import photos
-from test_training import plan, same, train_phase
+from test_training import plan, same, train_generation
 
-from distill import phases
-from distill.logits import DIGEST, PAGE, Answers, Codec, LogitStore, codec_of, stored_epochs
-from distill.planning import answers_identity, cohorts_of, dry_run, kept_answers
-from distill.teachers import Teacher
+from distill.study import scheduler
+from distill.study.cache_plan import plan_logit_cache, teacher_logits_identity
+from distill.study.dry_run import dry_run
+from distill.study.plan import make_cohorts
+from distill.training.cached_teacher import CachedTeacher
+from distill.training.logit_cache import DIGEST, PAGE, LogitCache, count_stored_epochs
+from distill.training.logit_codec import Codec, choose_codec
+from distill.training.teacher import Teacher
 
 
 def split(runs):
@@ -37,7 +40,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @given(st.sampled_from(list(DTYPES)), st.integers(1, 5), st.integers(2, 300), st.integers(0, 9))
 def test_answers_in_their_own_precision_come_back_to_the_bit(dtype, count, classes, seed):
-    logits = (torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)) * 20).to(DTYPES[dtype])
+    logits = (torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)) * 20).to(
+        DTYPES[dtype]
+    )
     codec = Codec(classes, dtype)
     rows = codec.encode(logits)
     assert rows.shape == (count, codec.width) and rows.dtype == torch.uint8
@@ -47,7 +52,12 @@ def test_answers_in_their_own_precision_come_back_to_the_bit(dtype, count, class
 @given(st.integers(1, 4), st.integers(2, 300), st.data())
 def test_of_the_largest_the_values_are_kept_and_of_the_others_the_mass(count, classes, data):
     top, seed = data.draw(st.integers(1, classes - 1)), data.draw(st.integers(0, 9))
-    logits = torch.randn(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 5
+    logits = (
+        torch.randn(
+            count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        * 5
+    )
     codec = Codec(classes, "float16", top)
     rows = codec.encode(logits.float())
     assert rows.shape == (count, codec.width)
@@ -64,7 +74,9 @@ def test_of_the_largest_the_values_are_kept_and_of_the_others_the_mass(count, cl
 
 def test_values_beyond_float16_become_its_largest():
     codec = Codec(3, "float16")
-    assert codec.decode(codec.encode(torch.tensor([[1e6, -1e6, 1.0]]))).tolist() == [[65504.0, -65504.0, 1.0]]
+    assert codec.decode(codec.encode(torch.tensor([[1e6, -1e6, 1.0]]))).tolist() == [
+        [65504.0, -65504.0, 1.0]
+    ]
 
 
 # --------------------------------------------------------------------------------------------- stored as live
@@ -81,48 +93,56 @@ def test_values_beyond_float16_become_its_largest():
         ("data.store=3",),
     ],
 )
-def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(tiny, workplace, monkeypatch, options, at_once):
+def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(
+    tiny, study_context, monkeypatch, options, at_once
+):
     monkeypatch.setattr("distill.logits.AT_ONCE", at_once)
-    live = workplace(tiny, *options, "data.store_limit=0", out="live")
+    live = study_context(tiny, *options, "data.store_limit=0", out="live")
     for phase in split(plan(live)):
-        expected = train_phase(live, phase)
+        expected = train_generation(live, phase)
     assert not list(live.store.root.glob("logits/*"))
 
-    place = workplace(tiny, *options)
-    teachers, students = split(plan(place))
+    ctx = study_context(tiny, *options)
+    teachers, students = split(plan(ctx))
     assert [r.id for r in students] == [r.id for r in split(plan(live))[1]]
-    train_phase(place, teachers)
-    assert same(train_phase(place, students)["distilled"], expected["distilled"]), "while they are written"
+    train_generation(ctx, teachers)
+    assert same(train_generation(ctx, students)["distilled"], expected["distilled"]), (
+        "while they are written"
+    )
 
-    changed = workplace(tiny, *options, "students.distilled.loss.kd.temperature=3")
-    fresh = workplace(tiny, *options, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live")
-    expected = train_phase(fresh, split(plan(fresh))[1])
+    changed = study_context(tiny, *options, "students.distilled.loss.kd.temperature=3")
+    fresh = study_context(
+        tiny, *options, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live"
+    )
+    expected = train_generation(fresh, split(plan(fresh))[1])
     monkeypatch.setattr(Teacher, "forward", no_answer)
-    assert same(train_phase(changed, split(plan(changed))[1])["distilled"], expected["distilled"]), "when they are read"
+    assert same(
+        train_generation(changed, split(plan(changed))[1])["distilled"], expected["distilled"]
+    ), "when they are read"
 
 
-def test_an_ensemble_is_stored_teacher_by_teacher(tiny, workplace, monkeypatch):
+def test_an_ensemble_is_stored_teacher_by_teacher(tiny, study_context, monkeypatch):
     options = (
         "teachers.other={model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}",
         "students.distilled.teacher=[[hard, other]]",
     )
-    place = workplace(tiny, *options)
-    for phase in split(plan(place)):
-        train_phase(place, phase)
-    assert len(list(place.store.root.glob("logits/*.logits"))) == 2
+    ctx = study_context(tiny, *options)
+    for phase in split(plan(ctx)):
+        train_generation(ctx, phase)
+    assert len(list(ctx.store.root.glob("logits/*.logits"))) == 2
     new = (*options, "students.distilled.loss.kd.temperature=3")
-    live = workplace(tiny, *new, "data.store_limit=0", out="live")
+    live = study_context(tiny, *new, "data.store_limit=0", out="live")
     for phase in split(plan(live)):
-        expected = train_phase(live, phase)
+        expected = train_generation(live, phase)
     monkeypatch.setattr(Teacher, "forward", no_answer)
-    again = workplace(tiny, *new)
-    found = train_phase(again, split(plan(again))[1])
+    again = study_context(tiny, *new)
+    found = train_generation(again, split(plan(again))[1])
     assert len(found) == 1 and all(same(found[name], expected[name]) for name in found)
 
 
-def test_rounded_answers_are_part_of_what_a_student_is(tiny, workplace):
+def test_rounded_answers_are_part_of_what_a_student_is(tiny, study_context):
     def ids(*options):
-        return {r.arm.name: r.id for r in plan(workplace(tiny, *options))}
+        return {r.arm.name: r.id for r in plan(study_context(tiny, *options))}
 
     exact, rounded, few = ids(), ids("data.store=float16"), ids("data.store=3")
     assert exact == ids("data.store_limit=1.5")
@@ -130,32 +150,38 @@ def test_rounded_answers_are_part_of_what_a_student_is(tiny, workplace):
     assert len({names["distilled"] for names in (exact, rounded, few)}) == 3
 
 
-def test_a_teacher_that_is_looked_into_is_asked(tiny, workplace):
-    place = workplace(tiny, "students.distilled.loss.rkd={}")
-    for phase in split(plan(place)):
-        train_phase(place, phase)
-    assert not list(place.store.root.glob("logits/*"))
+def test_a_teacher_that_is_looked_into_is_asked(tiny, study_context):
+    ctx = study_context(tiny, "students.distilled.loss.rkd={}")
+    for phase in split(plan(ctx)):
+        train_generation(ctx, phase)
+    assert not list(ctx.store.root.glob("logits/*"))
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong
 
 
 @pytest.fixture
-def trained(tiny, workplace):
-    """A study whose answers are stored: its place, the file, and what a new arm's weights must be."""
-    live = workplace(tiny, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live")
+def trained(tiny, study_context):
+    """A study whose answers are stored: its ctx, the file, and what a new arm's weights must be."""
+    live = study_context(
+        tiny, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live"
+    )
     for phase in split(plan(live)):
-        expected = train_phase(live, phase)["distilled"] if phase[0].depth else train_phase(live, phase)
-    place = workplace(tiny)
-    for phase in split(plan(place)):
-        train_phase(place, phase)
-    (path,) = place.store.root.glob("logits/*.logits")
-    return workplace(tiny, "students.distilled.loss.kd.temperature=3"), path, expected
+        expected = (
+            train_generation(live, phase)["distilled"]
+            if phase[0].depth
+            else train_generation(live, phase)
+        )
+    ctx = study_context(tiny)
+    for phase in split(plan(ctx)):
+        train_generation(ctx, phase)
+    (path,) = ctx.store.root.glob("logits/*.logits")
+    return study_context(tiny, "students.distilled.loss.kd.temperature=3"), path, expected
 
 
-def told(place, monkeypatch):
+def told(ctx, monkeypatch):
     lines = []
-    monkeypatch.setattr(place.progress, "say", lines.append)
+    monkeypatch.setattr(ctx.progress, "say", lines.append)
     return lines
 
 
@@ -179,12 +205,12 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_store_is_refused_and_made_again(trained, monkeypatch, damage):
-    place, path, expected = trained
+    ctx, path, expected = trained
     whole = path.read_bytes()
     harm, words = DAMAGES[damage]
     harm(path)
-    lines = told(place, monkeypatch)
-    weights = train_phase(place, split(plan(place))[1])["distilled"]
+    lines = told(ctx, monkeypatch)
+    weights = train_generation(ctx, split(plan(ctx))[1])["distilled"]
     assert same(weights, expected)
     assert words in " ".join(lines)
     assert path.read_bytes() == whole
@@ -192,8 +218,8 @@ def test_a_damaged_store_is_refused_and_made_again(trained, monkeypatch, damage)
 
 def test_an_epoch_counts_when_it_is_whole(tmp_path, monkeypatch):
     codec, rows = Codec(4), torch.arange(160, dtype=torch.uint8).view(10, 16)
-    store = LogitStore(tmp_path / "logits" / "a", {"teacher": "t"}, 10, codec)
-    assert store.read(0) is None and stored_epochs(store.path) == 0
+    store = LogitCache(tmp_path / "logits" / "a", {"teacher": "t"}, 10, codec)
+    assert store.read(0) is None and count_stored_epochs(store.path) == 0
     with store.writing(2, 1e9):
         store.begin(1)
         store.add(rows[:6])
@@ -201,96 +227,111 @@ def test_an_epoch_counts_when_it_is_whole(tmp_path, monkeypatch):
         store.add(rows[6:])
         assert store.read(1) is None  # as a kill would leave it
         store.end(1)
-    assert torch.equal(store.read(1), rows) and store.read(0) is None and stored_epochs(store.path) == 1
+    assert (
+        torch.equal(store.read(1), rows)
+        and store.read(0) is None
+        and count_stored_epochs(store.path) == 1
+    )
     with store.writing(2, 1e9):
         store.begin(1)
         store.add(rows[:5])
         store.end(1)
     assert store.read(1) is None, "half an epoch"
-    store.path.write_bytes(store.path.read_bytes()[: store.size(1)] + bytes(4000))  # nothing in epoch 1
+    store.path.write_bytes(
+        store.path.read_bytes()[: store.size(1)] + bytes(4000)
+    )  # nothing in epoch 1
     monkeypatch.setattr(np, "memmap", no_answer)
-    assert store.read(1) is None, "a hole in a file is not looked into: on a full disk that could kill the process"
-    other = LogitStore(store.path, {"teacher": "u"}, 10, codec)
+    assert store.read(1) is None, (
+        "a hole in a file is not looked into: on a full disk that could kill the process"
+    )
+    other = LogitCache(store.path, {"teacher": "u"}, 10, codec)
     assert other.read(1) is None
 
 
 def test_only_one_process_writes(trained, monkeypatch):
-    place, path, expected = trained
+    ctx, path, expected = trained
     flip(path)
     before = path.read_bytes()
     with path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert same(train_phase(place, split(plan(place))[1])["distilled"], expected)
+        assert same(train_generation(ctx, split(plan(ctx))[1])["distilled"], expected)
     assert path.read_bytes() == before
 
 
-def test_a_process_that_decodes_images_does_not_keep_the_lock(tmp_path, tiny, workplace):
+def test_a_process_that_decodes_images_does_not_keep_the_lock(tmp_path, tiny, study_context):
     photos(tmp_path / "photos", 40, (8, 8))
-    data = ("data.source=folder", f"data.root={tmp_path / 'photos'}", "data.resident_gb=0", "train.batch_size=32")
+    data = (
+        "data.source=folder",
+        f"data.root={tmp_path / 'photos'}",
+        "data.resident_gb=0",
+        "train.batch_size=32",
+    )
     data += ("teachers.hard.model=mlp_32", "students.distilled.model=mlp_16")
-    train_phase(workplace(tiny, *data), split(plan(workplace(tiny, *data)))[0])
-    place = workplace(tiny, *data)  # whose processes start while the store is locked
-    train_phase(place, split(plan(place))[1])
-    assert place.splits.train.images.idle is not None
-    (path,) = place.store.root.glob("logits/*.logits")
+    train_generation(study_context(tiny, *data), split(plan(study_context(tiny, *data)))[0])
+    ctx = study_context(tiny, *data)  # whose processes start while the store is locked
+    train_generation(ctx, split(plan(ctx))[1])
+    assert ctx.splits.train.images.idle is not None
+    (path,) = ctx.store.root.glob("logits/*.logits")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_teacher_that_was_trained_again_is_asked_again(tiny, workplace):
-    place = workplace(tiny)
-    teachers, students = split(plan(place))
-    train_phase(place, teachers)
-    train_phase(place, students)
-    assert kept_answers(place, [students])[0].stored == 3
-    record = place.store.folder(students[0].teachers[0].id) / "run.json"
-    digest = place.store.record(students[0].teachers[0].id)["sha256"]["model.safetensors"]
+def test_a_teacher_that_was_trained_again_is_asked_again(tiny, study_context):
+    ctx = study_context(tiny)
+    teachers, students = split(plan(ctx))
+    train_generation(ctx, teachers)
+    train_generation(ctx, students)
+    assert plan_logit_cache(ctx, [students])[0].stored == 3
+    record = ctx.store.folder(students[0].teachers[0].id) / "run.json"
+    digest = ctx.store.record(students[0].teachers[0].id)["sha256"]["model.safetensors"]
     record.write_text(record.read_text().replace(digest, "other weights"))
-    assert kept_answers(place, [students])[0].stored == 0
+    assert plan_logit_cache(ctx, [students])[0].stored == 0
 
 
 def test_answers_that_grow_when_they_are_decoded_stay_encoded(tmp_path):
     codec = Codec(1000, "float16", 1)
     rows = codec.encode(torch.randn(10_000, 1000))
-    store = LogitStore(tmp_path / "logits" / "a", {"teacher": "t"}, 10_000, codec)
+    store = LogitCache(tmp_path / "logits" / "a", {"teacher": "t"}, 10_000, codec)
     with store.writing(1, 1e9):
         store.begin(0)
         store.add(rows)
         store.end(0)
-    answers = Answers(Teacher(torch.nn.Linear(2, 2)), codec, store, 100)
+    answers = CachedTeacher(Teacher(torch.nn.Linear(2, 2)), codec, store, 100)
     answers.begin(0, torch.device("cpu"))
     assert answers.stored.dtype == torch.uint8  # 40 MB decoded
     assert torch.equal(answers(no_answer, 3, 0, 100).logits, codec.decode(rows[300:400]))
 
 
-def test_nothing_is_said_of_what_nobody_wants(tiny, workplace, monkeypatch):
-    place = workplace(tiny, "data.store_limit=0")
-    lines = told(place, monkeypatch)
-    for phase in split(plan(place)):
-        train_phase(place, phase)
+def test_nothing_is_said_of_what_nobody_wants(tiny, study_context, monkeypatch):
+    ctx = study_context(tiny, "data.store_limit=0")
+    lines = told(ctx, monkeypatch)
+    for phase in split(plan(ctx)):
+        train_generation(ctx, phase)
     assert not [line for line in lines if "answers" in line]
 
 
-def test_the_limit_holds_and_is_told(tiny, workplace, monkeypatch):
-    place = workplace(tiny, "data.store_limit=0.00001")
-    lines = told(place, monkeypatch)
-    for phase in split(plan(place)):
-        train_phase(place, phase)
-    assert "not kept" in " ".join(lines) and not list(place.store.root.glob("logits/*"))
+def test_the_limit_holds_and_is_told(tiny, study_context, monkeypatch):
+    ctx = study_context(tiny, "data.store_limit=0.00001")
+    lines = told(ctx, monkeypatch)
+    for phase in split(plan(ctx)):
+        train_generation(ctx, phase)
+    assert "not kept" in " ".join(lines) and not list(ctx.store.root.glob("logits/*"))
 
 
 @pytest.mark.parametrize("when", ["open", "write"])
-def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(tiny, workplace, monkeypatch, when):
-    place = workplace(tiny)
-    lines = told(place, monkeypatch)
-    teachers, students = split(plan(place))
-    train_phase(place, teachers)
+def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(
+    tiny, study_context, monkeypatch, when
+):
+    ctx = study_context(tiny)
+    lines = told(ctx, monkeypatch)
+    teachers, students = split(plan(ctx))
+    train_generation(ctx, teachers)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     if when == "open":
-        monkeypatch.setattr(LogitStore, "_lock", full)
+        monkeypatch.setattr(LogitCache, "_lock", full)
     else:
         write, calls = os.pwrite, []
 
@@ -299,81 +340,115 @@ def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(tiny, workp
             return write(*arguments) if len(calls) < 4 else full()
 
         monkeypatch.setattr(os, "pwrite", filling)
-    train_phase(place, students)
+    train_generation(ctx, students)
     assert any("no longer kept: No space left" in line for line in lines)
-    assert place.store.complete(students[0].id)
+    assert ctx.store.complete(students[0].id)
 
 
 # ----------------------------------------------------------------------------------------- plan and processes
 
 
-def test_the_plan_tells_what_is_stored_and_saves(tiny, workplace):
-    place = workplace(tiny)
-    teachers, students = split(plan(place))
-    (fresh,) = kept_answers(place, [students])
-    assert fresh.stored == 0 and fresh.size == pytest.approx(len(place.splits.train) * 10 * 4 * 3, rel=0.01)
-    train_phase(place, teachers)
-    train_phase(place, students)
-    (kept,) = kept_answers(place, [students])
+def test_the_plan_tells_what_is_stored_and_saves(tiny, study_context):
+    ctx = study_context(tiny)
+    teachers, students = split(plan(ctx))
+    (fresh,) = plan_logit_cache(ctx, [students])
+    assert fresh.stored == 0 and fresh.size == pytest.approx(
+        len(ctx.splits.train) * 10 * 4 * 3, rel=0.01
+    )
+    train_generation(ctx, teachers)
+    train_generation(ctx, students)
+    (kept,) = plan_logit_cache(ctx, [students])
     assert (kept.stored, kept.size) == (3, 0)
     assert fresh.size == pytest.approx(kept.path.stat().st_size, rel=0.1)
-    changed = workplace(tiny, "students.distilled.loss.kd.temperature=3", "train.epochs=3")
+    changed = study_context(tiny, "students.distilled.loss.kd.temperature=3", "train.epochs=3")
     threads = torch.get_num_threads()
-    cohorts = dry_run(changed.recipe, place.store.root)["cohorts"]
+    cohorts = dry_run(changed.recipe, ctx.store.root)["cohorts"]
     assert torch.get_num_threads() == threads
-    assert cohorts[-1]["answers"] == [{"teacher": "hard, seed 0", "stored": 3, "bytes": 0}] and cohorts[-1]["saved"] > 0
+    assert (
+        cohorts[-1]["answers"] == [{"teacher": "hard, seed 0", "stored": 3, "bytes": 0}]
+        and cohorts[-1]["saved"] > 0
+    )
 
 
 def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
     def run(launcher, out, *options, stores=1):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [*launcher, "-m", "distill", "run", str(tiny), *options, "--out", str(tmp_path / out)]
-        answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        command = [
+            *launcher,
+            "-m",
+            "distill",
+            "run",
+            str(tiny),
+            *options,
+            "--out",
+            str(tmp_path / out),
+        ]
+        answer = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=False
+        )
         assert answer.returncode == 0, answer.stderr
         paths = list((tmp_path / out / "logits").glob("*.logits"))
         assert len(paths) == stores
         return paths[0] if paths else None, answer.stderr
 
-    plain = ("teachers.hard.model=mlp_32", "students.distilled.model=mlp_16", "train.batch_size=101")
+    plain = (
+        "teachers.hard.model=mlp_32",
+        "students.distilled.model=mlp_16",
+        "train.batch_size=101",
+    )
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     alone, _ = run([sys.executable], "one", *plain)
     shared, _ = run(two, "two", *plain, "train.spread=data")
     assert shared.name != alone.name and shared.stat().st_size == alone.stat().st_size
-    rows = [np.frombuffer(p.read_bytes()[PAGE:], np.uint8).reshape(3, -1)[:, DIGEST:].copy() for p in (alone, shared)]
+    rows = [
+        np.frombuffer(p.read_bytes()[PAGE:], np.uint8).reshape(3, -1)[:, DIGEST:].copy()
+        for p in (alone, shared)
+    ]
     theirs, ours = (torch.from_numpy(r).view(torch.float32) for r in rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-    assert stored_epochs(shared) == 3
+    assert count_stored_epochs(shared) == 3
     changed = (*plain, "train.spread=data", "students.distilled.loss.kd.temperature=3")
     _, said = run(two, "two", *changed)
     assert "answers of 1 of 1 teachers are stored" in said
     run(two, "live", *changed, "data.store_limit=0", stores=0)
     weights = {
-        name: {p.parent.name: p.read_bytes() for p in (tmp_path / name / "models").glob("*/model.safetensors")}
+        name: {
+            p.parent.name: p.read_bytes()
+            for p in (tmp_path / name / "models").glob("*/model.safetensors")
+        }
         for name in ("two", "live")
     }
     assert weights["live"] and weights["live"].items() <= weights["two"].items()
 
 
-def test_answers_are_those_of_as_many_processes(tiny, workplace):
-    place = workplace(tiny)
-    (student,) = split(plan(place))[1]
-    three = replace(place, accelerator=SimpleNamespace(num_processes=3, mixed_precision="no"))
-    assert answers_identity(three, student, "t", True)["processes"] == 3
-    assert answers_identity(three, student, "t", False) == answers_identity(place, student, "t", False)
+def test_answers_are_those_of_as_many_processes(tiny, study_context):
+    ctx = study_context(tiny)
+    (student,) = split(plan(ctx))[1]
+    three = replace(ctx, accelerator=SimpleNamespace(num_processes=3, mixed_precision="no"))
+    assert teacher_logits_identity(three, student, "t", True)["processes"] == 3
+    assert teacher_logits_identity(three, student, "t", False) == teacher_logits_identity(
+        ctx, student, "t", False
+    )
 
 
-def test_cohorts_are_split_by_memory(tiny, workplace):
-    runs = split(plan(workplace(tiny, "students.alone.loss.cross_entropy.smoothing=[0, 0.1, 0.2, 0.3]")))[0]
+def test_cohorts_are_split_by_memory(tiny, study_context):
+    runs = split(
+        plan(study_context(tiny, "students.alone.loss.cross_entropy.smoothing=[0, 0.1, 0.2, 0.3]"))
+    )[0]
     sizes = {run.arm.name: 10 for run in runs}
-    assert [len(c) for c in cohorts_of(runs)] == [5]
-    assert [len(c) for c in cohorts_of(runs, sizes, 20)] == [2, 2, 1]
-    assert [len(c) for c in cohorts_of(runs, sizes, 5)] == [1] * 5  # a run that is too large is tried
-    assert [run for c in cohorts_of(runs, sizes, 30) for run in c] == runs
+    assert [len(c) for c in make_cohorts(runs)] == [5]
+    assert [len(c) for c in make_cohorts(runs, sizes, 20)] == [2, 2, 1]
+    assert [len(c) for c in make_cohorts(runs, sizes, 5)] == [
+        1
+    ] * 5  # a run that is too large is tried
+    assert [run for c in make_cohorts(runs, sizes, 30) for run in c] == runs
 
 
-def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, workplace, monkeypatch):
-    expected = train_phase(workplace(tiny, out="whole"), split(plan(workplace(tiny)))[0])
-    fit, place, tried = phases.fit, workplace(tiny), []
+def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, study_context, monkeypatch):
+    expected = train_generation(
+        study_context(tiny, out="whole"), split(plan(study_context(tiny)))[0]
+    )
+    fit, ctx, tried = scheduler.fit, study_context(tiny), []
 
     def small(members, *arguments):
         tried.append(len(members))
@@ -381,27 +456,32 @@ def test_a_cohort_that_is_too_large_for_the_device_is_halved(tiny, workplace, mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return fit(members, *arguments)
 
-    monkeypatch.setattr(phases, "fit", small)
-    lines = told(place, monkeypatch)
-    found = train_phase(place, split(plan(place))[0])
+    monkeypatch.setattr(scheduler, "fit", small)
+    lines = told(ctx, monkeypatch)
+    found = train_generation(ctx, split(plan(ctx))[0])
     assert tried == [3, 2, 1, 1, 1] and "out of memory with 3 runs side by side" in lines[0]
     assert all(same(found[name], expected[name]) for name in expected)
-    monkeypatch.setattr(phases, "fit", lambda *_: small([1, 2]))
-    (why,) = phases.train_phase(place, split(plan(place))[1]).values()
+    monkeypatch.setattr(scheduler, "fit", lambda *_: small([1, 2]))
+    (why,) = scheduler.train_generation(ctx, split(plan(ctx))[1]).values()
     assert "distilled, seed 0: out of memory; lower train.batch_size" in why
 
 
 # ------------------------------------------------------------------------------------------------ how it computes
 
 
-def test_a_half_precision_teacher_answers_as_under_autocast(workplace, tiny):
-    place = workplace(
-        tiny, "data.source=synthetic", "data.synthetic={shape: [3, 16, 16]}", "teachers.hard.model=cifar_resnet8"
+def test_a_half_precision_teacher_answers_as_under_autocast(study_context, tiny):
+    ctx = study_context(
+        tiny,
+        "data.source=synthetic",
+        "data.synthetic={shape: [3, 16, 16]}",
+        "teachers.hard.model=cifar_resnet8",
     )
     views = torch.randn(8, 3, 16, 16)
-    model = place.build(place.recipe.arm("hard"), 0).eval()
+    model = ctx.build(ctx.recipe.arm("hard"), 0).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model(views)
-    found = Teacher(place.build(place.recipe.arm("hard"), 0), half=torch.bfloat16)(views).logits
+    found = Teacher(ctx.build(ctx.recipe.arm("hard"), 0), half=torch.bfloat16)(views).logits
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
-    assert codec_of(Teacher(model, half=torch.bfloat16), views[:1], "exact") == Codec(10, "bfloat16")
+    assert choose_codec(Teacher(model, half=torch.bfloat16), views[:1], "exact") == Codec(
+        10, "bfloat16"
+    )

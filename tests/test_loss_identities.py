@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from terms import SCALE, case, gradient, make
 from torch.testing import assert_close
 
-from distill.analysis.calibration import gamma
+from distill.evaluation.calibration import gamma
 from distill.losses import (
-    TERMS,
+    LOSSES,
     Outputs,
     arcface,
     confidence_penalty,
@@ -66,8 +66,12 @@ def test_minimising_gives_the_known_gap_and_gamma(over, mass, classes):
     expected = oracles.optimal_logit_gap(classes, mass, over)
     assert gaps.detach().sub(expected).abs().max() < 1e-6
     assert optimal_logit_gap(classes, mass, over) == pytest.approx(expected, abs=1e-12)
-    index = gamma(logits.detach().numpy(), label.numpy())  # the smoothing over all that this amounts to
-    assert index == pytest.approx(mass if over == "all" else mass * classes / (classes - 1), abs=1e-6)
+    index = gamma(
+        logits.detach().numpy(), label.numpy()
+    )  # the smoothing over all that this amounts to
+    assert index == pytest.approx(
+        mass if over == "all" else mass * classes / (classes - 1), abs=1e-6
+    )
     least = cross_entropy(Outputs(logits), label, smoothing=mass, over=over, subtract_entropy=True)
     assert abs(least.item()) < 1e-9
 
@@ -77,9 +81,14 @@ def test_the_two_forms_convert(seed, classes, mass):
     student, labels, _ = case(seed, 4, classes)
     others = convert_smoothing(mass, classes, "others")
     a = cross_entropy(student, labels, smoothing=mass)
-    assert_close(a, cross_entropy(student, labels, smoothing=others, over="others"), atol=1e-9, rtol=1e-9)
+    assert_close(
+        a, cross_entropy(student, labels, smoothing=others, over="others"), atol=1e-9, rtol=1e-9
+    )
     assert convert_smoothing(others, classes, "all") == pytest.approx(mass, abs=1e-12)
-    targets = smoothed_targets(labels, classes, mass), smoothed_targets(labels, classes, others, "others")
+    targets = (
+        smoothed_targets(labels, classes, mass),
+        smoothed_targets(labels, classes, others, "others"),
+    )
     assert_close(*targets)
     expected = torch.tensor([oracles.smoothed(y, classes, mass) for y in labels.tolist()])
     assert_close(targets[0], expected)
@@ -94,7 +103,9 @@ def test_smoothing_twice_is_smoothing_once_by_more(seed, a, b):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         twice = cross_entropy(student, once, smoothing=b)
-    assert_close(twice, cross_entropy(student, labels, smoothing=1 - (1 - a) * (1 - b)), atol=1e-9, rtol=1e-9)
+    assert_close(
+        twice, cross_entropy(student, labels, smoothing=1 - (1 - a) * (1 - b)), atol=1e-9, rtol=1e-9
+    )
 
 
 @given(SEEDS, st.sampled_from(FORMS), st.booleans())
@@ -103,9 +114,13 @@ def test_soft_labels_are_smoothed_once(seed, form, entropy):
     over, mass = form
     one_hot = F.one_hot(labels, 5).double()
     plain = cross_entropy(student, labels, smoothing=mass, over=over, subtract_entropy=entropy)
-    assert_close(cross_entropy(student, one_hot, smoothing=mass, over=over, subtract_entropy=entropy), plain)
+    assert_close(
+        cross_entropy(student, one_hot, smoothing=mass, over=over, subtract_entropy=entropy), plain
+    )
     mixed, weights = 0.3 * one_hot + 0.7 * one_hot.flip(0), [0.5, 1, 2, 3, 4]
-    got = cross_entropy(student, mixed, smoothing=mass, over=over, class_weights=weights, subtract_entropy=entropy)
+    got = cross_entropy(
+        student, mixed, smoothing=mass, over=over, class_weights=weights, subtract_entropy=entropy
+    )
     expected = [oracles.cross_entropy(z, q, mass, over, None, weights, entropy)
                 for z, q in zip(student.logits.tolist(), mixed.tolist(), strict=True)]  # fmt: skip
     assert_close(got, torch.tensor(expected, dtype=torch.float64))
@@ -132,7 +147,11 @@ def test_without_its_entropy_the_loss_is_a_divergence_that_ends_at_0(settings, s
     at_q = cross_entropy(Outputs(q.log()), given_, smoothing=0.3, subtract_entropy=True, **settings)
     assert_close(at_q, torch.zeros(3).double())
     uniform = cross_entropy(
-        Outputs(torch.zeros(3, 4).double()), given_, smoothing=0.3, subtract_entropy=True, **settings
+        Outputs(torch.zeros(3, 4).double()),
+        given_,
+        smoothing=0.3,
+        subtract_entropy=True,
+        **settings,
     )
     assert_close(uniform, (q * (q * 4).log()).sum(1))  # KL(q ‖ 1/4)
 
@@ -145,14 +164,20 @@ def test_zipf_of_two_classes_has_nothing_to_say():
 def test_gradients_are_what_the_literature_says():
     student, labels, teacher = case()
     p, q = student.logits.softmax(1), smoothed_targets(F.one_hot(labels, 10).double(), 10, 0.1)
-    assert_close(gradient(cross_entropy, student, labels, smoothing=0.1), p - q, atol=1e-12, rtol=1e-9)
+    assert_close(
+        gradient(cross_entropy, student, labels, smoothing=0.1), p - q, atol=1e-12, rtol=1e-9
+    )
     for t in (1.0, 4.0):  # T (p_s - p_t)
         expected = t * ((student.logits / t).softmax(1) - (teacher.logits / t).softmax(1))
         assert_close(gradient(kd, student, labels, teacher, temperature=t), expected)
         got = gradient(kd, student, labels, teacher, temperature=t, t_squared=False)
         assert_close(got, expected / t**2)
-    expected = p - (teacher.logits / 4).softmax(1)  # the paper's: only the teacher softened, no factor
-    assert_close(gradient(kd, student, labels, teacher, temperature=4.0, student_temperature=1.0), expected)
+    expected = p - (teacher.logits / 4).softmax(
+        1
+    )  # the paper's: only the teacher softened, no factor
+    assert_close(
+        gradient(kd, student, labels, teacher, temperature=4.0, student_temperature=1.0), expected
+    )
     assert_close(gradient(logit_mse, student, labels, teacher), student.logits - teacher.logits)
     entropy = -(p * p.log()).sum(1, keepdim=True)
     assert_close(gradient(confidence_penalty, student, labels), p * (p.log() + entropy))
@@ -161,7 +186,13 @@ def test_gradients_are_what_the_literature_says():
 def test_weights_move_no_optimum():
     """torch's `weight` moves it to w·q; here the gradient vanishes at q, whatever the weights."""
     q = smoothed_targets(torch.tensor([2]), 5, 0.1).double()
-    got = gradient(cross_entropy, Outputs(q.log()), torch.tensor([2]), smoothing=0.1, class_weights=[1, 1, 1, 1, 50])
+    got = gradient(
+        cross_entropy,
+        Outputs(q.log()),
+        torch.tensor([2]),
+        smoothing=0.1,
+        class_weights=[1, 1, 1, 1, 50],
+    )
     assert got.abs().max() < 1e-7
 
 
@@ -175,7 +206,7 @@ def test_neighbours_meet_cross_entropy(seed, classes):
     for other in (
         focal(student, labels, focus=0.0), poly1(student, labels, epsilon=0.0),
         sparse_softmax(student, labels, k=classes), sparse_softmax(student, labels, k=classes + 5),
-        TERMS["sm_softmax"](student, labels, margin=0.0),
+        LOSSES["sm_softmax"](student, labels, margin=0.0),
     ):  # fmt: skip
         assert_close(other, plain, atol=1e-9, rtol=1e-9)
     sparse = sparse_softmax(student, labels, k=2)
@@ -195,7 +226,12 @@ def test_maxsup_and_the_margin_penalty_are_smoothing_where_the_answer_is_right()
 def test_sparse_probabilities_and_gradient():
     student, labels, _ = case()
     got = sparse_probabilities(student.logits, 3)
-    assert_close(got, torch.tensor([oracles.sparse_probabilities(z, 3) for z in student.logits.tolist()]).double())
+    assert_close(
+        got,
+        torch.tensor(
+            [oracles.sparse_probabilities(z, 3) for z in student.logits.tolist()]
+        ).double(),
+    )
     grad = gradient(sparse_softmax, student, labels, k=3)
     assert_close(grad, got - F.one_hot(labels, 10))  # on 3 or 4 entries; its rows add up to 0
     assert set((grad != 0).sum(1).tolist()) <= {3, 4} and grad.sum(1).abs().max() < 1e-12
@@ -241,7 +277,9 @@ def test_kd_is_dkd_at_its_own_weights(seed, t, classes):
     target = dkd(student, labels, teacher, temperature=t, target_weight=1.0, others_weight=0.0)
     others = dkd(student, labels, teacher, temperature=t, target_weight=0.0, others_weight=1.0)
     share = 1 - (teacher.logits / t).softmax(1).gather(1, labels[:, None])[:, 0]
-    assert_close(target + share * others, kd(student, labels, teacher, temperature=t), atol=1e-7, rtol=1e-6)
+    assert_close(
+        target + share * others, kd(student, labels, teacher, temperature=t), atol=1e-7, rtol=1e-6
+    )
 
 
 @given(SEEDS, st.floats(0.1, 50), st.floats(-30, 30))
@@ -251,13 +289,18 @@ def test_standardised_kd_knows_no_scale_and_no_shift(seed, factor, shift):
     plain = kd(student, labels, teacher, **settings)
     moved = Outputs(factor * student.logits + shift)
     assert_close(kd(moved, labels, teacher, **settings), plain, atol=1e-7, rtol=1e-6)
-    assert kd(Outputs(factor * teacher.logits + shift), labels, teacher, **settings).abs().max() < 1e-7
+    assert (
+        kd(Outputs(factor * teacher.logits + shift), labels, teacher, **settings).abs().max() < 1e-7
+    )
 
 
 def test_standardised_logits_of_two_classes_are_a_sign():
     """±√½, whatever the logits were: no information but which is larger."""
     student, labels, teacher = case(0, 6, 2)
-    signs = [Outputs((o.logits - o.logits.mean(1, keepdim=True)).sign() * 0.5**0.5) for o in (student, teacher)]
+    signs = [
+        Outputs((o.logits - o.logits.mean(1, keepdim=True)).sign() * 0.5**0.5)
+        for o in (student, teacher)
+    ]
     expected = kd(signs[0], labels, signs[1], temperature=2.0)
     assert_close(kd(student, labels, teacher, temperature=2.0, standardise=True), expected)
 
@@ -283,7 +326,9 @@ def test_agreement_costs_nothing():
     assert_close(logit_mse(shifted, labels, teacher), torch.full((16,), 245.0).double())
     batch = make("rkd", 6, 5, 0)
     turned = batch.teacher.features @ torch.linalg.qr(torch.randn(4, 4).double())[0] * 3 + 1
-    assert rkd(Outputs(batch.student.logits, turned), batch.labels, batch.teacher).abs().max() < 1e-9
+    assert (
+        rkd(Outputs(batch.student.logits, turned), batch.labels, batch.teacher).abs().max() < 1e-9
+    )
 
 
 def test_a_correlation_needs_no_scale_and_one_example_has_no_intra():
@@ -300,7 +345,10 @@ def test_an_ensemble_is_its_mean_probability():
     both = ensemble([teacher, other])
     mean = (teacher.logits.softmax(1) + other.logits.softmax(1)) / 2
     assert_close(both.logits.softmax(1), mean)
-    rows = [oracles.ensemble([a, b]) for a, b in zip(teacher.logits.tolist(), other.logits.tolist(), strict=True)]
+    rows = [
+        oracles.ensemble([a, b])
+        for a, b in zip(teacher.logits.tolist(), other.logits.tolist(), strict=True)
+    ]
     assert_close(both.logits, torch.tensor(rows).double())
     expected = F.kl_div(student.logits.log_softmax(1), mean, reduction="none").sum(1)
     assert_close(kd(student, labels, both, temperature=1.0), expected)
@@ -316,11 +364,14 @@ def test_the_gradient_of_a_penalty_is_the_weight():
 def test_a_penalty_has_the_shape_of_the_labels():
     weights = [torch.ones(2, 3)]
     for name in ("l1_penalty", "l2_penalty"):
-        term, value = TERMS[name], 6.0 if name == "l1_penalty" else 3.0
+        term, value = LOSSES[name], 6.0 if name == "l1_penalty" else 3.0
         for logits, labels, shape in (
             ((4, 5), torch.zeros(4).long(), (4,)),
             ((4, 5), torch.full((4, 5), 0.2), (4,)),
             ((4, 5, 7), torch.zeros(4, 7).long(), (4, 7)),
             ((4, 5, 7), torch.full((4, 5, 7), 0.2), (4, 7)),
         ):
-            assert_close(term(Outputs(torch.zeros(logits), weights=weights), labels), torch.full(shape, value))
+            assert_close(
+                term(Outputs(torch.zeros(logits), weights=weights), labels),
+                torch.full(shape, value),
+            )

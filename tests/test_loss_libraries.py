@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from distill.losses import (
     IGNORED,
-    TERMS,
+    LOSSES,
     Outputs,
     am_softmax,
     arcface,
@@ -35,7 +35,10 @@ from distill.losses import (
 def test_cross_entropy_is_that_of_torch_and_timm():
     student, labels, _ = case()
     z, w = student.logits, torch.rand(10, dtype=torch.float64) + 0.1
-    assert_close(cross_entropy(student, labels, smoothing=0.1).mean(), F.cross_entropy(z, labels, label_smoothing=0.1))
+    assert_close(
+        cross_entropy(student, labels, smoothing=0.1).mean(),
+        F.cross_entropy(z, labels, label_smoothing=0.1),
+    )
     timms = timm.loss.LabelSmoothingCrossEntropy(0.1)(z, labels)
     assert_close(cross_entropy(student, labels, smoothing=0.1).mean(), timms)
     soft = torch.softmax(torch.randn(16, 10, dtype=torch.float64), 1)
@@ -53,7 +56,9 @@ def test_focal_loss_of_two_classes_is_torchvisions_of_one():
     x, labels = torch.randn(20, dtype=torch.float64), torch.randint(2, (20,))
     for focus in (0.5, 2.0):
         expected = sigmoid_focal_loss(x, labels.double(), alpha=-1, gamma=focus)
-        assert_close(focal(Outputs(torch.stack([torch.zeros_like(x), x], 1)), labels, focus=focus), expected)
+        assert_close(
+            focal(Outputs(torch.stack([torch.zeros_like(x), x], 1)), labels, focus=focus), expected
+        )
 
 
 def test_the_confidence_penalty_is_torchs_entropy():
@@ -70,13 +75,21 @@ def test_a_hint_is_torchs_mse():
 
 def test_poly1_is_timms():
     student, labels, _ = case()
-    expected = timm.loss.PolyCrossEntropy(epsilon=1.5, smoothing=0.1, reduction="none")(student.logits, labels)
-    assert_close(poly1(student, labels, epsilon=1.5, smoothing=0.1), expected.double(), atol=1e-5, rtol=1e-5)
+    expected = timm.loss.PolyCrossEntropy(epsilon=1.5, smoothing=0.1, reduction="none")(
+        student.logits, labels
+    )
+    assert_close(
+        poly1(student, labels, epsilon=1.5, smoothing=0.1), expected.double(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_kd_is_hintons_in_torch_and_timms_task():
     student, labels, teacher = case()
-    soft = F.kl_div(F.log_softmax(student.logits / 4, 1), F.softmax(teacher.logits / 4, 1), reduction="batchmean")
+    soft = F.kl_div(
+        F.log_softmax(student.logits / 4, 1),
+        F.softmax(teacher.logits / 4, 1),
+        reduction="batchmean",
+    )
     assert_close(kd(student, labels, teacher, temperature=4.0).mean(), 16 * soft)
     hard = F.cross_entropy(student.logits, teacher.logits.argmax(1), reduction="none")
     assert_close(hard_label(student, labels, teacher), hard)
@@ -103,9 +116,9 @@ def test_margins_are_those_of_pytorch_metric_learning():
     for m in (1, 2, 3, 4):
         plain, sphere = Outputs(f @ w.T, f, w), Outputs(f @ F.normalize(w, dim=1).T, f, scale=0.0)
         expected = theirs(losses.LargeMarginSoftmaxLoss(10, 4, margin=m), w)
-        assert_close(TERMS["l_softmax"](plain, labels, margin=m, share=1.0).mean(), expected)
+        assert_close(LOSSES["l_softmax"](plain, labels, margin=m, share=1.0).mean(), expected)
         expected = theirs(losses.SphereFaceLoss(10, 4, margin=m), w)
-        assert_close(TERMS["a_softmax"](sphere, labels, margin=m, share=1.0).mean(), expected)
+        assert_close(LOSSES["a_softmax"](sphere, labels, margin=m, share=1.0).mean(), expected)
 
 
 def test_distillation_is_that_of_torchdistill():
@@ -122,12 +135,21 @@ def test_distillation_is_that_of_torchdistill():
     assert_close(got, expected, atol=1e-6, rtol=1e-6)  # they add 1e-7 to the deviation
     for tau, inter, intra in ((1.0, 1.0, 1.0), (2.0, 3.0, 0.5)):
         expected = mid.DISTLoss(*places, beta=inter, gamma=intra, tau=tau)(ours, theirs)
-        got = dist(student, labels, teacher, temperature=tau, inter_weight=inter, intra_weight=intra)
+        got = dist(
+            student, labels, teacher, temperature=tau, inter_weight=inter, intra_weight=intra
+        )
         assert_close(got.mean(), expected)
     features = make("rkd", 8, 10, 1)
     relational = mid.RKDLoss("s", "t", dist_factor=1.0, angle_factor=2.0, reduction="mean")
-    expected = relational({"s": {"output": features.student.features}}, {"t": {"output": features.teacher.features}})
-    assert_close(rkd(features.student, features.labels, features.teacher).mean(), expected, atol=1e-6, rtol=1e-5)
+    expected = relational(
+        {"s": {"output": features.student.features}}, {"t": {"output": features.teacher.features}}
+    )
+    assert_close(
+        rkd(features.student, features.labels, features.teacher).mean(),
+        expected,
+        atol=1e-6,
+        rtol=1e-5,
+    )
 
 
 def test_attention_transfer_is_the_published_code():
@@ -137,12 +159,21 @@ def test_attention_transfer_is_the_published_code():
     def at(x):
         return F.normalize(x.pow(2).mean(1).view(x.size(0), -1))
 
-    expected = sum((at(a) - at(b)).pow(2).mean() for a, b in zip(batch.student.maps, batch.teacher.maps, strict=True))
+    expected = sum(
+        (at(a) - at(b)).pow(2).mean()
+        for a, b in zip(batch.student.maps, batch.teacher.maps, strict=True)
+    )
     assert_close(attention_transfer(batch.student, batch.labels, batch.teacher).mean(), expected)
     more = batch.teacher._replace(maps=[torch.randn(4, 1, 9, 9).double(), *batch.teacher.maps])
-    assert_close(attention_transfer(batch.student, batch.labels, more).mean(), expected)  # stages pair from the last
-    larger = batch.teacher._replace(maps=[F.interpolate(m, scale_factor=2) for m in batch.teacher.maps])
-    assert_close(attention_transfer(batch.student, batch.labels, larger).mean(), expected)  # pooled back
+    assert_close(
+        attention_transfer(batch.student, batch.labels, more).mean(), expected
+    )  # stages pair from the last
+    larger = batch.teacher._replace(
+        maps=[F.interpolate(m, scale_factor=2) for m in batch.teacher.maps]
+    )
+    assert_close(
+        attention_transfer(batch.student, batch.labels, larger).mean(), expected
+    )  # pooled back
 
 
 def test_dkd_and_nkd_are_the_published_formulas():

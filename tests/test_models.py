@@ -6,9 +6,9 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from distill.document import UserError
-from distill.models.build import build_model, input_of, load_weights, parameter_count
-from distill.models.inside import last_layer, penultimate, templates
+from distill.errors import UserError
+from distill.models.factory import build_model, input_config, load_weights, parameter_count
+from distill.models.hooks import capture_features, last_layer, templates
 from distill.models.small import NETWORKS
 
 
@@ -16,7 +16,14 @@ def build(name, classes=10, shape=None, seed=0, **kwargs):
     shape = shape or ((1, 28, 28) if name.startswith("mlp") else (3, 32, 32))
     args = kwargs.pop("args", {})
     return build_model(
-        name, args, classes=classes, shape=shape, seed=seed, mean=(0.4,) * shape[0], std=(0.2,) * shape[0], **kwargs
+        name,
+        args,
+        classes=classes,
+        shape=shape,
+        seed=seed,
+        mean=(0.4,) * shape[0],
+        std=(0.2,) * shape[0],
+        **kwargs,
     )
 
 
@@ -41,7 +48,9 @@ def wide_size(depth, k, classes):
     for width in (16 * k, 32 * k, 64 * k):
         for block in range(n):
             total += 2 * inside + conv(inside, width) + 2 * width + conv(width, width)
-            total += conv(inside, width, 1) if block == 0 and (inside != width or width != 16 * k) else 0
+            total += (
+                conv(inside, width, 1) if block == 0 and (inside != width or width != 16 * k) else 0
+            )
             inside = width
     return total + 2 * inside + inside * classes + classes
 
@@ -64,7 +73,16 @@ SIZES = {
     "cifar_wrn_40_1": wide_size(40, 1, 100),
     "cifar_vgg8": vgg_size(1, 100),
     "cifar_vgg13": vgg_size(2, 100),
-    "cifar_alexnet": 3 * 64 * 25 + 64 + 64 * 64 * 25 + 64 + 36 * 64 * 384 + 384 + 384 * 192 + 192 + 192 * 100 + 100,
+    "cifar_alexnet": 3 * 64 * 25
+    + 64
+    + 64 * 64 * 25
+    + 64
+    + 36 * 64 * 384
+    + 384
+    + 384 * 192
+    + 192
+    + 192 * 100
+    + 100,
 }
 
 
@@ -91,7 +109,7 @@ TIMM = [
 def test_penultimate_features_and_templates_make_the_logits(name):
     model = build(name).eval()
     x = torch.randn(2, *((1, 28, 28) if name.startswith("mlp") else (3, 32, 32)))
-    with torch.no_grad(), penultimate(model) as features:
+    with torch.no_grad(), capture_features(model) as features:
         logits = model(x)
     assert logits.shape == (2, 10) and templates(model).shape[0] == 10
     torch.testing.assert_close(features[0] @ templates(model).T + last_layer(model).bias, logits)
@@ -124,7 +142,9 @@ def test_dropout_works_in_training_on_both_hidden_layers_only():
     model = build("mlp_64", args={"drop_rate": 0.5})
     x = torch.rand(4, 1, 28, 28)
     assert not torch.equal(model(x), model(x))
-    assert not torch.equal(model.forward_features(x), model.forward_features(x))  # the first layer's own
+    assert not torch.equal(
+        model.forward_features(x), model.forward_features(x)
+    )  # the first layer's own
     model.eval()
     assert torch.equal(model(x), model(x))
 
@@ -146,12 +166,14 @@ def test_our_names_do_not_shadow_timms():
     ],
 )
 def test_a_stored_folder_is_timms(tmp_path, name, shape):
-    model = build(name, 7, shape, class_names=[f"class {i}" for i in range(7)], args={"drop_rate": 0.1}).eval()
+    model = build(
+        name, 7, shape, class_names=[f"class {i}" for i in range(7)], args={"drop_rate": 0.1}
+    ).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.randn(2, *shape)
     assert torch.equal(model(x), again(x))
-    assert input_of(again) == ((0.4,) * shape[0], (0.2,) * shape[0], shape[1:])
+    assert input_config(again) == ((0.4,) * shape[0], (0.2,) * shape[0], shape[1:])
     assert again.pretrained_cfg["label_names"][3] == "class 3"
 
 
@@ -172,9 +194,16 @@ def test_what_cannot_be_built_is_told(kwargs, words):
 def test_a_checkpoint_brings_its_normalisation(tmp_path):
     save_for_hf(build("mlp_16"), str(tmp_path), safe_serialization=True)  # mean 0.4, deviation 0.2
     again = build_model(
-        "mlp_16", {}, classes=10, shape=(1, 28, 28), seed=0, mean=(0.9,), std=(0.1,), checkpoint=str(tmp_path)
+        "mlp_16",
+        {},
+        classes=10,
+        shape=(1, 28, 28),
+        seed=0,
+        mean=(0.9,),
+        std=(0.1,),
+        checkpoint=str(tmp_path),
     )
-    assert input_of(again) == ((0.4,), (0.2,), (28, 28))
+    assert input_config(again) == ((0.4,), (0.2,), (28, 28))
 
 
 def test_checkpoints_must_fit_and_are_never_unpickled(tmp_path):

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from distill import load_recipe, run_study
 from distill.cli import main
-from distill.document import UserError
-from distill.pictures import load_picture
-from distill.planning import dry_run
-from distill.runs import Store
-from distill.workplace import idle_cores
+from distill.errors import UserError
+from distill.evaluation.feature_plot import load_feature_plot
+from distill.storage.run_store import Store
+from distill.study.context import idle_cores
+from distill.study.dry_run import dry_run
 
 HEAD = """\
 data: {source: digits, augment: {shift: 1}}
@@ -59,22 +59,32 @@ def test_networks_that_are_given_alone_are_reported_on(tmp_path):
         for arm, i in ids.items()
     )
     _, page = run(tmp_path, HEAD + given)
-    assert "features_plane" in {p.stem for p in (tmp_path / "runs/odd/figures").iterdir()} and "hard" in page
+    assert (
+        "features_plane" in {p.stem for p in (tmp_path / "runs/odd/figures").iterdir()}
+        and "hard" in page
+    )
 
 
 def test_a_dead_network_does_not_take_the_others_with_it(tmp_path):
-    text = HEAD + "teachers:\n  dead: {model: mlp_16, train: {lr: 100, clip_grad: 10}, loss: {cross_entropy: {}}}\n"
+    text = (
+        HEAD
+        + "teachers:\n  dead: {model: mlp_16, train: {lr: 100, clip_grad: 10}, loss: {cross_entropy: {}}}\n"
+    )
     text += "  alive: {model: mlp_16, loss: {cross_entropy: {}}}\n"
     _, page = run(tmp_path, text)
-    titles = json.loads(re.search(r'id="picture">(.*?)</script>', page, re.S).group(1))["networks"]
+    titles = json.loads(re.search(r'id="feature_plot">(.*?)</script>', page, re.S).group(1))[
+        "networks"
+    ]
     assert [entry["title"] for entry in titles] == ["dead", "alive"]
 
 
 def test_a_class_without_images_is_never_chosen(tmp_path):
     """`background` adds a class that has none; it shares no probability with any, and would always be the far one."""
-    results, _ = run(tmp_path, HEAD.replace("source: digits", "source: digits, background: true") + TEACHERS)
-    picture = load_picture(tmp_path / "runs" / "odd" / "features.safetensors")
-    assert all(10 not in view.classes for view in picture.views if view.kind == "plane")
+    results, _ = run(
+        tmp_path, HEAD.replace("source: digits", "source: digits, background: true") + TEACHERS
+    )
+    feature_plot = load_feature_plot(tmp_path / "runs" / "odd" / "features.safetensors")
+    assert all(10 not in view.classes for view in feature_plot.views if view.kind == "plane")
     assert all(state["examples"] > 150 for r in results["runs"] for state in r["information"])
 
 
@@ -86,26 +96,38 @@ def test_views_of_other_sizes_are_not_attacked_by_each_others_images(tmp_path):
 
 def test_without_random_views_there_is_no_information_to_estimate(tmp_path):
     results, page = run(tmp_path, HEAD.replace(", augment: {shift: 1}", "") + TEACHERS)
-    assert all(r["information"] == [] for r in results["runs"]) and "Information about single images" not in page
+    assert (
+        all(r["information"] == [] for r in results["runs"])
+        and "Information about single images" not in page
+    )
 
 
 def test_two_classes_and_single_examples(tmp_path):
     """No plane of two templates; of one validation image a class no spread is told."""
     data = images(tmp_path / "images", {"a": 30, "b": 6})
-    results, _ = run(tmp_path, HEAD.replace("source: digits", data) + TEACHERS, "train.batch_size=8")
-    kinds = [view.kind for view in load_picture(tmp_path / "runs" / "odd" / "features.safetensors").views]
-    assert kinds == ["pca", "tsne"] and "features_pca" in {p.stem for p in (tmp_path / "runs/odd/figures").iterdir()}
+    results, _ = run(
+        tmp_path, HEAD.replace("source: digits", data) + TEACHERS, "train.batch_size=8"
+    )
+    kinds = [
+        view.kind
+        for view in load_feature_plot(tmp_path / "runs" / "odd" / "features.safetensors").views
+    ]
+    assert kinds == ["pca", "tsne"] and "features_pca" in {
+        p.stem for p in (tmp_path / "runs/odd/figures").iterdir()
+    }
     assert all(r["metrics"]["train"]["examples"] for r in results["runs"])
 
 
 def test_a_network_without_a_last_layer_takes_no_picture_from_the_others(tmp_path):
     text = HEAD.replace("shift: 1", "flip: true").replace("seeds: 2", "seeds: 1") + TEACHERS
-    text = text.replace("source: digits", "source: synthetic, synthetic: {shape: [3, 16, 16], train: 60, test: 40}")
+    text = text.replace(
+        "source: digits", "source: synthetic, synthetic: {shape: [3, 16, 16], train: 60, test: 40}"
+    )
     text += "students:\n  two_heads: {model: {name: deit_tiny_distilled_patch16_224, img_size: 16, patch_size: 8, "
     text += "embed_dim: 12, depth: 1}, teacher: hard, loss: {kd: {}}}\n"
     run(tmp_path, text)
-    picture = load_picture(tmp_path / "runs" / "odd" / "features.safetensors")
-    assert [entry.title for entry in picture.networks] == ["hard", "smoothed"]
+    feature_plot = load_feature_plot(tmp_path / "runs" / "odd" / "features.safetensors")
+    assert [entry.title for entry in feature_plot.networks] == ["hard", "smoothed"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +140,9 @@ def test_a_network_without_a_last_layer_takes_no_picture_from_the_others(tmp_pat
     ],
 )
 def test_misspelt_classes_are_told_before_training(tmp_path, settings, message):
-    text = HEAD.replace("examples: 10", settings).replace("source: digits", "source: digits, background: true")
+    text = HEAD.replace("examples: 10", settings).replace(
+        "source: digits", "source: digits, background: true"
+    )
     (tmp_path / "odd.yaml").write_text(text + TEACHERS)
     for begin in (dry_run, run_study):
         with pytest.raises(UserError, match=re.escape(message)):
@@ -145,13 +169,17 @@ def test_states_that_came_later_are_looked_into(tmp_path, capfd):
 def test_a_map_of_two_kinds_of_teachers_is_two_maps(tmp_path):
     """Two teachers of one smoothing are not one: each kind has its own map, and its own sentence."""
     text = (
-        HEAD + TEACHERS + "  slow: {model: mlp_16, train: {lr: 0.001}, loss: {cross_entropy: {smoothing: [0, 0.2]}}}\n"
+        HEAD
+        + TEACHERS
+        + "  slow: {model: mlp_16, train: {lr: 0.001}, loss: {cross_entropy: {smoothing: [0, 0.2]}}}\n"
     )
     text += "students:\n  s: {model: mlp_16, teacher: [hard, smoothed, slow], loss: {kd: {temperature: [1, 4]}}}\n"
     _, page = run(tmp_path, text)
     drawn = {p.stem for p in (tmp_path / "runs" / "odd" / "figures").glob("*.png")}
     assert {"temperature_map", "temperature_map_2"} <= drawn and "temperature_map_3" not in drawn
-    assert "smoothing is 0 and by" in page and page.count("Raising the temperature from 1 to 4") == 2
+    assert (
+        "smoothing is 0 and by" in page and page.count("Raising the temperature from 1 to 4") == 2
+    )
 
 
 def test_a_report_is_made_again_from_within_its_folder(tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from distill import load_recipe, run_study
-from distill.data.sources import load_splits
-from distill.document import UserError
-from distill.recipe import Data
-from distill.runs import Store
+from distill.data.splits import load_splits
+from distill.errors import UserError
+from distill.recipe.schema import Data
+from distill.storage.run_store import Store
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
@@ -40,7 +40,9 @@ def test_every_format_is_read_as_a_viewer_shows_it(tmp_path):
         "rgb.png": lambda image, path: image.save(path),
         "capital.PNG": lambda image, path: image.save(path, "PNG"),
         "jpeg.jpg": lambda image, path: image.save(path, quality=100, subsampling=0),
-        "cmyk.jpg": lambda image, path: image.convert("CMYK").save(path, quality=100, subsampling=0),
+        "cmyk.jpg": lambda image, path: image.convert("CMYK").save(
+            path, quality=100, subsampling=0
+        ),
         "palette.png": lambda image, path: image.quantize(4).save(path),
         "palette.gif": lambda image, path: image.quantize(4).save(path),
         "opaque.png": lambda image, path: image.convert("RGBA").save(path),
@@ -60,16 +62,22 @@ def test_every_format_is_read_as_a_viewer_shows_it(tmp_path):
     found = by_name(opened(tmp_path, test=0.1)[1])
     for name in formats:
         torch.testing.assert_close(
-            found[name].float().mean((1, 2)), torch.tensor([200.0, 30, 30]), atol=3, rtol=0, msg=name
+            found[name].float().mean((1, 2)),
+            torch.tensor([200.0, 30, 30]),
+            atol=3,
+            rtol=0,
+            msg=name,
         )
     expected = {"clear.png": 255, "half.png": 127, "grey.png": 77, "sixteen.png": 77}
-    assert {name: found[name].unique().tolist() for name in expected} == {k: [v] for k, v in expected.items()}
+    assert {name: found[name].unique().tolist() for name in expected} == {
+        k: [v] for k, v in expected.items()
+    }
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["turned.png", "turned16.png", "turned.tif"])
 def test_a_turned_photograph_is_upright(tmp_path, name, orientation):
-    """By the table of the EXIF standard: what stands at the top left of the picture as seen, for each orientation."""
+    """By the table of the EXIF standard: what stands at the top left of the feature_plot as seen, for each orientation."""
     seen = np.zeros((16, 12), np.uint8)
     seen[:6, :4] = 200  # the top left
     seen[:6, 8:] = 100  # the top right
@@ -112,11 +120,17 @@ def test_classes_are_the_first_folders_and_what_is_left_out_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: photo(root / "a.png", (0, 0, 0)), "1 image, as a.png, not in a class's folder"),
+        (
+            lambda root: photo(root / "a.png", (0, 0, 0)),
+            "1 image, as a.png, not in a class's folder",
+        ),
         (lambda root: photo(root / "all" / "cats" / "a.png", (0, 0, 0)), "write data.root=.*all"),
         (lambda root: (root / "cats").mkdir(), "has no images"),
         (lambda root: photo(root / "cats" / "a.png", (0, 0, 0)), "found 1 class"),
-        (lambda root: [photo(root / name / "a.png", (0, 0, 0)) for name in "ab"], "enough of the 2 images"),
+        (
+            lambda root: [photo(root / name / "a.png", (0, 0, 0)) for name in "ab"],
+            "enough of the 2 images",
+        ),
     ],
 )
 def test_folders_that_are_no_classes_are_told(tmp_path, make, words):
@@ -169,7 +183,9 @@ def test_images_take_the_size_of_the_pretrained_network(tmp_path):
         for i in range(4):
             photo(tmp_path / name / f"{i}.png", colour, size=(300 + i, 200))
     splits = load_splits(Data(source="folder", root=str(tmp_path)), (96, "some_net"))
-    assert splits.shape == (3, 96, 96) and "96×96, which some_net was trained with" in " ".join(splits.notes)
+    assert splits.shape == (3, 96, 96) and "96×96, which some_net was trained with" in " ".join(
+        splits.notes
+    )
     splits = load_splits(Data(source="folder", root=str(tmp_path), image_size=32), (96, "some_net"))
     assert splits.shape == (3, 32, 32) and "some_net" not in " ".join(splits.notes)
     splits = load_splits(Data(source="folder", root=str(tmp_path)))
@@ -179,22 +195,29 @@ def test_images_take_the_size_of_the_pretrained_network(tmp_path):
 # ------------------------------------------------------------------------------------- networks of other sizes
 
 
-def test_each_network_is_shown_the_view_at_its_own_size(tiny, workplace):
+def test_each_network_is_shown_the_view_at_its_own_size(tiny, study_context):
     """A network with input_size 12 answers the views of 8 × 8 as one does that is handed resized, normalised images."""
-    place = workplace(
-        tiny, "teachers.hard.model=cifar_resnet8", "teachers.hard.input_size=12", "students.distilled.input_size=6"
+    ctx = study_context(
+        tiny,
+        "teachers.hard.model=cifar_resnet8",
+        "teachers.hard.input_size=12",
+        "students.distilled.input_size=6",
     )
-    results = run_study(place.recipe, place.store.root, place.accelerator)
+    results = run_study(ctx.recipe, ctx.store.root, ctx.accelerator)
     run = next(r for r in results["runs"] if r["arm"] == "hard")
-    store = Store(place.store.root)
+    store = Store(ctx.store.root)
     import timm
 
     model = timm.create_model(f"local-dir:{store.folder(run['id'])}", pretrained=True).eval()
-    assert model.pretrained_cfg["input_size"] == [1, 12, 12] or tuple(model.pretrained_cfg["input_size"]) == (1, 12, 12)
-    test = place.splits.test
+    assert model.pretrained_cfg["input_size"] == [1, 12, 12] or tuple(
+        model.pretrained_cfg["input_size"]
+    ) == (1, 12, 12)
+    test = ctx.splits.test
     images = test.images.pixels[test.positions].float()
-    images = F.interpolate(images, (12, 12), mode="bilinear", antialias=True, align_corners=False) / 255
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in place.splits.normalisation)
+    images = (
+        F.interpolate(images, (12, 12), mode="bilinear", antialias=True, align_corners=False) / 255
+    )
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in ctx.splits.normalisation)
     with torch.no_grad():
         expected = model((images - mean) / std)
     stored = store.predictions(run["id"])["test.logits"]
@@ -203,7 +226,9 @@ def test_each_network_is_shown_the_view_at_its_own_size(tiny, workplace):
 
 def test_a_given_network_keeps_the_size_that_it_was_trained_with(tmp_path, tiny):
     """A run trained at 6 × 6, given to a study of 8 × 8 views, sees 6 × 6 there; its accuracy stays what it was."""
-    first = run_study(load_recipe(tiny, ["students={}", "teachers.hard.input_size=6"]), tmp_path / "one")
+    first = run_study(
+        load_recipe(tiny, ["students={}", "teachers.hard.input_size=6"]), tmp_path / "one"
+    )
     run = next(r for r in first["runs"] if r["arm"] == "hard")
     folder = tmp_path / "one" / "models" / run["id"]
     given = f"teachers.hard={{model: {run['model']}, checkpoint: {folder}}}"
@@ -213,11 +238,15 @@ def test_a_given_network_keeps_the_size_that_it_was_trained_with(tmp_path, tiny)
     assert again["metrics"]["test"]["nll"] == pytest.approx(run["metrics"]["test"]["nll"], rel=1e-5)
 
 
-def test_the_size_is_part_of_a_runs_identity(tiny, workplace):
-    from distill.runs import plan_runs
+def test_the_size_is_part_of_a_runs_identity(tiny, study_context):
+    from distill.storage.run import plan_runs
 
     def teachers(*overrides):
-        place = workplace(tiny, *overrides)
-        return {run.id for run in plan_runs(place.recipe, place.splits.identity, "no") if run.arm.role == "teacher"}
+        ctx = study_context(tiny, *overrides)
+        return {
+            run.id
+            for run in plan_runs(ctx.recipe, ctx.splits.identity, "no")
+            if run.arm.role == "teacher"
+        }
 
     assert teachers() == teachers() and not teachers() & teachers("teachers.hard.input_size=6")

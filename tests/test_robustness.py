@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from distill.analysis import robustness
+from distill.evaluation import robustness
 
 RADIUS = {"linf": 0.1, "l2": 0.5}
 
@@ -46,7 +46,9 @@ def test_attacks_are_as_strong_as_torchattacks(network):
     assert torch.allclose(ours, theirs, atol=1e-6)
     torch.manual_seed(0)
     cases = {
-        "linf": torchattacks.PGD(model, eps=RADIUS["linf"], alpha=2.5 * RADIUS["linf"] / 20, steps=20),
+        "linf": torchattacks.PGD(
+            model, eps=RADIUS["linf"], alpha=2.5 * RADIUS["linf"] / 20, steps=20
+        ),
         "l2": torchattacks.PGDL2(model, eps=RADIUS["l2"], alpha=2.5 * RADIUS["l2"] / 20, steps=20),
     }
     for norm, attack in cases.items():
@@ -56,7 +58,9 @@ def test_attacks_are_as_strong_as_torchattacks(network):
         assert ours < accuracy(model, x, y) - 0.2
 
 
-@given(st.integers(0, 10_000), st.floats(1e-3, 2), st.sampled_from(["linf", "l2"]), st.integers(1, 4))
+@given(
+    st.integers(0, 10_000), st.floats(1e-3, 2), st.sampled_from(["linf", "l2"]), st.integers(1, 4)
+)
 def test_an_attack_stays_in_the_ball_and_among_images(seed, radius, norm, steps):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(3, 2, 4, 5, generator=generator).round(decimals=seed % 3)  # 0 and 1 among them
@@ -64,18 +68,29 @@ def test_an_attack_stays_in_the_ball_and_among_images(seed, radius, norm, steps)
     weight = torch.randn(40, 4, generator=generator) * 10.0 ** (seed % 5 - 2)
     for loss in (robustness.cross_entropy, robustness.margin):
         attacked = robustness.pgd(
-            lambda i: i.flatten(1) @ weight, x, y, radius, norm=norm, loss=loss, steps=steps, seed=seed
+            lambda i: i.flatten(1) @ weight,
+            x,
+            y,
+            radius,
+            norm=norm,
+            loss=loss,
+            steps=steps,
+            seed=seed,
         )
         moves = (attacked - x).flatten(1)
         length = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
         assert (length <= radius + 1e-6).all() and attacked.min() >= 0 and attacked.max() <= 1
-    assert (robustness.fgsm(lambda i: i.flatten(1) @ weight, x, y, radius) - x).abs().max() <= radius + 1e-6
+    assert (
+        robustness.fgsm(lambda i: i.flatten(1) @ weight, x, y, radius) - x
+    ).abs().max() <= radius + 1e-6
 
 
 def test_pgd_finds_the_worst_of_a_linear_network():
     """Two classes and a plane between them: the worst move is known, the sign of the plane's normal."""
     generator = torch.Generator().manual_seed(0)
-    x = 0.3 + 0.4 * torch.rand(200, 1, 3, 3, generator=generator)  # the ball never meets the edge of [0, 1]
+    x = 0.3 + 0.4 * torch.rand(
+        200, 1, 3, 3, generator=generator
+    )  # the ball never meets the edge of [0, 1]
     normal = torch.randn(9, generator=generator)
 
     def classify(images):
@@ -92,10 +107,18 @@ def test_pgd_finds_the_worst_of_a_linear_network():
 
 def test_margin_and_cross_entropy_are_their_definitions():
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(6, 5, generator=generator, dtype=torch.float64), torch.arange(6) % 5
-    expected = [oracles.margin_loss(row, k) for row, k in zip(logits.tolist(), labels.tolist(), strict=True)]
+    logits, labels = (
+        torch.randn(6, 5, generator=generator, dtype=torch.float64),
+        torch.arange(6) % 5,
+    )
+    expected = [
+        oracles.margin_loss(row, k) for row, k in zip(logits.tolist(), labels.tolist(), strict=True)
+    ]
     assert robustness.margin(logits, labels).tolist() == pytest.approx(expected)
-    expected = [math.log(sum(map(math.exp, row))) - row[k] for row, k in zip(logits.tolist(), labels, strict=True)]
+    expected = [
+        math.log(sum(map(math.exp, row))) - row[k]
+        for row, k in zip(logits.tolist(), labels, strict=True)
+    ]
     assert robustness.cross_entropy(logits, labels).tolist() == pytest.approx(expected)
 
 
@@ -109,7 +132,9 @@ def test_masked_gradients_are_seen_and_the_margin_gets_around_them(network):
     right = sharp(x).argmax(1) == y
     hidden = robustness.zero_gradient(sharp, x, y)
     assert hidden[right].double().mean() > 0.8 and not robustness.zero_gradient(model, x, y).any()
-    gradients = torch.stack([robustness.gradient(sharp, x[i : i + 1], y[i : i + 1])[0] for i in range(len(x))])
+    gradients = torch.stack(
+        [robustness.gradient(sharp, x[i : i + 1], y[i : i + 1])[0] for i in range(len(x))]
+    )
     assert torch.equal(hidden, (gradients == 0).all((1, 2, 3)))
     fooled = {
         loss: accuracy(model, robustness.pgd(sharp, x, y, 0.1, loss=loss), y)

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distill.data.images import Images, checked
+from distill.data.image_dataset import ImageDataset, checked
 from distill.data.loaders import read_batches
-from distill.data.sources import Split, held_out, load_splits
-from distill.document import UserError
-from distill.recipe import Data, Synthetic
+from distill.data.splits import Split, held_out, load_splits
+from distill.errors import UserError
+from distill.recipe.schema import Data, Synthetic
 
 CLASSES = ("cat", "dog", "owl")
 generator = np.random.default_rng(0)
@@ -36,7 +36,9 @@ def photos(folder, per_class=6, size=(20, 16), classes=CLASSES):
 
 def pixels_of(split):
     parts = torch.arange(len(split)).split(7)
-    return torch.stack([checked(split.images[i]) for part in parts for i in split.positions[part].tolist()])
+    return torch.stack(
+        [checked(split.images[i]) for part in parts for i in split.positions[part].tolist()]
+    )
 
 
 def test_digits_are_scikit_learns_split_three_ways():
@@ -52,7 +54,9 @@ def test_digits_are_scikit_learns_split_three_ways():
     assert np.array_equal(pixels_of(splits.test)[:, 0].numpy(), expected)
     mean, std = splits.normalisation
     train = bunch.images[splits.train.positions] / 16
-    assert mean[0] == pytest.approx(train.mean(), abs=1e-3) and std[0] == pytest.approx(train.std(), abs=1e-3)
+    assert mean[0] == pytest.approx(train.mean(), abs=1e-3) and std[0] == pytest.approx(
+        train.std(), abs=1e-3
+    )
 
 
 def test_held_out_is_stratified_fixed_and_leaves_one_of_each_class():
@@ -67,7 +71,7 @@ def test_held_out_is_stratified_fixed_and_leaves_one_of_each_class():
     ("folders", "expected"),
     [
         (("train", "test"), (15, 3, 18)),  # a tenth of training, but one of each class at least
-        (("train", "val"), (15, 3, 18)),  # ImageNet's layout: val is what is reported
+        (("train", "val"), (15, 3, 18)),  # ImageNet's memory_format_of: val is what is reported
         (("train", "val", "test"), (18, 18, 18)),
         ((), (12, 3, 3)),
     ],
@@ -81,16 +85,23 @@ def test_image_folders_in_every_layout(tmp_path, folders, expected):
     pixels = pixels_of(splits.test)
     assert pixels.dtype == torch.uint8 and pixels.shape[1:] == (3, 16, 20)
     brightness = pixels.float().mean((1, 2, 3)) / 60
-    assert torch.equal(brightness.floor().long(), splits.test.labels)  # images and labels belong together
+    assert torch.equal(
+        brightness.floor().long(), splits.test.labels
+    )  # images and labels belong together
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm's reader keeps its file open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # timm's reader keeps its file open
 def test_tar_files(tmp_path):
     photos(tmp_path / "photos")
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(tmp_path / "photos", arcname=".")
     splits = load_splits(Data(source="tar", root=str(tmp_path / "photos.tar")))
-    assert splits.class_names == list(CLASSES) and len(splits.train) + len(splits.validation) + len(splits.test) == 18
+    assert (
+        splits.class_names == list(CLASSES)
+        and len(splits.train) + len(splits.validation) + len(splits.test) == 18
+    )
     brightness = pixels_of(splits.train).float().mean((1, 2, 3)) / 60
     assert torch.equal(brightness.floor().long(), splits.train.labels)
     del splits
@@ -111,12 +122,18 @@ def test_torchvisions_mnist(tmp_path):
             (raw / f"{name}-{kind}-ubyte").write_bytes(data)
             (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
     splits = load_splits(Data(source="torch/mnist", root=str(tmp_path)))
-    assert splits.shape == (1, 28, 28) and len(splits.test) == 40 and len(splits.train) + len(splits.validation) == 30
+    assert (
+        splits.shape == (1, 28, 28)
+        and len(splits.test) == 40
+        and len(splits.train) + len(splits.validation) == 30
+    )
     assert np.array_equal(pixels_of(splits.test)[:, 0].numpy(), images)
     assert np.array_equal(splits.test.labels.numpy(), labels)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 def test_webdataset(tmp_path):
     """On a disk, named as people name them; the first dot ends the key."""
     photos(tmp_path / "photos")
@@ -131,14 +148,18 @@ def test_webdataset(tmp_path):
     splits = load_splits(Data(source="wds/photos", root=str(tmp_path)))
     brightness = pixels_of(splits.test).float().mean((1, 2, 3)) / 60
     assert len(splits.test) == 18 and torch.equal(brightness.floor().long(), splits.test.labels)
-    assert len(splits.train) + len(splits.validation) == 18 and "owl0 (" in splits.test.images.name(12)
+    assert len(splits.train) + len(splits.validation) == 18 and "owl0 (" in splits.test.images.name(
+        12
+    )
     with tarfile.open(tmp_path / "set-train-0001.tar", "w") as tar:
         tar.add(tmp_path / "photos" / "cat" / "0.png", arcname="alone.png")
     with pytest.raises(UserError, match=r"the image alone has no class"):
         load_splits(Data(source="wds/photos", root=str(tmp_path)))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 def test_a_source_that_can_only_be_streamed_is_read_through_once(tmp_path):
     """Shards whose names say nothing, listed in timm's own index."""
     pytest.importorskip("webdataset")
@@ -152,7 +173,12 @@ def test_a_source_that_can_only_be_streamed_is_read_through_once(tmp_path):
                 for i in range(6):
                     tar.add(tmp_path / "photos" / name / f"{i}.png", arcname=f"{name}{i}.png")
                     tar.add(tmp_path / "label", arcname=f"{name}{i}.cls")
-        splits[split] = {"name": split, "filenames": [shard], "num_samples": 18, "shard_lengths": [18]}
+        splits[split] = {
+            "name": split,
+            "filenames": [shard],
+            "num_samples": 18,
+            "shard_lengths": [18],
+        }
     (tmp_path / "set" / "_info.json").write_text(json.dumps({"splits": splits}))
     found = load_splits(Data(source="wds/photos", root=str(tmp_path / "set")))
     brightness = pixels_of(found.test).float().mean((1, 2, 3)) / 60
@@ -164,7 +190,10 @@ def test_hugging_face_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     photos(tmp_path / "photos")
     made = datasets.load_dataset(
-        "imagefolder", data_dir=str(tmp_path / "photos"), split="train", cache_dir=str(tmp_path / "cache")
+        "imagefolder",
+        data_dir=str(tmp_path / "photos"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
     )
     made.to_parquet(tmp_path / "set" / "train.parquet")
     made.to_parquet(tmp_path / "set" / "test.parquet")
@@ -179,7 +208,10 @@ def test_hugging_face_datasets(tmp_path):
     bare.to_parquet(tmp_path / "bare" / "train.parquet")
     bare.to_parquet(tmp_path / "bare" / "test.parquet")
     bare = load_splits(Data(source=f"hfds/{tmp_path / 'bare'}", root=str(tmp_path / "cache")))
-    assert torch.equal(pixels_of(bare.test), pixels_of(splits.test)) and bare.identity != splits.identity
+    assert (
+        torch.equal(pixels_of(bare.test), pixels_of(splits.test))
+        and bare.identity != splits.identity
+    )
 
 
 def test_streamed_and_resident_give_the_same_pixels(tmp_path):
@@ -191,9 +223,15 @@ def test_streamed_and_resident_give_the_same_pixels(tmp_path):
     for workers in (0, 2):
         streamed.settings = streamed.settings.model_copy(update={"workers": workers})
         a, b = (
-            [images for _, images in read_batches(s, s.train, parts, torch.device("cpu"))] for s in (resident, streamed)
+            [images for _, images in read_batches(s, s.train, parts, torch.device("cpu"))]
+            for s in (resident, streamed)
         )
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (2, 3, 8, 8)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (
+            2,
+            3,
+            8,
+            8,
+        )
     assert resident.identity == streamed.identity
 
 
@@ -209,7 +247,9 @@ def test_the_identity_follows_the_images_and_not_their_place(tmp_path):
 
 
 def test_synthetic_images_have_the_asked_shape():
-    data = Data(source="synthetic", synthetic=Synthetic(shape=(1, 5, 7), classes=4, train=30, test=10))
+    data = Data(
+        source="synthetic", synthetic=Synthetic(shape=(1, 5, 7), classes=4, train=30, test=10)
+    )
     splits = load_splits(data)
     assert splits.shape == (1, 5, 7) and len(splits.class_names) == 4 and len(splits.test) == 10
     assert not torch.equal(pixels_of(splits.test)[0], pixels_of(splits.train)[0])
@@ -217,20 +257,26 @@ def test_synthetic_images_have_the_asked_shape():
 
 def test_processes_that_decode_stay_for_the_next_stream_and_streams_do_not_meet():
     def image(i):
-        return Image.fromarray(np.array([[os.getpid() // 256 % 256, os.getpid() % 256, i]], np.uint8))
+        return Image.fromarray(
+            np.array([[os.getpid() // 256 % 256, os.getpid() % 256, i]], np.uint8)
+        )
 
-    images = Images(torch.arange(10), image, str, 1, (1, 3))
+    images = ImageDataset(torch.arange(10), image, str, 1, (1, 3))
     evens, odds = [[0, 2], [4, 6], [8]], [[1], [3, 5], [7, 9]]
 
     def run(stream):
         seen = [batch.flatten(1) for batch in stream]
-        return {tuple(row[:2].tolist()) for b in seen for row in b}, [b[:, 2].tolist() for b in seen]
+        return {tuple(row[:2].tolist()) for b in seen for row in b}, [
+            b[:, 2].tolist() for b in seen
+        ]
 
     (first, numbers), (second, _) = (run(images.stream(evens, 2, False)) for _ in range(2))
     own = (os.getpid() // 256 % 256, os.getpid() % 256)
     assert numbers == evens and first == second and len(first) == 2 and own not in first
     one, other = images.stream(evens, 2, False), images.stream(odds, 2, False)
-    together = [(a[:, 0, 0, 2].tolist(), b[:, 0, 0, 2].tolist()) for a, b in zip(one, other, strict=True)]
+    together = [
+        (a[:, 0, 0, 2].tolist(), b[:, 0, 0, 2].tolist()) for a, b in zip(one, other, strict=True)
+    ]
     assert together == list(zip(evens, odds, strict=True))
 
 
@@ -254,7 +300,10 @@ def test_a_damaged_image_is_named(tmp_path):
         (lambda root: None, "does not exist"),
         (lambda root: root.mkdir(), "has no images"),
         (lambda root: photos(root, classes=("one",)), "1 class"),
-        (lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))), "'emu'"),
+        (
+            lambda root: (photos(root / "train"), photos(root / "test", classes=(*CLASSES, "emu"))),
+            "'emu'",
+        ),
     ],
 )
 def test_folders_that_are_no_data_are_told(tmp_path, make, words):
@@ -300,17 +349,28 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
     for name in CLASSES:
         (tmp_path / name).mkdir()
         for i in range(4):
-            Image.fromarray(np.full((8, 8), 256 * 40 * i, dtype=np.uint16)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(np.full((8, 8), 256 * 40 * i, dtype=np.uint16)).save(
+                tmp_path / name / f"{i}.png"
+            )
     splits = load_splits(Data(source="folder", root=str(tmp_path)))
-    assert set(pixels_of(Split(splits.train.images, torch.arange(12))).unique().tolist()) == {0, 40, 80, 120}
+    assert set(pixels_of(Split(splits.train.images, torch.arange(12))).unique().tolist()) == {
+        0,
+        40,
+        80,
+        120,
+    }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 def test_processes_that_share_a_tar_file_read_the_right_images(tmp_path):
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for i in range(2400):
             buffer = io.BytesIO()
-            Image.fromarray(np.full((8, 8, 3), (i % 200, i // 200, 7), dtype=np.uint8)).save(buffer, "png")
+            Image.fromarray(np.full((8, 8, 3), (i % 200, i // 200, 7), dtype=np.uint8)).save(
+                buffer, "png"
+            )
             entry = tarfile.TarInfo(f"{'ab'[i % 2]}/{i}.png")
             entry.size = buffer.tell()
             buffer.seek(0)
@@ -326,7 +386,12 @@ def test_processes_that_share_a_tar_file_read_the_right_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [{"validation": "val", "test": "val"}, {"validation": "validation", "test": "val"}, {"test": "train"}]
+    "names",
+    [
+        {"validation": "val", "test": "val"},
+        {"validation": "validation", "test": "val"},
+        {"test": "train"},
+    ],
 )
 def test_two_splits_of_one_folder_are_refused(tmp_path, names):
     photos(tmp_path / "train")

@@ -23,10 +23,10 @@ from scipy import stats
 
 from distill import load_recipe, run_study
 from distill.cli import main
-from distill.data.sources import load_splits
-from distill.data.views import normalise
-from distill.models.build import input_of
-from distill.runs import Store
+from distill.data.augment import normalise
+from distill.data.splits import load_splits
+from distill.models.factory import input_config
+from distill.storage.run_store import Store
 
 STUDY = TINY.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distill"]
@@ -35,7 +35,12 @@ DISTILL = [sys.executable, "-m", "distill"]
 
 def command(*words: str | Path, program=DISTILL, cwd=None, expect=0) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [*program, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False, timeout=300
+        [*program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done
@@ -56,7 +61,10 @@ def results_of(folder: Path, name: str = "tiny") -> dict:
 
 
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {p.parent.name: load_file(p) for p in (folder / "runs" / "models").glob("*/model.safetensors")}
+    return {
+        p.parent.name: load_file(p)
+        for p in (folder / "runs" / "models").glob("*/model.safetensors")
+    }
 
 
 def test_all_files_are_there_and_agree(study):
@@ -67,9 +75,20 @@ def test_all_files_are_there_and_agree(study):
         "recipe.yaml", "results.json", "results.csv", "report.html", "figures", "features.safetensors"
     }  # fmt: skip
     figures = {p.name for p in (place / "figures").iterdir()}
-    drawn = ("accuracy", "reliability", "learning_curves", "robustness", "features_plane", "features_plane_2")
-    assert figures == {f"{n}.{e}" for n in (*drawn, "features_pca", "features_tsne") for e in ("png", "svg")}
-    assert len(results["runs"]) == 12 and yaml.safe_load((place / "recipe.yaml").read_text()) == yaml.safe_load(STUDY)
+    drawn = (
+        "accuracy",
+        "reliability",
+        "learning_curves",
+        "robustness",
+        "features_plane",
+        "features_plane_2",
+    )
+    assert figures == {
+        f"{n}.{e}" for n in (*drawn, "features_pca", "features_tsne") for e in ("png", "svg")
+    }
+    assert len(results["runs"]) == 12 and yaml.safe_load(
+        (place / "recipe.yaml").read_text()
+    ) == yaml.safe_load(STUDY)
     rows = list(csv.DictReader((place / "results.csv").read_text().splitlines()))
     page = html.unescape((place / "report.html").read_text())
     for run, row in zip(results["runs"], rows, strict=True):
@@ -86,28 +105,49 @@ def test_all_files_are_there_and_agree(study):
         history = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
         predictions = load_file(model / "predictions.safetensors")
         assert (row["id"], row["arm"], int(row["seed"])) == (run["id"], run["arm"], run["seed"])
-        assert record["epochs"] == len(history) == run["epochs"] == 2 and record["parameters"] == run["parameters"]
+        assert (
+            record["epochs"] == len(history) == run["epochs"] == 2
+            and record["parameters"] == run["parameters"]
+        )
         right = (predictions["test.logits"].argmax(1) == predictions["test.labels"]).sum().item()
         test = run["metrics"]["test"]
-        assert test["count"] == len(predictions["test.labels"]) == 599 and test["errors"] == 599 - right
+        assert (
+            test["count"] == len(predictions["test.labels"]) == 599
+            and test["errors"] == 599 - right
+        )
         assert test["top1"] == pytest.approx(right / 599) == float(row["test.top1"])
-        assert run["metrics"]["validation"]["top1"] == pytest.approx(history[-1]["validation"]["top1"])
-        assert run["metrics"]["validation"]["nll"] == pytest.approx(history[-1]["validation"]["nll"], rel=1e-6)
-        assert (test["agreement"] is None) == (run["teacher"] is None) == (row["test.agreement"] == "")
+        assert run["metrics"]["validation"]["top1"] == pytest.approx(
+            history[-1]["validation"]["top1"]
+        )
+        assert run["metrics"]["validation"]["nll"] == pytest.approx(
+            history[-1]["validation"]["nll"], rel=1e-6
+        )
+        assert (
+            (test["agreement"] is None) == (run["teacher"] is None) == (row["test.agreement"] == "")
+        )
     for name in {run["arm"] for run in results["runs"]}:
-        accuracies = torch.tensor([r["metrics"]["test"]["top1"] for r in results["runs"] if r["arm"] == name]).double()
+        accuracies = torch.tensor(
+            [r["metrics"]["test"]["top1"] for r in results["runs"] if r["arm"] == name]
+        ).double()
         shown = f"{100 * accuracies.mean():.2f} ± {100 * accuracies.std():.2f}"
         assert name in page and shown in page and shown in done.stdout
-    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("<script") == 2  # its data and its program
+    assert (
+        not re.search(r'(src|href)="(?!data:)', page) and page.count("<script") == 2
+    )  # its data and its program
 
 
 def test_comparisons_are_paired_tests_of_what_is_stored(study):
     results = results_of(study[0])
     accuracy = {(r["arm"], r["seed"]): r["metrics"]["test"]["top1"] for r in results["runs"]}
-    found = {(c["question"], c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "top1"}
-    assert set(found) == {
-        ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
-    }  # the distilled student has dropout, so it differs from the ones alone in more than its teacher
+    found = {
+        (c["question"], c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "top1"
+    }
+    assert (
+        set(found)
+        == {
+            ("Does label smoothing help the student?", "alone/smoothing=0", "alone/smoothing=0.1"),
+        }
+    )  # the distilled student has dropout, so it differs from the ones alone in more than its teacher
     for (_, a, b), comparison in found.items():
         ours, theirs = ([accuracy[name, seed] for seed in range(3)] for name in (b, a))
         expected = stats.ttest_rel(ours, theirs)
@@ -116,7 +156,9 @@ def test_comparisons_are_paired_tests_of_what_is_stored(study):
         right = {}
         for run in results["runs"]:
             stored = load_file(study[0] / "runs" / "models" / run["id"] / "predictions.safetensors")
-            right[run["arm"], run["seed"]] = (stored["test.logits"].argmax(1) == stored["test.labels"]).double()
+            right[run["arm"], run["seed"]] = (
+                stored["test.logits"].argmax(1) == stored["test.labels"]
+            ).double()
         gains = sum(right[b, seed] - right[a, seed] for seed in range(3)) / 3
         over_images = stats.ttest_1samp(gains.numpy(), 0).confidence_interval(0.95)
         assert comparison["ci95_images"] == pytest.approx(list(over_images))
@@ -131,7 +173,7 @@ def test_a_run_is_a_timm_folder_with_the_stored_logits(study):
         model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
         images = splits.test.images.pixels[splits.test.positions]
         with torch.no_grad():
-            logits = model(normalise(images, *input_of(model)))
+            logits = model(normalise(images, *input_config(model)))
         torch.testing.assert_close(
             logits, load_file(place / "predictions.safetensors")["test.logits"], atol=1e-5, rtol=0
         )
@@ -144,12 +186,16 @@ def test_the_same_command_trains_nothing_and_a_new_arm_only_itself(study):
     before = results_of(folder)
     done = command("run", "tiny.yaml", cwd=folder)
     assert "12 runs, 12 of them stored" in done.stderr and results_of(folder) == before
-    (folder / "more.yaml").write_text(STUDY.replace("smoothing: [0.0, 0.1]", "smoothing: [0.0, 0.1, 0.2]"))
+    (folder / "more.yaml").write_text(
+        STUDY.replace("smoothing: [0.0, 0.1]", "smoothing: [0.0, 0.1, 0.2]")
+    )
     done = command("run", "more.yaml", cwd=folder)
     assert "15 runs, 12 of them stored" in done.stderr
     new = {p for p in (folder / "runs" / "models").glob("*") if p / "run.json" not in times}
     assert len(new) == 3 and all(p.stat().st_mtime_ns == t for p, t in times.items())
-    arms = {r["arm"] for r in results_of(folder, "more")["runs"] if r["id"] in {p.name for p in new}}
+    arms = {
+        r["arm"] for r in results_of(folder, "more")["runs"] if r["id"] in {p.name for p in new}
+    }
     assert arms == {"alone/smoothing=0.2"}
 
 
@@ -161,7 +207,11 @@ def test_the_plan_is_printed_without_training(study, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main()
     text = capsys.readouterr().out
-    assert not stop.value.code and "20 runs, 12 of them stored" in text and "4 cohorts to train" in text
+    assert (
+        not stop.value.code
+        and "20 runs, 12 of them stored" in text
+        and "4 cohorts to train" in text
+    )
     assert not (folder / "runs" / "plan").exists()
 
 
@@ -179,7 +229,10 @@ def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code, capsys.readouterr().err
-    assert page.read_text() == before and (folder / "pictures" / "features_plane.png").stat().st_size > 10_000
+    assert (
+        page.read_text() == before
+        and (folder / "pictures" / "features_plane.png").stat().st_size > 10_000
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,13 +255,22 @@ def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
             ],
             "must be in [0, 0.9]",
         ),
-        (["run", "tiny.yaml", "students.distilled.augment={crop: 6}"], "augment.crop must be the same"),
-        (["run", "tiny.yaml", "students.alone.model=inception_v3"], "does not take images of 1×8×8"),
+        (
+            ["run", "tiny.yaml", "students.distilled.augment={crop: 6}"],
+            "augment.crop must be the same",
+        ),
+        (
+            ["run", "tiny.yaml", "students.alone.model=inception_v3"],
+            "does not take images of 1×8×8",
+        ),
         (["run", "tiny.yaml", "students.alone.model=resnet18.nonsense"], "Invalid pretrained tag"),
         (["run", "tiny.yaml", "--out", "tiny.yaml"], "Not a directory"),
         (["run", "tiny.yaml", "train.optimizer=sdg"], "train.optimizer 'sdg'"),
         (["run", "tiny.yaml", "check_teachers=true", "train.lr=1.0e-9"], "no better than chance"),
-        (["run", "tiny.yaml", "teachers.hard={model: mlp_16, checkpoint: nowhere}"], "nowhere does not exist"),
+        (
+            ["run", "tiny.yaml", "teachers.hard={model: mlp_16, checkpoint: nowhere}"],
+            "nowhere does not exist",
+        ),
     ],
 )
 def test_mistakes_end_in_one_message_and_status_2(study, capsys, monkeypatch, words, message):
@@ -232,7 +294,8 @@ def test_a_given_teacher_of_other_classes_is_refused_and_a_fitting_one_is_used(s
     ).replace("seeds: 3", "seeds: 2")
     (tmp_path / "given.yaml").write_text(text)
     results = run_study(
-        load_recipe(tmp_path / "given.yaml", ["students.alone.loss.cross_entropy.smoothing=0"]), tmp_path / "runs"
+        load_recipe(tmp_path / "given.yaml", ["students.alone.loss.cross_entropy.smoothing=0"]),
+        tmp_path / "runs",
     )
     teacher = [r for r in results["runs"] if r["role"] == "teacher"]
     assert len(teacher) == 1 and (teacher[0]["seed"], teacher[0]["epochs"]) == (None, 0)
@@ -247,7 +310,9 @@ def test_a_given_teacher_of_other_classes_is_refused_and_a_fitting_one_is_used(s
         tmp_path / "other",
         expect=2,
     )
-    assert "does not fit the model" in done.stderr and "[4, 32]" in done.stderr  # its head has 10 classes
+    assert (
+        "does not fit the model" in done.stderr and "[4, 32]" in done.stderr
+    )  # its head has 10 classes
 
 
 def test_two_processes_give_the_result_of_one(study, tmp_path):
@@ -269,7 +334,9 @@ def test_two_processes_give_the_result_of_one(study, tmp_path):
         assert set(got) <= set(reference) and len(got) == 12
         for run_id, tensors in got.items():
             for name, value in tensors.items():
-                distance = (value - reference[run_id][name]).norm() / reference[run_id][name].norm().clamp(min=1e-3)
+                distance = (value - reference[run_id][name]).norm() / reference[run_id][
+                    name
+                ].norm().clamp(min=1e-3)
                 assert distance <= tolerance, (spread, run_id, name, distance)
         one, two = (
             load_file(root / "runs" / "models" / run_id / "predictions.safetensors")
@@ -290,7 +357,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
             cwd=tmp_path / "killed",
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # a job in the background ignores it
         )
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -309,13 +378,19 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
     for run_id, tensors in got.items():
         assert all(torch.equal(value, expected[run_id][name]) for name, value in tensors.items())
     states = [
-        {p.relative_to(tmp_path / name): load_file(p) for p in (tmp_path / name).rglob("epoch-*.safetensors")}
+        {
+            p.relative_to(tmp_path / name): load_file(p)
+            for p in (tmp_path / name).rglob("epoch-*.safetensors")
+        }
         for name in ("killed/runs", "whole/runs")
     ]
     assert states[0].keys() == states[1].keys() and len(states[0]) == 36 == 3 * len(got)
     for path, tensors in states[0].items():
         assert all(torch.equal(value, states[1][path][name]) for name, value in tensors.items())
-    assert results_of(tmp_path / "killed")["comparisons"] == results_of(tmp_path / "whole")["comparisons"]
+    assert (
+        results_of(tmp_path / "killed")["comparisons"]
+        == results_of(tmp_path / "whole")["comparisons"]
+    )
 
 
 def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
@@ -340,7 +415,9 @@ def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(psutil.Process(process.pid).children()[-1].pid, signal.SIGKILL)
-    assert process.communicate(timeout=100) and process.returncode  # the others do not wait for ever
+    assert (
+        process.communicate(timeout=100) and process.returncode
+    )  # the others do not wait for ever
     assert not (tmp_path / "three" / "runs" / "tiny").exists()
     done = command("run", "tiny.yaml", program=three, cwd=tmp_path / "three")
     assert "continues after epoch" in done.stderr
@@ -354,10 +431,16 @@ def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
             load_file(tmp_path / root / "runs" / "models" / run_id / "predictions.safetensors")
             for root in ("three", "one")
         )
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("labels"))
+        assert all(
+            torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("labels")
+        )
         histories = [Store(tmp_path / root / "runs").history(run_id) for root in ("three", "one")]
         for a, b in zip(*histories, strict=True):  # sums over an epoch that was interrupted, too
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3) and a["epoch"] == b["epoch"] and a["lr"] == b["lr"]
+            assert (
+                a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+                and a["epoch"] == b["epoch"]
+                and a["lr"] == b["lr"]
+            )
             assert abs(a["train"]["top1"] - b["train"]["top1"]) < 0.005
 
 
@@ -371,23 +454,33 @@ def test_the_same_recipe_gives_the_same_bytes_whatever_decodes(tmp_path):
             pixels = generator.integers(0, 256, (12, 12, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     photos = f"source: folder, root: {tmp_path / 'images'}, augment: {{flip: true, scale: 0.5, mixup: 0.2}}"
-    text = TINY.replace("source: digits, augment: {shift: 1}", photos).replace("batch_size: 128", "batch_size: 16")
+    text = TINY.replace("source: digits, augment: {shift: 1}", photos).replace(
+        "batch_size: 128", "batch_size: 16"
+    )
     (tmp_path / "tiny.yaml").write_text(text)
     left = []
     for name, *options in (("a", "data.workers=0"), ("b", "data.workers=0", "data.resident_gb=0"),
                            ("c", "data.workers=2", "data.resident_gb=0")):  # fmt: skip
         run_study(load_recipe(tmp_path / "tiny.yaml", options), tmp_path / name)
         files = {
-            p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name / "models").rglob("*.safetensors")
+            p.relative_to(tmp_path / name): p.read_bytes()
+            for p in (tmp_path / name / "models").rglob("*.safetensors")
         }
-        left.append(files | {p.name: p.read_bytes() for p in (tmp_path / name / "tiny" / "figures").iterdir()})
+        left.append(
+            files
+            | {p.name: p.read_bytes() for p in (tmp_path / name / "tiny" / "figures").iterdir()}
+        )
     assert left[0] == left[1] == left[2] and len(left[0]) > 20
 
 
 def test_runs_are_found_by_folder_id_and_arm(study):
     folder, _ = study
     store, run = Store(folder / "runs"), results_of(folder)["runs"][0]
-    assert store.find(str(folder / "runs" / "models" / run["id"])) == store.find(run["id"][:10]) == [run["id"]]
+    assert (
+        store.find(str(folder / "runs" / "models" / run["id"]))
+        == store.find(run["id"][:10])
+        == [run["id"]]
+    )
     assert store.find("tiny:hard")[0] == run["id"] and len(store.find("tiny:hard")) == 3
 
 
@@ -397,8 +490,12 @@ def test_class_names_cannot_write_html(tmp_path):
     for name in ("<script>alert(1)</script>", "b & c", "$d^$"):
         (tmp_path / "images" / name.replace("/", "∕")).mkdir(parents=True)
         for i in range(12):
-            Image.new("RGB", (8, 8), (i, 10 * i, 0)).save(tmp_path / "images" / name.replace("/", "∕") / f"{i}.png")
-    (tmp_path / "<b>x.yaml").write_text(STUDY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}"))
+            Image.new("RGB", (8, 8), (i, 10 * i, 0)).save(
+                tmp_path / "images" / name.replace("/", "∕") / f"{i}.png"
+            )
+    (tmp_path / "<b>x.yaml").write_text(
+        STUDY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}")
+    )
     run_study(load_recipe(tmp_path / "<b>x.yaml", ["seeds=1"]), tmp_path / "runs")
     page = (tmp_path / "runs" / "<b>x" / "report.html").read_text()
     assert "<script>alert" not in page and "<b>x" not in page and "&lt;b&gt;x" in page
@@ -416,4 +513,7 @@ def test_a_run_that_lacks_a_file_is_made_again(tmp_path):
     )
     (tmp_path / "runs" / "tiny" / "results.json").write_text("{}")
     run_study(recipe, tmp_path / "runs")
-    assert json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())["comparisons"] == before["comparisons"]
+    assert (
+        json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())["comparisons"]
+        == before["comparisons"]
+    )

@@ -21,6 +21,10 @@ TOOLS = Path(__file__).parent.parent / "tools"
 )
 def test_a_share_of(words, said):
     done = subprocess.run(
-        [sys.executable, TOOLS / words[0], *words[1:]], capture_output=True, text=True, check=False, timeout=900
+        [sys.executable, TOOLS / words[0], *words[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
     )
     assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr[-2000:]

@@ -41,16 +41,22 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distill import load_recipe
-from distill.data.images import Images
-from distill.data.sources import Split, Splits
-from distill.evaluation import metrics, predict
-from distill.logits import Answers, LogitStore, codec_of
-from distill.members import layout, make_optimizer, start
-from distill.progress import Progress
-from distill.runs import Store, plan_runs, versions
-from distill.teachers import Teacher
-from distill.training import fit
-from distill.workplace import Workplace, make_accelerator
+from distill.data.image_dataset import ImageDataset
+from distill.data.splits import Split, Splits
+from distill.evaluation.metrics import metrics
+from distill.evaluation.predict import predict
+from distill.storage.run import plan_runs
+from distill.storage.run_store import Store
+from distill.storage.versions import versions
+from distill.study.context import StudyContext, make_accelerator
+from distill.study.progress import Progress
+from distill.training.cached_teacher import CachedTeacher
+from distill.training.logit_cache import LogitCache
+from distill.training.logit_codec import choose_codec
+from distill.training.optim import make_optimizer
+from distill.training.state import memory_format_of, start
+from distill.training.teacher import Teacher
+from distill.training.trainer import fit
 
 ROOT = Path(__file__).parent.parent
 BATCH = 128
@@ -107,12 +113,16 @@ def torchvision_data(pixels: Tensor, labels: Tensor, pair: Pair) -> datasets.Vis
     return made
 
 
-def step(logits: Tensor, labels: Tensor, answers: Tensor | None, optimizer: torch.optim.Optimizer) -> Tensor:
+def step(
+    logits: Tensor, labels: Tensor, answers: Tensor | None, optimizer: torch.optim.Optimizer
+) -> Tensor:
     """Loss, backward and update as one writes them; without answers, of cross-entropy alone."""
     loss = F.cross_entropy(logits, labels)
     if answers is not None:
         log_p, log_q = F.log_softmax(logits / 4, 1), F.log_softmax(answers / 4, 1)
-        loss = 0.1 * loss + 0.9 * 16 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+        loss = 0.1 * loss + 0.9 * 16 * F.kl_div(
+            log_p, log_q, reduction="batchmean", log_target=True
+        )
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -134,25 +144,38 @@ class Bench:
             teacher=pair.teacher, student=pair.student, channels_last=str(last).lower()))  # fmt: skip
         recipe, count = load_recipe(path), self.steps * BATCH
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (count + BATCH, *pair.shape), generator=generator, dtype=torch.uint8)
+        pixels = torch.randint(
+            0, 256, (count + BATCH, *pair.shape), generator=generator, dtype=torch.uint8
+        )
         labels = torch.randint(CLASSES, (len(pixels),), generator=generator)
-        images = Images(labels, None, str, channels, pair.shape[1:], pixels)
-        train, rest = Split(images, torch.arange(count)), Split(images, torch.arange(count, len(pixels)))
+        images = ImageDataset(labels, None, str, channels, pair.shape[1:], pixels)
+        train, rest = (
+            Split(images, torch.arange(count)),
+            Split(images, torch.arange(count, len(pixels))),
+        )
         splits = Splits(recipe.data, train, rest, rest, [str(i) for i in range(CLASSES)], "noise")
-        self.place = Workplace(recipe, splits, Store(folder), self.accelerator, Progress(False))
+        self.ctx = StudyContext(recipe, splits, Store(folder), self.accelerator, Progress(False))
         self.runs = {run.arm.name: run for run in plan_runs(recipe, {}, precision)}
         self.students = [run for name, run in self.runs.items() if name.startswith("distilled")]
-        self.layout = layout(self.students[0].arm.train)
-        self.teacher = Teacher(self.network("teacher"), half=self.place.half)
-        self.plain_teacher = self.network("teacher").eval().to(memory_format=torch.contiguous_format)
-        ready = ((pixels[:count].float() / 255 - MEAN) / STD).to(self.device).contiguous(memory_format=self.layout)
+        self.memory_format_of = memory_format_of(self.students[0].arm.train)
+        self.teacher = Teacher(self.network("teacher"), half=self.ctx.half)
+        self.plain_teacher = (
+            self.network("teacher").eval().to(memory_format=torch.contiguous_format)
+        )
+        ready = (
+            ((pixels[:count].float() / 255 - MEAN) / STD)
+            .to(self.device)
+            .contiguous(memory_format=self.memory_format_of)
+        )
         self.ready, self.labels = ready.split(BATCH), labels[:count].to(self.device).split(BATCH)
         self.answers = [self.teacher(x).logits.float() for x in self.ready]
         self.plain_data = torchvision_data(pixels[:count], labels[:count], pair)
 
     def network(self, arm: str) -> nn.Module:
         """A new network of an arm, on the device."""
-        return self.place.build(self.runs[arm].arm, 0).to(self.device, memory_format=self.layout)
+        return self.ctx.build(self.runs[arm].arm, 0).to(
+            self.device, memory_format=self.memory_format_of
+        )
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """Of some work on the device, to its end."""
@@ -165,7 +188,7 @@ class Bench:
 
     @property
     def count(self) -> int:
-        """Images of a timed piece of work."""
+        """ImageDataset of a timed piece of work."""
         return self.steps * BATCH
 
     # Each of these gives images a second.
@@ -176,9 +199,11 @@ class Bench:
 
     def evaluating(self) -> float:
         """`predict`, the student on the training images."""
-        model, splits = self.network("alone"), self.place.splits
+        model, splits = self.network("alone"), self.ctx.splits
         augment = self.runs["alone"].arm.augment
-        return self.count / self.seconds(lambda: predict(model, splits, splits.train, augment, self.device))
+        return self.count / self.seconds(
+            lambda: predict(model, splits, splits.train, augment, self.device)
+        )
 
     def bare(self, live: bool = False, stored: bool = False) -> float:
         """The step on ready tensors: a student of the live teacher, of ready answers, or alone (S)."""
@@ -202,7 +227,7 @@ class Bench:
                             pin_memory=self.device.type == "cuda",
                             multiprocessing_context="fork" if workers else None)  # fmt: skip
         batches = iter(loader)
-        first = next(batches)  # what starting the workers takes is not counted
+        first = next(batches)  # what starting the workers takes is not pluralize
 
         def work() -> float:
             total = 0.0
@@ -217,24 +242,27 @@ class Bench:
 
     def distill(self, students: int, live: bool = False) -> float:
         """`fit` of a cohort on a live or a stored teacher; of no students, of one that is alone."""
-        runs, rates, place = self.students[:students] or [self.runs["alone"]], [], self.place
+        runs, rates, ctx = self.students[:students] or [self.runs["alone"]], [], self.ctx
         teacher = self.runs["teacher"].id
-        answers: dict[str, Answers] = {}
+        answers: dict[str, CachedTeacher] = {}
         with ExitStack() as stack:
             if students:
-                codec, path = codec_of(self.teacher, self.ready[0][:1], "exact"), self.folder / "logits" / "bench"
-                store = None if live else LogitStore(path, {}, self.count, codec)
+                codec, path = (
+                    choose_codec(self.teacher, self.ready[0][:1], "exact"),
+                    self.folder / "logits" / "bench",
+                )
+                store = None if live else LogitCache(path, {}, self.count, codec)
                 if store:
                     stack.enter_context(store.writing(1, 1e10))
-                answers[teacher] = Answers(self.teacher, store=store, size=BATCH)
-            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, place.splits.shares,
+                answers[teacher] = CachedTeacher(self.teacher, store=store, size=BATCH)
+            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, ctx.splits.shares,
                              self.steps, self.accelerator, False) for run in runs]  # fmt: skip
-            fit(members, answers, place.splits, place.store, self.accelerator, False,
+            fit(members, answers, ctx.splits, ctx.store, self.accelerator, False,
                 lambda epoch, epochs, rate, line: rates.append(rate))  # fmt: skip
         return rates[0]
 
     def rounds(self, count: int) -> dict[str, list[float]]:
-        """Images a second of everything, in turn, `count` times after once."""
+        """ImageDataset a second of everything, in turn, `count` times after once."""
         work = {
             "T": self.teacher_pass, "S": self.bare, "bare live": partial(self.bare, live=True),
             "bare stored": partial(self.bare, stored=True), "plain 0 workers": partial(self.plain, 0),
@@ -262,7 +290,9 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, list[float]]:
         "live / plain": each["distill live 1"] / plain,
         "stored / plain": each["distill stored"] / plain,
         "cost of stored / alone": each["distill alone"] / each["distill stored"],
-        "gain of stored / ideal": each["distill stored"] / each["distill live 1"] / ((teacher + student) / student),
+        "gain of stored / ideal": each["distill stored"]
+        / each["distill live 1"]
+        / ((teacher + student) / student),
         "cost of six / (T + 6 S)": 1 / each["distill live 6"] / (teacher + 6 * student),
         "cost of six / six alone": each["distill live 1"] / each["distill live 6"] / 6,
     }
@@ -270,7 +300,11 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 BARS = {  # (pair, precision): the ratio, at least or at most
-    ("mnist", "no"): {"live / bare": (">=", 0.95), "live / plain": (">=", 2.3), "stored / plain": (">=", 4.0)},
+    ("mnist", "no"): {
+        "live / bare": (">=", 0.95),
+        "live / plain": (">=", 2.3),
+        "stored / plain": (">=", 4.0),
+    },
     ("mnist", "bf16"): {"live / plain": (">=", 3.2), "stored / plain": (">=", 5.5)},
     ("r56_r20", "bf16"): {"live / plain": (">=", 1.8), "stored / plain": (">=", 3.0)},
     ("r32x4_r8x4", "bf16"): {"live / plain": (">=", 1.9), "stored / plain": (">=", 4.5)},
@@ -281,8 +315,10 @@ COMMON = {"cost of stored / alone": ("<=", 1.05), "gain of stored / ideal": (">=
 
 # ------------------------------------------------------------------------------------------------ whole commands
 
-LIBRARIES = ("accelerate, matplotlib, pydantic, rich.console, rich.progress, safetensors, scipy.optimize, scipy.stats, "
-             "timm.data, timm.optim, timm.scheduler, torch, torchvision, typer, yaml")
+LIBRARIES = (
+    "accelerate, matplotlib, pydantic, rich.console, rich.progress, safetensors, scipy.optimize, scipy.stats, "
+    "timm.data, timm.optim, timm.scheduler, torch, torchvision, typer, yaml"
+)
 TO_FIRST_STEP = f"""\
 import os, sys, time
 began = float(sys.argv.pop())
@@ -304,17 +340,27 @@ def starting(folder: Path, rounds: int) -> dict[str, list[float]]:
     raw, generator = folder / "MNIST" / "raw", torch.Generator().manual_seed(0)
     raw.mkdir(parents=True)
     for name, count in (("train", 60_000), ("t10k", 10_000)):
-        pixels = torch.randint(0, 256, (count * 784,), generator=generator, dtype=torch.uint8).numpy()
+        pixels = torch.randint(
+            0, 256, (count * 784,), generator=generator, dtype=torch.uint8
+        ).numpy()
         labels = torch.randint(CLASSES, (count,), generator=generator).to(torch.uint8).numpy()
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + pixels.tobytes())
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 2051, count, 28, 28) + pixels.tobytes()
+        )
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 2049, count) + labels.tobytes()
+        )
     found: dict[str, list[float]] = {"libraries": [], "first step": [], "own": []}
     for number in range(rounds + 1):
         command = [sys.executable, "-c", TO_FIRST_STEP, "run", str(ROOT / "recipes" / "mnist.yaml"),
                    f"data.root={folder}", "--out", str(folder / "runs"), str(time.time())]  # fmt: skip
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         libraries, first = map(float, answer.stdout.split())
-        for name, value in (("libraries", libraries), ("first step", first), ("own", first - libraries)):
+        for name, value in (
+            ("libraries", libraries),
+            ("first step", first),
+            ("own", first - libraries),
+        ):
             found[name] += [value] if number else []
     return found
 
@@ -345,7 +391,9 @@ def spreading(folder: Path, rounds: int) -> dict[str, list[float]]:
             command = [*launch, str(processes), "-m", "distill", "run", str(recipe), "train.spread=runs",
                        "--out", str(folder / f"{name} {number}")]  # fmt: skip
             began = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            subprocess.run(
+                command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
             found[name].append(time.perf_counter() - began)
     return found
 
@@ -359,7 +407,12 @@ def peak_megabytes() -> float:
 
 # ---------------------------------------------------------------------------------------------------- the report
 
-JOBS = [*(f"{pair}-{precision}" for precision in ("no", "bf16") for pair in PAIRS), "start", "million", "spread"]
+JOBS = [
+    *(f"{pair}-{precision}" for precision in ("no", "bf16") for pair in PAIRS),
+    "start",
+    "million",
+    "spread",
+]
 
 
 def measure(job: str, rounds: int) -> dict[str, Any]:
@@ -368,9 +421,17 @@ def measure(job: str, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         if job == "start":
             found = starting(folder, rounds)
-            return {"measured": found, "ratios": {}, "bars": {"first step": ("<=", 8.0), "own": ("<=", 2.0)}}
+            return {
+                "measured": found,
+                "ratios": {},
+                "bars": {"first step": ("<=", 8.0), "own": ("<=", 2.0)},
+            }
         if job == "million":
-            return {"measured": million(), "ratios": {}, "bars": {"seconds": ("<=", 20.0), "megabytes": ("<=", 200.0)}}
+            return {
+                "measured": million(),
+                "ratios": {},
+                "bars": {"seconds": ("<=", 20.0), "megabytes": ("<=", 200.0)},
+            }
         if job == "spread":
             found = spreading(folder, 2)
             parts = zip(found["two processes"], found["one process"], strict=True)
@@ -392,7 +453,11 @@ def show(job: str, result: dict[str, Any]) -> None:
             statistics.median(values), min(values), max(values)))  # fmt: skip
         if name in result["bars"]:
             sign, bar = result["bars"][name]
-            holds = statistics.median(values) >= bar if sign == ">=" else statistics.median(values) <= bar
+            holds = (
+                statistics.median(values) >= bar
+                if sign == ">="
+                else statistics.median(values) <= bar
+            )
             line += f"   {sign} {bar:g}{'' if holds else '   MISSES'}"
         print(line, flush=True)
 
@@ -408,7 +473,12 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measure(arguments.child, arguments.rounds)))
         return
-    results = {"versions": versions(), "threads": torch.get_num_threads(), "rounds": arguments.rounds, "jobs": {}}
+    results = {
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "rounds": arguments.rounds,
+        "jobs": {},
+    }
     print(f"{results['versions']['hardware']}, torch {torch.__version__}: median, lowest, highest")
     for job in arguments.only:
         command = [sys.executable, __file__, "--child", job, "--rounds", str(arguments.rounds)]

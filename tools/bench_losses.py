@@ -26,18 +26,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from distill.losses import TERMS, OnlineTargets, Outputs
-from distill.recipe import needs_teacher
+from distill.losses import LOSSES, OnlineTargets, Outputs
+from distill.recipe.loss_terms import needs_teacher
 
 SHAPES = ((4096, 10), (256, 1000), (32, 21843))  # examples, classes
-DEPTH = 64  # of the penultimate features
+DEPTH = 64  # of the capture_features features
 LIMITS = {"cross_entropy": 1.1, "cross_entropy over others": 1.1, "kd": 1.2, "dkd": 2.0}
-SETTINGS = {"cross_entropy": {"smoothing": 0.1}, "cross_entropy over others": {"smoothing": 0.1, "over": "others"}}
+SETTINGS = {
+    "cross_entropy": {"smoothing": 0.1},
+    "cross_entropy over others": {"smoothing": 0.1, "over": "others"},
+}
 SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
 SKIPPED = {"hint", "rkd", "attention_transfer", "l1_penalty", "l2_penalty"}  # not on logits
 
 
-def inputs(size: int, classes: int, device: torch.device) -> tuple[Outputs, Tensor, Outputs, OnlineTargets]:
+def inputs(
+    size: int, classes: int, device: torch.device
+) -> tuple[Outputs, Tensor, Outputs, OnlineTargets]:
     """What terms are called with, and the targets that one of them owns."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(size, DEPTH, generator=generator).to(device)
@@ -53,7 +58,12 @@ def inputs(size: int, classes: int, device: torch.device) -> tuple[Outputs, Tens
 def by_hand(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
     """kd as one writes it: two log-softmaxes and a divergence."""
     log_p = F.log_softmax(student.logits / 4, 1)
-    return F.kl_div(log_p, F.log_softmax(teacher.logits / 4, 1), log_target=True, reduction="batchmean") * 16
+    return (
+        F.kl_div(
+            log_p, F.log_softmax(teacher.logits / 4, 1), log_target=True, reduction="batchmean"
+        )
+        * 16
+    )
 
 
 def step(loss: Callable[[], Tensor], leaves: list[Tensor]) -> None:
@@ -106,13 +116,17 @@ def measure(size: int, classes: int, device: torch.device, rounds: int) -> list[
         "torch": lambda: F.cross_entropy(student.logits, labels, label_smoothing=0.1),
         "by hand": lambda: by_hand(student, labels, teacher),
     }
-    for name in ("cross_entropy over others", *TERMS):
+    for name in ("cross_entropy over others", *LOSSES):
         term = name.split()[0]
         if term in SKIPPED or (term == "online_smoothing" and targets is None):
             continue
-        keywords = SETTINGS.get(name, {}) | ({"part": targets} if term == "online_smoothing" else {})
+        keywords = SETTINGS.get(name, {}) | (
+            {"part": targets} if term == "online_smoothing" else {}
+        )
         ours = student._replace(scale=SCALES.get(term))
-        functions[name] = lambda term=term, ours=ours, keywords=keywords: TERMS[term](ours, labels, teacher, **keywords)
+        functions[name] = lambda term=term, ours=ours, keywords=keywords: LOSSES[term](
+            ours, labels, teacher, **keywords
+        )
     once = seconds(functions["torch"], leaves, 3)
     repeats = max(3, min(200, int(0.05 / once)))
     taken: dict[str, list[float]] = {name: [] for name in functions}
@@ -125,7 +139,13 @@ def measure(size: int, classes: int, device: torch.device, rounds: int) -> list[
     for name in functions:
         if name in ("torch", "by hand"):
             continue
-        yardstick = "kd" if name == "dkd" else "by hand" if needs_teacher(TERMS[name.split()[0]]) else "torch"
+        yardstick = (
+            "kd"
+            if name == "dkd"
+            else "by hand"
+            if needs_teacher(LOSSES[name.split()[0]])
+            else "torch"
+        )
         ratios = [a / b for a, b in zip(taken[name], taken[yardstick], strict=True)]
         limit = LIMITS.get(name, None if yardstick == "by hand" else 2.0)
         ratio = statistics.median(ratios)
@@ -146,7 +166,9 @@ def main() -> None:
     parser.add_argument("--json")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds")
+    print(
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds"
+    )
     rows = []
     for size, classes in SHAPES:
         found = measure(size, classes, device, arguments.rounds)
@@ -160,7 +182,9 @@ def main() -> None:
                   f"{'   MISSES' if row['misses'] else ''}")  # fmt: skip
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"device": str(device), "torch": torch.__version__, "rows": rows}, file, indent=1)
+            json.dump(
+                {"device": str(device), "torch": torch.__version__, "rows": rows}, file, indent=1
+            )
 
 
 if __name__ == "__main__":

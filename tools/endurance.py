@@ -32,7 +32,7 @@ students: {{long: {{model: mlp_32, loss: {{cross_entropy: {{smoothing: 0.1}}}}}}
 
 
 def make(folder: Path, source: str, classes: int, images: int) -> Path:
-    """Images of all classes, as a folder of links or as a tar file."""
+    """ImageDataset of all classes, as a folder of links or as a tar file."""
     generator, files = np.random.default_rng(0), []
     for _ in range(50):
         file = io.BytesIO()
@@ -80,9 +80,13 @@ def main() -> None:
         root = make(folder, chosen.source, chosen.classes, chosen.images)
         (folder / "long.yaml").write_text(RECIPE.format(source=chosen.source, root=root))
         with (folder / "log").open("w") as log:
-            child = subprocess.Popen([sys.executable, "-m", "distill", "run", "long.yaml"], cwd=folder, stderr=log)
+            child = subprocess.Popen(
+                [sys.executable, "-m", "distill", "run", "long.yaml"], cwd=folder, stderr=log
+            )
         process, seen = psutil.Process(child.pid), []
-        while child.poll() is None and not list(folder.rglob("*.partial")):  # the first checkpoint: it trains
+        while child.poll() is None and not list(
+            folder.rglob("*.partial")
+        ):  # the first checkpoint: it trains
             time.sleep(0.5)
         began = time.monotonic()
         while child.poll() is None and time.monotonic() - began < 60 * chosen.minutes:

@@ -24,15 +24,65 @@ from PIL import Image
 
 from distill import load_recipe
 from distill.cli import main as distill
-from distill.data.images import Images
-from distill.document import UserError
+from distill.data.image_dataset import ImageDataset
+from distill.errors import UserError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 NASTY = [
-    *("null", "true", "-1", "0", "1e400", ".nan", "-.inf", "1e-320", "9" * 30, "''", "[]", "{}", "[[]]", "[null]"),
-    *("!!python/object/apply:os.system [exit]", "!!binary aGk=", "!!set {a}", "&a [*a]", "*a", "<<: {a: 1}", "{a: 1}"),
-    *("2026-11-21", "0x1F", "~", "'../../etc/passwd'", '"a\\0b"', "'<script>'", "'%s%n'", "\u202e", "ß🙂", "a" * 5000),
-    *("@", "`", "%YAML 1.1", "--- a", "? [a]", "|", ">", "{", "]", "'", '"', "\t", "\0", "\ufeff", "\x85"),
+    *(
+        "null",
+        "true",
+        "-1",
+        "0",
+        "1e400",
+        ".nan",
+        "-.inf",
+        "1e-320",
+        "9" * 30,
+        "''",
+        "[]",
+        "{}",
+        "[[]]",
+        "[null]",
+    ),
+    *(
+        "!!python/object/apply:os.system [exit]",
+        "!!binary aGk=",
+        "!!set {a}",
+        "&a [*a]",
+        "*a",
+        "<<: {a: 1}",
+        "{a: 1}",
+    ),
+    *(
+        "2026-11-21",
+        "0x1F",
+        "~",
+        "'../../etc/passwd'",
+        '"a\\0b"',
+        "'<script>'",
+        "'%s%n'",
+        "\u202e",
+        "ß🙂",
+        "a" * 5000,
+    ),
+    *(
+        "@",
+        "`",
+        "%YAML 1.1",
+        "--- a",
+        "? [a]",
+        "|",
+        ">",
+        "{",
+        "]",
+        "'",
+        '"',
+        "\t",
+        "\0",
+        "\ufeff",
+        "\x85",
+    ),
     *("local-dir:/", "hf-hub:../x", "__import__('os')"),
 ]
 KEYS = ["train.lr", "seeds", "data.source", "students", "teachers.hard.loss", "train", "x", "", ".", "train..lr", "=",
@@ -53,19 +103,35 @@ def edited_text(text: str, dice: random.Random) -> str:
         elif how == 2:
             text = text[:i] + text[i:j] * dice.choice((2, 3, 50)) + text[j:]
         elif how == 3:
-            text = "\n".join([*lines[:row], " " * dice.randrange(5) + lines[row], *lines[row + 1 :]])
+            text = "\n".join(
+                [*lines[:row], " " * dice.randrange(5) + lines[row], *lines[row + 1 :]]
+            )
         elif how == 4:
             text = "\n".join([*lines[:row], dice.choice(lines), *lines[row:]])
         elif how == 5:
-            text = re.sub(r"(?<=: )[\w.\-]+", lambda m: dice.choice(NASTY) if dice.random() < 0.2 else m[0], text)
+            text = re.sub(
+                r"(?<=: )[\w.\-]+",
+                lambda m: dice.choice(NASTY) if dice.random() < 0.2 else m[0],
+                text,
+            )
         else:
-            text = text[:i] + chr(dice.choice((dice.randrange(32, 127), dice.randrange(0xD7FF)))) + text[j:]
+            text = (
+                text[:i]
+                + chr(dice.choice((dice.randrange(32, 127), dice.randrange(0xD7FF))))
+                + text[j:]
+            )
     return text
 
 
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """Keys of all values within a document."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *(place for key, child in pairs for place in places(child, (*path, key)))]
 
 
@@ -91,7 +157,9 @@ def edited_values(text: str, dice: random.Random) -> str:
                 (None, -1, 0, 1e308, float("nan"), "", [], {}, [1, 2], "x", True, [[1]], {"a": {}})
             )
         elif isinstance(parent, dict):
-            key = dice.choice(("x", "teacher", "loss", "", 3, "smoothing", "temperature", "a.b", "a=b"))
+            key = dice.choice(
+                ("x", "teacher", "loss", "", 3, "smoothing", "temperature", "a.b", "a=b")
+            )
             parent[key] = copy.deepcopy(value)
     return yaml.safe_dump(document, allow_unicode=True)
 
@@ -121,7 +189,11 @@ def load_case(folder: Path, dice: random.Random) -> str:
         return "loaded"
     except UserError as error:
         for line in str(error).split("\n"):
-            if not (path.name in line or "override" in line or any(o.split("=")[0] in line for o in overrides)):
+            if not (
+                path.name in line
+                or "override" in line
+                or any(o.split("=")[0] in line for o in overrides)
+            ):
                 raise AssertionError(f"a message without a place: {line!r}") from None
         return "refused"
 
@@ -132,14 +204,22 @@ def command_case(folder: Path, dice: random.Random) -> str:
     text = recipe.read_bytes()
     if b"digits" not in text or len(text) > 6000:
         recipe.write_bytes(
-            edited_text((RECIPES[0].parent / "digits.yaml").read_text(), dice).encode("utf-8", "surrogatepass")
+            edited_text((RECIPES[0].parent / "digits.yaml").read_text(), dice).encode(
+                "utf-8", "surrogatepass"
+            )
         )
-    dry, odd = ["run", str(recipe), "--dry-run"], dice.choice(("x", "x:y", ":", "..", "../x:y", "/", "\0", ""))
+    dry, odd = (
+        ["run", str(recipe), "--dry-run"],
+        dice.choice(("x", "x:y", ":", "..", "../x:y", "/", "\0", "")),
+    )
     words = dice.choice(
         (dry, dry, dry, [*dry, override_case(dice)], ["run", str(folder), "--dry-run"], ["run", "/dev/null"],
          ["report", odd], ["clusters", odd], ["clusters", odd, "--view", odd], ["run"], ["--what"], ["evaluate"], [])
     )  # fmt: skip
-    sys.argv, told = ["distill", *words, *(["--out", str(folder / "runs")] if len(words) > 1 else [])], io.StringIO()
+    sys.argv, told = (
+        ["distill", *words, *(["--out", str(folder / "runs")] if len(words) > 1 else [])],
+        io.StringIO(),
+    )
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
         try:
             distill()
@@ -152,9 +232,14 @@ def command_case(folder: Path, dice: random.Random) -> str:
 
 def image_case(folder: Path, dice: random.Random) -> str:
     """An image file with some bytes changed, cut off or repeated."""
-    file, kind = io.BytesIO(), dice.choice(("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO"))
+    file, kind = (
+        io.BytesIO(),
+        dice.choice(("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO")),
+    )
     mode = dice.choice(("L", "RGB")) if kind != "GIF" else "L"
-    Image.frombytes(mode, (24, 24), dice.randbytes(24 * 24 * len(mode) if mode == "RGB" else 576)).save(file, kind)
+    Image.frombytes(
+        mode, (24, 24), dice.randbytes(24 * 24 * len(mode) if mode == "RGB" else 576)
+    ).save(file, kind)
     data = bytearray(file.getvalue())
     for _ in range(dice.randint(1, 8)):
         data[dice.randrange(len(data))] = dice.randrange(256)
@@ -163,7 +248,9 @@ def image_case(folder: Path, dice: random.Random) -> str:
     path.write_bytes(bytes(data))
     import torch
 
-    images = Images(torch.zeros(1).long(), lambda _: _opened(path), lambda _: "image", 3, (16, 16))
+    images = ImageDataset(
+        torch.zeros(1).long(), lambda _: _opened(path), lambda _: "image", 3, (16, 16)
+    )
     got = images[0]
     if isinstance(got, str):
         assert "image" in got
@@ -201,7 +288,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    shares = ((load_case, chosen.cases), (image_case, chosen.cases), (command_case, chosen.cases // 100))
+    shares = (
+        (load_case, chosen.cases),
+        (image_case, chosen.cases),
+        (command_case, chosen.cases // 100),
+    )
     sys.exit(sum(fuzz(case, count, chosen.seed) for case, count in shares) > 0)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from distill.losses import TERMS
-from distill.recipe import (
+from distill.losses import LOSSES
+from distill.recipe.loss_terms import Weighted, loss_settings_model, needs_teacher
+from distill.recipe.schema import (
     NOT_IN_FINGERPRINT,
     Analysis,
     ArmSettings,
@@ -21,9 +22,6 @@ from distill.recipe import (
     Document,
     Synthetic,
     Train,
-    Weighted,
-    needs_teacher,
-    term_model,
 )
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -54,17 +52,26 @@ BLOCKS: list[tuple[str, type[BaseModel], str]] = [
 def kind(schema: dict[str, Any]) -> str:
     """What a JSON Schema allows, in words."""
     if "anyOf" in schema:
-        return " or ".join(kind(option) for option in schema["anyOf"] if option.get("type") != "null")
+        return " or ".join(
+            kind(option) for option in schema["anyOf"] if option.get("type") != "null"
+        )
     if "enum" in schema or "const" in schema:
         return ", ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
     if "$ref" in schema or schema.get("type") == "object":
         return "mapping"
     if schema.get("type") == "array":
         return f"list of {kind(schema['items'])}" if schema.get("items") else "list"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true, false",
+    }
     bounds = [f"{sign} {schema[name]:g}" for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"),
               ("maximum", "≤"), ("exclusiveMaximum", "<")) if name in schema]  # fmt: skip
-    return " ".join([words[schema["type"]], ", ".join(bounds)]).strip() if "type" in schema else "any"
+    return (
+        " ".join([words[schema["type"]], ", ".join(bounds)]).strip() if "type" in schema else "any"
+    )
 
 
 def default(model: type[BaseModel], name: str) -> str:
@@ -74,7 +81,11 @@ def default(model: type[BaseModel], name: str) -> str:
         return "needed"
     if isinstance(value, BaseModel):
         value = {}
-    return "" if value is None else f"`{json.dumps(round(value, 4) if isinstance(value, float) else value)}`"
+    return (
+        ""
+        if value is None
+        else f"`{json.dumps(round(value, 4) if isinstance(value, float) else value)}`"
+    )
 
 
 def rows(model: type[BaseModel]) -> Iterator[str]:
@@ -91,8 +102,8 @@ def terms() -> Iterator[str]:
     """The lines of the table of loss terms."""
     yield "| term | teacher | keys |"
     yield "|---|---|---|"
-    for name, function in TERMS.items():
-        model = term_model(function, weighted=False)
+    for name, function in LOSSES.items():
+        model = loss_settings_model(function, weighted=False)
         properties = model.model_json_schema().get("properties", {})
         keys = [f"`{key}`: {kind(properties[key])}{', ' + value if (value := default(model, key)) else ''}"
                 for key in model.model_fields if key not in Weighted.model_fields]  # fmt: skip

@@ -20,8 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = {"losses": ("common", "labels", "online", "margins", "distillation", "features", "penalties"),
-         "analysis": ("calibration", "clusters", "drift", "fidelity", "information", "robustness", "statistics")}
+FILES = {
+    "losses": ("common", "labels", "online", "margins", "distillation", "features", "penalties"),
+    "analysis": (
+        "calibration",
+        "clusters",
+        "drift",
+        "fidelity",
+        "information",
+        "robustness",
+        "statistics",
+    ),
+}
 TESTS = {"losses": ("losses", "loss_identities", "loss_libraries", "criterion"),
          "analysis": ("analysis", "inside", "robustness", "drift")}  # fmt: skip
 FAULTS = {"+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "%": "+", "<": ">", ">": "<", "<=": ">=", ">=": "<=",
@@ -56,7 +66,7 @@ def mutants(source: str) -> Iterator[tuple[str, int, str, str]]:
         if lines[line - 1].lstrip().startswith(("raise", "warnings", "@", "shapes =", 'f"')):
             continue
         text = lines[line - 1]
-        mutated = text[:start] + fault + text[start + len(token.string):]
+        mutated = text[:start] + fault + text[start + len(token.string) :]
         yield inside[-1], line, f"{text.strip()}  ->  {mutated.strip()}", "".join(
             [*lines[: line - 1], mutated, *lines[line:]])  # fmt: skip
 
@@ -71,15 +81,25 @@ def survives(part: str, file: str, function: str, source: str) -> bool:
             copy(ROOT / name, Path(folder) / name)
         (Path(folder) / "distill" / part / file).write_text(source)
         os.chdir(folder)
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # its own plugins are loaded already, and it minds
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+            "1"  # its own plugins are loaded already, and it minds
+        )
         sys.path[:0] = [folder, f"{folder}/tests"]
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
-        words = ["-x", "-q", "-p", "no:cacheprovider", *(f"tests/test_{test}.py" for test in TESTS[part])]
+        words = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *(f"tests/test_{test}.py" for test in TESTS[part]),
+        ]
         terms = (ROOT / "tests/terms.py").read_text()
         own = pytest.main([*words, "-k", function]) if f'"{function}": (' in terms else 5
-        return own != 1 and pytest.main(words) == 0  # first the tests that name the function: most end here
+        return (
+            own != 1 and pytest.main(words) == 0
+        )  # first the tests that name the function: most end here
 
 
 def spread(found: list[tuple], each: int | None) -> list[tuple]:
@@ -103,7 +123,9 @@ def main(part: str, chosen: list[str], each: int | None) -> int:
     import torch
 
     torch.set_num_threads(1)
-    files = {f"{name}.py": (ROOT / "distill" / part / f"{name}.py").read_text() for name in FILES[part]}
+    files = {
+        f"{name}.py": (ROOT / "distill" / part / f"{name}.py").read_text() for name in FILES[part]
+    }
     work = [(file, "no fault", 0, "", text) for file, text in list(files.items())[:1]]
     for file, text in files.items():
         for function, line, change, source in spread(list(mutants(text)), each):
@@ -140,7 +162,9 @@ def main(part: str, chosen: list[str], each: int | None) -> int:
             print(f"survives  {file}:{line} ({function})  {change}", flush=True)
     for name, (caught, total) in sorted(count.items()):
         print(f"{name:45} {caught:3} of {total:3} caught")
-    caught, total = (sum(column) for column in zip(*count.values(), strict=True)) if count else (0, 0)
+    caught, total = (
+        (sum(column) for column in zip(*count.values(), strict=True)) if count else (0, 0)
+    )
     print(f"{'in all':45} {caught:3} of {total:3} caught")
     return survivors
 

@@ -67,7 +67,9 @@ def fresh(parent: Path, name: str) -> Path:
 def outcome(folder: Path) -> dict[str, object]:
     """All that a study leaves, by name, but for the seconds that it took."""
     found: dict[str, object] = {}
-    for path in sorted(p for p in (folder / "runs").rglob("*") if p.is_file() and not p.name.endswith(".lock")):
+    for path in sorted(
+        p for p in (folder / "runs").rglob("*") if p.is_file() and not p.name.endswith(".lock")
+    ):
         if path.parent.name == "logits":
             continue
         name, content = str(path.relative_to(folder)), path.read_bytes()
@@ -75,7 +77,9 @@ def outcome(folder: Path) -> dict[str, object]:
             found[name] = without_seconds(json.loads(content))
         elif path.suffix == ".csv":
             rows = csv.DictReader(content.decode().splitlines())
-            found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+            found[name] = [
+                {key: value for key, value in row.items() if key != "seconds"} for row in rows
+            ]
         elif path.suffix == ".html":
             found[name] = re.sub(rb"[\d.]+ minutes of training", b"", content)
         else:
@@ -86,11 +90,17 @@ def outcome(folder: Path) -> dict[str, object]:
 def without_seconds(value: object) -> object:
     """JSON values without times, and without the seals that depend on them."""
     if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if k not in ("seconds", "seal", "versions", "hardware")}
+        return {
+            k: without_seconds(v)
+            for k, v in value.items()
+            if k not in ("seconds", "seal", "versions", "hardware")
+        }
     return [without_seconds(v) for v in value] if isinstance(value, list) else value
 
 
-def kill(process: subprocess.Popen, how: signal.Signals, processes: int, dice: random.Random) -> str:
+def kill(
+    process: subprocess.Popen, how: signal.Signals, processes: int, dice: random.Random
+) -> str:
     """Send a signal to the program, or to one of its processes; what became of it."""
     if process.poll() is not None:
         return "ended before"
@@ -107,7 +117,9 @@ def kill(process: subprocess.Popen, how: signal.Signals, processes: int, dice: r
     return how.name
 
 
-def trial(parent: Path, number: int, seed: int, processes: int, usual: float, expected: dict[str, object]) -> list[str]:
+def trial(
+    parent: Path, number: int, seed: int, processes: int, usual: float, expected: dict[str, object]
+) -> list[str]:
     """One study, killed and continued: the signals that it met, and what is wrong, if anything is."""
     dice = random.Random(seed * 10_000 + number)
     folder, met = fresh(parent, f"trial{number}"), []
@@ -151,7 +163,9 @@ def main() -> None:
         trials = [pool.submit(trial, parent, i, chosen.seed, chosen.processes, usual, expected)
                   for i in range(chosen.trials)]  # fmt: skip
         met = [entry.result() for entry in trials]
-    counts = collections.Counter(entry for one in met for entry in one if not entry.startswith("FAILS"))
+    counts = collections.Counter(
+        entry for one in met for entry in one if not entry.startswith("FAILS")
+    )
     survived = sum(not any(entry.startswith(("FAILS", "HANGS")) for entry in one) for one in met)
     print(", ".join(f"{count} {name}" for name, count in counts.most_common()))
     print(f"{survived} of {len(met)} studies ended as the uninterrupted one")

@@ -1,1 +1,1 @@
-"""Images: where they come from (sources), what a network is shown of them (views), in batches (loaders)."""
+"""ImageDataset: where they come from (sources), what a network is shown of them (views), in batches (loaders)."""

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill.data.images import checked
-from distill.data.sources import Split, Splits
-from distill.data.views import epoch_order, evaluation_view, make_views, mix, partners
-from distill.recipe import Augment
+from distill.data.augment import augment_batch, epoch_order, evaluation_crop, mix, mixup_partners
+from distill.data.image_dataset import checked
+from distill.data.splits import Split, Splits
+from distill.recipe.schema import Augment
 
-AT_ONCE = 2**23  # bytes of resident images whose views are made together: small batches cost more calls than work
+AT_ONCE = (
+    2**23
+)  # bytes of resident images whose views are made together: small batches cost more calls than work
 
 
 class Batch(NamedTuple):
@@ -21,8 +23,9 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-def read_batches(splits: Splits, split: Split, parts: list[Tensor],
-                 device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def read_batches(
+    splits: Splits, split: Split, parts: list[Tensor], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """For each part (numbers within the split, on the CPU): the numbers and their uint8 images, on the device.
 
     The numbers are copied to the device once, before the first batch.
@@ -35,8 +38,11 @@ def read_batches(splits: Splits, split: Split, parts: list[Tensor],
         for number in numbers:
             yield number, images.pixels.index_select(0, positions[number])
         return
-    decoded = images.stream([split.positions[part].tolist() for part in parts], splits.settings.workers,
-                            pinned=device.type == "cuda")
+    decoded = images.stream(
+        [split.positions[part].tolist() for part in parts],
+        splits.settings.workers,
+        pinned=device.type == "cuda",
+    )
     yield from zip(numbers, _copied(decoded, device), strict=True)
 
 
@@ -65,8 +71,17 @@ def _arrived(copy: Tensor, done: torch.cuda.Event) -> Tensor:
     return copy
 
 
-def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: int, epoch: int, device: torch.device,
-                     rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+def training_batches(
+    splits: Splits,
+    augment: Augment,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    first: int = 0,
+) -> Iterator[Batch]:
     """One epoch of views of the training split, from its `first` batch on; a rest that does not fill a batch waits for
     another epoch.
 
@@ -77,15 +92,30 @@ def training_batches(splits: Splits, augment: Augment, batch_size: int, seed: in
     order = epoch_order(len(split), seed, epoch)
     batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
     size, together = len(batches[0]), _batches_together(splits, len(batches[0]))
-    groups = [torch.cat(batches[i:i + together]) for i in range(first, len(batches), together)]
-    parts = [torch.cat([g, partners(g, len(split), seed, epoch)]) for g in groups] if mixing else groups
+    groups = [torch.cat(batches[i : i + together]) for i in range(first, len(batches), together)]
+    parts = (
+        [torch.cat([g, mixup_partners(g, len(split), seed, epoch)]) for g in groups]
+        if mixing
+        else groups
+    )
     labels = split.labels.to(device)
-    for own, (number, images) in zip(groups, read_batches(splits, split, parts, device), strict=True):
-        views, target = make_views(images, number, augment, seed, epoch), labels[number]
+    for own, (number, images) in zip(
+        groups, read_batches(splits, split, parts, device), strict=True
+    ):
+        views, target = augment_batch(images, number, augment, seed, epoch), labels[number]
         if mixing:
             half = len(own)
-            views, target = mix(views[:half], views[half:], target[:half], target[half:], own, classes, augment,
-                                seed, epoch)
+            views, target = mix(
+                views[:half],
+                views[half:],
+                target[:half],
+                target[half:],
+                own,
+                classes,
+                augment,
+                seed,
+                epoch,
+            )
         yield from map(Batch, views.split(size), target.split(size))
 
 
@@ -95,11 +125,19 @@ def _batches_together(splits: Splits, size: int) -> int:
     return max(1, AT_ONCE // (size * channels * height * width)) if splits.resident else 1
 
 
-def evaluation_batches(splits: Splits, split: Split, augment: Augment, batch_size: int, device: torch.device,
-                       positions: Tensor | None = None) -> Iterator[Batch]:
+def evaluation_batches(
+    splits: Splits,
+    split: Split,
+    augment: Augment,
+    batch_size: int,
+    device: torch.device,
+    positions: Tensor | None = None,
+) -> Iterator[Batch]:
     """A split (or some of it) in order, each example once, without anything random."""
     positions = torch.arange(len(split)) if positions is None else positions
     labels = split.labels.to(device)
     if len(positions):
-        for number, images in read_batches(splits, split, list(positions.split(batch_size)), device):
-            yield Batch(evaluation_view(images, augment), labels[number])
+        for number, images in read_batches(
+            splits, split, list(positions.split(batch_size)), device
+        ):
+            yield Batch(evaluation_crop(images, augment), labels[number])

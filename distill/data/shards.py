@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from distill.data.folders import ENDINGS, SYNONYMS
-from distill.data.images import Images
-from distill.document import UserError
+from distill.data.image_dataset import ImageDataset
+from distill.errors import UserError
 
 
 def shards_of(root: Path, split: str) -> list[Path]:
@@ -24,7 +24,7 @@ def shards_of(root: Path, split: str) -> list[Path]:
     return sorted(path for path in root.rglob("*.tar") if named.search(path.stem))
 
 
-def open_shards(paths: list[Path]) -> Images:
+def open_shards(paths: list[Path]) -> ImageDataset:
     """The images of shards, in their order: ``KEY.jpg`` (or another kind of image) with its class in ``KEY.cls``.
 
     Headers are read, once, and the classes; images when they are asked for.
@@ -44,7 +44,9 @@ def open_shards(paths: list[Path]) -> Images:
                     name = PurePosixPath(member.name)
                     if name.name.startswith("."):
                         continue
-                    stem, _, ending = name.name.partition(".")  # as WebDataset has it: at the first dot
+                    stem, _, ending = name.name.partition(
+                        "."
+                    )  # as WebDataset has it: at the first dot
                     key = str(name.with_name(stem))
                     if f".{ending.lower()}" in ENDINGS:
                         images[key] = member
@@ -69,5 +71,9 @@ def open_shards(paths: list[Path]) -> Images:
             image.load()
         return image
 
-    return Images(torch.tensor(labels, dtype=torch.long), read, lambda i: f"{keys[i]} ({size[i]} bytes)",
-                  where=f" in {paths[0].parent}")
+    return ImageDataset(
+        torch.tensor(labels, dtype=torch.long),
+        read,
+        lambda i: f"{keys[i]} ({size[i]} bytes)",
+        where=f" in {paths[0].parent}",
+    )

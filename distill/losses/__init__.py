@@ -1,4 +1,4 @@
-"""Losses on labels and on teachers: plain functions, `Criterion` for a loop of one's own, and `TERMS`, their table."""
+"""Losses on labels and on teachers: plain functions, `Criterion` for a loop of one's own, and `LOSSES`, their table."""
 
 from distill.losses.common import IGNORED, Outputs
 from distill.losses.criterion import Criterion
@@ -21,13 +21,56 @@ from distill.losses.labels import (
 from distill.losses.margins import a_softmax, am_softmax, arcface, l_softmax, sm_softmax
 from distill.losses.online import OnlineTargets, online_smoothing
 from distill.losses.penalties import l1_penalty, l2_penalty
-from distill.losses.terms import NEEDS, PARTS, TERMS, make_parts, needs_of, weighted_sum, with_shares
+from distill.losses.registry import (
+    LOSS_MODULES,
+    LOSSES,
+    REQUIRED_OUTPUTS,
+    compute_loss,
+    make_loss_modules,
+    required_outputs,
+    resolve_priors,
+)
 
 __all__ = [
-    "IGNORED", "NEEDS", "PARTS", "TERMS", "Criterion", "OnlineTargets", "Outputs", "a_softmax", "am_softmax", "arcface",
-    "attention_transfer", "confidence_penalty", "convert_smoothing", "cross_entropy", "dist", "dkd", "ensemble",
-    "focal", "hard_label", "hint", "kd", "l1_penalty", "l2_penalty", "l_softmax", "logit_mse", "make_parts",
-    "max_sup", "mbls", "needs_of", "nkd", "online_smoothing", "optimal_logit_gap", "poly1", "rkd", "sm_softmax",
-    "smoothed_targets", "sparse_probabilities", "sparse_softmax", "weighted_sum",
-    "with_shares", "zipf",
+    "IGNORED",
+    "REQUIRED_OUTPUTS",
+    "LOSS_MODULES",
+    "LOSSES",
+    "Criterion",
+    "OnlineTargets",
+    "Outputs",
+    "a_softmax",
+    "am_softmax",
+    "arcface",
+    "attention_transfer",
+    "confidence_penalty",
+    "convert_smoothing",
+    "cross_entropy",
+    "dist",
+    "dkd",
+    "ensemble",
+    "focal",
+    "hard_label",
+    "hint",
+    "kd",
+    "l1_penalty",
+    "l2_penalty",
+    "l_softmax",
+    "logit_mse",
+    "make_loss_modules",
+    "max_sup",
+    "mbls",
+    "required_outputs",
+    "nkd",
+    "online_smoothing",
+    "optimal_logit_gap",
+    "poly1",
+    "rkd",
+    "sm_softmax",
+    "smoothed_targets",
+    "sparse_probabilities",
+    "sparse_softmax",
+    "compute_loss",
+    "resolve_priors",
+    "zipf",
 ]

@@ -5,11 +5,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from distill.document import Problems, check, nearest
+from distill.errors import suggest
 from distill.losses.common import IGNORED, Outputs
 from distill.losses.labels import warn_if_smoothed
-from distill.losses.terms import PARTS, TERMS
-from distill.recipe import needs_teacher, term_model
+from distill.losses.registry import LOSS_MODULES, LOSSES
+from distill.recipe.loss_terms import loss_settings_model, needs_teacher
+from distill.recipe.validation import check
+from distill.recipe.yaml_reader import Problems
 
 
 class Criterion(nn.Module):
@@ -29,29 +31,53 @@ class Criterion(nn.Module):
         ValueError: for an unknown name or hyperparameter, or a value out of its range.
     """
 
-    def __init__(self, name: str, reduction: Literal["mean", "sum", "none"] = "mean", *, ignore_index: int = IGNORED,
-                 part: nn.Module | None = None, **hyperparameters: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        *,
+        ignore_index: int = IGNORED,
+        part: nn.Module | None = None,
+        **hyperparameters: Any,
+    ) -> None:
         super().__init__()
-        if name not in TERMS:
-            raise ValueError(f"unknown term '{name}'; {nearest(name, TERMS)}")
+        if name not in LOSSES:
+            raise ValueError(f"unknown term '{name}'; {suggest(name, LOSSES)}")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
-        hyperparameters = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in hyperparameters.items()}
+        hyperparameters = {
+            k: v.tolist() if isinstance(v, Tensor) else v for k, v in hyperparameters.items()
+        }
         problems = Problems("")
         problems.lines[()] = f"Criterion('{name}')"
-        model = term_model(TERMS[name], weighted=False)
+        model = loss_settings_model(LOSSES[name], weighted=False)
         check(model, hyperparameters, (), problems)
         if problems.found:
             raise ValueError("\n".join(problems.found))
-        if (name in PARTS) != (part is not None):
-            wanted = {"hint": "nn.Linear(D_s, D_t)", "online_smoothing": "OnlineTargets(K)"}.get(name)
-            raise ValueError(f"Criterion('{name}'): this term " + ("has no part" if part else f"needs part={wanted}"))
-        self.name, self.reduction, self.ignore_index, self.part = name, reduction, ignore_index, part
+        if (name in LOSS_MODULES) != (part is not None):
+            wanted = {"hint": "nn.Linear(D_s, D_t)", "online_smoothing": "OnlineTargets(K)"}.get(
+                name
+            )
+            raise ValueError(
+                f"Criterion('{name}'): this term "
+                + ("has no part" if part else f"needs part={wanted}")
+            )
+        self.name, self.reduction, self.ignore_index, self.part = (
+            name,
+            reduction,
+            ignore_index,
+            part,
+        )
         self.hyperparameters = hyperparameters
         self._unseen = True
 
-    def forward(self, student: Tensor | Outputs, labels: Tensor, teacher: Tensor | Outputs | None = None,
-                progress: float | None = None) -> Tensor:
+    def forward(
+        self,
+        student: Tensor | Outputs,
+        labels: Tensor,
+        teacher: Tensor | Outputs | None = None,
+        progress: float | None = None,
+    ) -> Tensor:
         """The reduced loss.
 
         Args:
@@ -63,28 +89,36 @@ class Criterion(nn.Module):
         Raises:
             ValueError: if the term needs a teacher and there is none, or the labels have another shape.
         """
-        if teacher is None and needs_teacher(TERMS[self.name]):
-            raise ValueError(f"Criterion('{self.name}') needs the teacher's logits as its third argument")
+        if teacher is None and needs_teacher(LOSSES[self.name]):
+            raise ValueError(
+                f"Criterion('{self.name}') needs the teacher's logits as its third argument"
+            )
         student, teacher = (Outputs(x) if isinstance(x, Tensor) else x for x in (student, teacher))
         hard, shape = not labels.is_floating_point(), student.logits.shape
         if labels.shape != (shape[:1] + shape[2:] if hard else shape):
-            raise ValueError(f"Criterion('{self.name}'): labels of shape {list(labels.shape)} do not go with logits of "
-                             f"shape {list(shape)}: classes [B, d…] or distributions [B, K, d…] do")
+            raise ValueError(
+                f"Criterion('{self.name}'): labels of shape {list(labels.shape)} do not go with logits of "
+                f"shape {list(shape)}: classes [B, d…] or distributions [B, K, d…] do"
+            )
         labels = labels.long() if hard else labels
-        if self._unseen and not hard and labels.device.type != "cpu":  # once: looking waits for the device
+        if (
+            self._unseen and not hard and labels.device.type != "cpu"
+        ):  # once: looking waits for the device
             warn_if_smoothed(labels, self.hyperparameters.get("smoothing", 0.0))
             self._unseen = False
         if hard and self.ignore_index != IGNORED:
             labels = labels.masked_fill(labels == self.ignore_index, IGNORED)
         keywords = self.hyperparameters | ({"part": self.part} if self.part is not None else {})
-        if progress is not None and "progress" in inspect.signature(TERMS[self.name]).parameters:
+        if progress is not None and "progress" in inspect.signature(LOSSES[self.name]).parameters:
             keywords["progress"] = progress
-        loss = TERMS[self.name](student, labels, teacher, **keywords)
-        counted = (labels != IGNORED).expand_as(loss) if hard else loss.new_ones(loss.shape, dtype=bool)
-        loss = loss.masked_fill(~counted, 0)  # also of terms that read no label
+        loss = LOSSES[self.name](student, labels, teacher, **keywords)
+        is_counted = (
+            (labels != IGNORED).expand_as(loss) if hard else loss.new_ones(loss.shape, dtype=bool)
+        )
+        loss = loss.masked_fill(~is_counted, 0)  # also of terms that read no label
         if self.reduction == "none":
             return loss
-        return loss.sum() / counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
+        return loss.sum() / is_counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
 
     def extra_repr(self) -> str:
         """The term and its settings."""

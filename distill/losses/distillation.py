@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from distill.losses.common import Outputs, counted, of_class, precise, rows, split_class, without_class
+from distill.losses.common import (
+    Outputs,
+    exclude_class,
+    mask_ignored,
+    rows,
+    select_class,
+    split_class,
+    to_float32,
+)
 
 Temperature = Annotated[float, Gt(0)]
 Factor = Annotated[float, Ge(0)]
@@ -61,7 +69,9 @@ def kd(
     """
     if final_temperature is not None:
         if progress is None:
-            raise ValueError("final_temperature needs progress, the share of training that is done, in [0, 1]")
+            raise ValueError(
+                "final_temperature needs progress, the share of training that is done, in [0, 1]"
+            )
         temperature = temperature + (final_temperature - temperature) * progress
     own = temperature if student_temperature is None else student_temperature
     _positive(temperature, own, final_temperature or 1.0)
@@ -70,8 +80,10 @@ def kd(
         ours, theirs = _standardised(ours), _standardised(theirs)
     log_p = F.log_softmax(ours / own, dim=1)
     log_q = F.log_softmax(theirs / temperature, dim=1)
-    loss = F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * (own**2 if t_squared else 1.0)
-    return counted(loss, labels)
+    loss = F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1) * (
+        own**2 if t_squared else 1.0
+    )
+    return mask_ignored(loss, labels)
 
 
 def logit_mse(
@@ -105,7 +117,9 @@ def logit_mse(
     if centre:
         difference = difference - difference.mean(1, keepdim=True)
     squares = difference.square()
-    return counted(0.5 * (squares.sum(1) if over_classes == "sum" else squares.mean(1)), labels)
+    return mask_ignored(
+        0.5 * (squares.sum(1) if over_classes == "sum" else squares.mean(1)), labels
+    )
 
 
 def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
@@ -123,7 +137,7 @@ def hard_label(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
         ValueError: if the shapes differ.
     """
     ours, theirs = _both(student, teacher)
-    return counted(F.cross_entropy(ours, theirs.argmax(1), reduction="none"), labels)
+    return mask_ignored(F.cross_entropy(ours, theirs.argmax(1), reduction="none"), labels)
 
 
 def dkd(
@@ -194,9 +208,11 @@ def nkd(
     ours, theirs = _both(student, teacher)
     ours, classes, finish = rows(ours, labels)
     theirs = rows(theirs, labels)[0]
-    target = of_class(theirs, classes).sub(theirs.logsumexp(1)).exp() * F.cross_entropy(ours, classes, reduction="none")
-    others_s = F.log_softmax(without_class(ours, classes) / temperature, 1)
-    others_t = F.softmax(without_class(theirs, classes) / temperature, 1)
+    target = select_class(theirs, classes).sub(theirs.logsumexp(1)).exp() * F.cross_entropy(
+        ours, classes, reduction="none"
+    )
+    others_s = F.log_softmax(exclude_class(ours, classes) / temperature, 1)
+    others_t = F.softmax(exclude_class(theirs, classes) / temperature, 1)
     return finish(target - others_weight * temperature**2 * (others_t * others_s).sum(1))
 
 
@@ -246,7 +262,7 @@ def ensemble(teachers: Sequence[Outputs]) -> Outputs:
     """
     if len(teachers) == 1:
         return teachers[0]
-    log_p = torch.stack([F.log_softmax(precise(t.logits), 1) for t in teachers])
+    log_p = torch.stack([F.log_softmax(to_float32(t.logits), 1) for t in teachers])
     return Outputs(log_p.logsumexp(0) - math.log(len(teachers)))
 
 
@@ -254,17 +270,21 @@ def _both(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{list(student.logits.shape)} and {list(teacher.logits.shape)}"
         raise ValueError(f"student and teacher must have logits of one shape, got {shapes}")
-    return precise(student.logits), precise(teacher.logits.detach())
+    return to_float32(student.logits), to_float32(teacher.logits.detach())
 
 
 def _positive(*temperatures: float) -> None:
     if not all(0 < t < math.inf for t in temperatures):
-        raise ValueError(f"temperatures must be positive, got {' and '.join(f'{t:g}' for t in temperatures)}")
+        raise ValueError(
+            f"temperatures must be positive, got {' and '.join(f'{t:g}' for t in temperatures)}"
+        )
 
 
 def _standardised(logits: Tensor) -> Tensor:
     if logits.shape[1] < 2:
-        raise ValueError("standardised logits need at least 2 classes: they must have a standard deviation")
+        raise ValueError(
+            "standardised logits need at least 2 classes: they must have a standard deviation"
+        )
     centred = logits - logits.mean(1, keepdim=True)
     variance = centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
     return centred / variance.clamp(min=1e-4).sqrt()

@@ -1,4 +1,4 @@
-"""Losses on a teacher's inside: its penultimate features and its feature maps.
+"""Losses on a teacher's inside: its capture_features features and its feature maps.
 
 An ensemble of teachers has none, so these terms learn from one teacher.
 """
@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.losses.common import Outputs, precise
+from distill.losses.common import Outputs, to_float32
 from distill.losses.distillation import Factor
 
 
-def hint(student: Outputs, labels: Tensor, teacher: Outputs, *, part: nn.Module,
-         over_features: Literal["mean", "sum"] = "mean") -> Tensor:
-    """FitNets' hint on the penultimate layer, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015, equation 3).
+def hint(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs,
+    *,
+    part: nn.Module,
+    over_features: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """FitNets' hint on the capture_features layer, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015, equation 3).
 
     Args:
         student: features ``[B, D_s]``.
@@ -64,8 +70,14 @@ def attention_transfer(student: Outputs, labels: Tensor, teacher: Outputs) -> Te
     return torch.stack(losses).sum(0)
 
 
-def rkd(student: Outputs, labels: Tensor, teacher: Outputs, *, distance_weight: Factor = 1.0,
-        angle_weight: Factor = 2.0) -> Tensor:
+def rkd(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs,
+    *,
+    distance_weight: Factor = 1.0,
+    angle_weight: Factor = 2.0,
+) -> Tensor:
     """Relational distillation: distances and angles among the examples of a batch (Park et al. 2019, section 3.2).
 
     Huber losses of all distances ``|f_i - f_j|``, over their mean, and of the cosines of all angles at i between
@@ -89,31 +101,37 @@ def rkd(student: Outputs, labels: Tensor, teacher: Outputs, *, distance_weight: 
     loss = ours.new_zeros(len(ours))
     with torch.autocast(ours.device.type, enabled=False):
         if distance_weight:
-            loss = loss + distance_weight * F.smooth_l1_loss(_distances(ours), _distances(theirs),
-                                                             reduction="none").mean(1)
+            loss = loss + distance_weight * F.smooth_l1_loss(
+                _distances(ours), _distances(theirs), reduction="none"
+            ).mean(1)
         if angle_weight:
-            loss = loss + angle_weight * F.smooth_l1_loss(_angles(ours), _angles(theirs),
-                                                          reduction="none").mean((1, 2))
+            loss = loss + angle_weight * F.smooth_l1_loss(
+                _angles(ours), _angles(theirs), reduction="none"
+            ).mean((1, 2))
     return loss
 
 
 def _features(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     if student.features is None or teacher.features is None:
         raise ValueError("this term needs features, of the student and of one teacher")
-    return precise(student.features), precise(teacher.features.detach())
+    return to_float32(student.features), to_float32(teacher.features.detach())
 
 
 def _attention(maps: Tensor, size: Sequence[int]) -> Tensor:
-    maps = precise(maps)
+    maps = to_float32(maps)
     largest = maps.detach().abs().amax((1, 2, 3), keepdim=True)
-    energy = (maps / largest.clamp(min=1e-30)).square().mean(1, keepdim=True)  # squares of large ones might overflow
+    energy = (
+        (maps / largest.clamp(min=1e-30)).square().mean(1, keepdim=True)
+    )  # squares of large ones might overflow
     return F.normalize(F.adaptive_avg_pool2d(energy, size).flatten(1), dim=1)
 
 
 def _distances(features: Tensor) -> Tensor:
     """``[B, B]``, over the mean distance of two different examples."""
     squares = (features[:, None] - features[None]).square().sum(2)
-    distances = torch.where(squares > 0, squares.clamp(min=1e-30).sqrt(), 0)  # its gradient at 0 is infinite
+    distances = torch.where(
+        squares > 0, squares.clamp(min=1e-30).sqrt(), 0
+    )  # its gradient at 0 is infinite
     count = len(features) * (len(features) - 1)
     return distances * (count / distances.sum().clamp(min=1e-30)) if count else distances
 

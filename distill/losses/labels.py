@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from distill.losses.common import Outputs, counted, of_class, precise, rows, split_class, without_class
+from distill.losses.common import (
+    Outputs,
+    exclude_class,
+    mask_ignored,
+    rows,
+    select_class,
+    split_class,
+    to_float32,
+)
 
 Over = Literal["all", "others"]
 Mass = Annotated[float, Ge(0), Le(1)]
@@ -33,8 +41,10 @@ def uniform_mass(smoothing: float, classes: int, over: Over = "all") -> float:
     """
     highest = 1.0 if over == "all" else (classes - 1) / classes
     if not 0 <= smoothing <= highest:
-        raise ValueError(f"smoothing over {over} of {classes} classes must be in [0, {highest:g}], got {smoothing:g}"
-                         + (": beyond it the wrong classes are taught" if smoothing > highest else ""))
+        raise ValueError(
+            f"smoothing over {over} of {classes} classes must be in [0, {highest:g}], got {smoothing:g}"
+            + (": beyond it the wrong classes are taught" if smoothing > highest else "")
+        )
     return smoothing if over == "all" else min(1.0, smoothing * classes / max(classes - 1, 1))
 
 
@@ -45,8 +55,13 @@ def convert_smoothing(smoothing: float, classes: int, to: Over) -> float:
     return uniform_mass(smoothing, classes) * (classes - 1) / classes
 
 
-def smoothed_targets(labels: Tensor, classes: int, smoothing: float, over: Over = "all",
-                     prior: Sequence[float] | Tensor | None = None) -> Tensor:
+def smoothed_targets(
+    labels: Tensor,
+    classes: int,
+    smoothing: float,
+    over: Over = "all",
+    prior: Sequence[float] | Tensor | None = None,
+) -> Tensor:
     """Target distributions ``[B, K]`` (class last), at least in float32.
 
     Args:
@@ -56,7 +71,9 @@ def smoothed_targets(labels: Tensor, classes: int, smoothing: float, over: Over 
         over: where to: see `cross_entropy`.
         prior: where to instead, a distribution ``[K]``.
     """
-    target = precise(labels) if labels.is_floating_point() else F.one_hot(labels, classes).float()
+    target = (
+        to_float32(labels) if labels.is_floating_point() else F.one_hot(labels, classes).float()
+    )
     if prior is not None:
         return (1 - smoothing) * target + smoothing * _distribution(prior, classes, target)
     mass = uniform_mass(smoothing, classes, over)
@@ -75,15 +92,21 @@ def optimal_logit_gap(classes: int, smoothing: float, over: Over = "all") -> flo
 @lru_cache(maxsize=64)
 def _constants(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """On the device once: a copy from the host in every step would stop it."""
-    with torch.inference_mode(False):  # or a first call during evaluation would leave what no gradient may pass
+    with torch.inference_mode(
+        False
+    ):  # or a first call during evaluation would leave what no gradient may pass
         return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _per_class(name: str, values: Sequence[float] | Tensor, classes: int, like: Tensor) -> Tensor:
     if isinstance(values, str):
-        raise ValueError(f"{name}: {values} is known in a recipe only; give one value for each class")
+        raise ValueError(
+            f"{name}: {values} is known in a recipe only; give one value for each class"
+        )
     if len(values) != classes:
-        raise ValueError(f"{name} must have one value for each of the {classes} classes, got {len(values)}")
+        raise ValueError(
+            f"{name} must have one value for each of the {classes} classes, got {len(values)}"
+        )
     if isinstance(values, Tensor):
         return values.to(like)
     if not all(0 <= v < math.inf for v in values):
@@ -99,9 +122,18 @@ def _distribution(prior: Sequence[float] | Tensor, classes: int, like: Tensor) -
 
 def warn_if_smoothed(labels: Tensor, smoothing: float) -> None:
     """Warn where soft labels that leave no class out would be smoothed again (K = 2 cannot be told apart)."""
-    if smoothing and labels.is_floating_point() and labels.shape[1] > 2 and len(labels) and bool((labels > 0).all()):
-        warnings.warn("these soft labels leave no class out, so they seem to be smoothed already (timm's Mixup does "
-                      f"that by default); smoothing={smoothing:g} smooths them again", stacklevel=3)
+    if (
+        smoothing
+        and labels.is_floating_point()
+        and labels.shape[1] > 2
+        and len(labels)
+        and bool((labels > 0).all())
+    ):
+        warnings.warn(
+            "these soft labels leave no class out, so they seem to be smoothed already (timm's Mixup does "
+            f"that by default); smoothing={smoothing:g} smooths them again",
+            stacklevel=3,
+        )
 
 
 # ------------------------------------------------------------------------------------------ cross-entropy
@@ -144,7 +176,7 @@ def cross_entropy(
     Raises:
         ValueError: if smoothing is out of its range or a list is not one value a class.
     """
-    logits, classes = precise(student.logits), student.logits.shape[1]
+    logits, classes = to_float32(student.logits), student.logits.shape[1]
     mass = uniform_mass(smoothing, classes, over)
     soft = labels.is_floating_point()
     labels = labels.to(logits.dtype) if soft else labels
@@ -156,17 +188,25 @@ def cross_entropy(
         if over != "all":
             raise ValueError("prior says where the mass goes, so over must be left out")
         u = _distribution(prior, classes, logits)
-        to_prior = -(F.log_softmax(logits, 1).movedim(1, -1) * u).sum(-1)  # autocast halves a product of matrices
-        loss = (1 - smoothing) * F.cross_entropy(logits, labels, reduction="none") + smoothing * to_prior
+        to_prior = -(F.log_softmax(logits, 1).movedim(1, -1) * u).sum(
+            -1
+        )  # autocast halves a product of matrices
+        loss = (1 - smoothing) * F.cross_entropy(
+            logits, labels, reduction="none"
+        ) + smoothing * to_prior
     if subtract_entropy:
         loss = loss - _target_entropy(labels, classes, mass, prior, logits)
     if class_weights is not None:
         w = _per_class("class_weights", class_weights, classes, logits)
         loss = loss * ((labels.movedim(1, -1) * w).sum(-1) if soft else w[labels.clamp(min=0)])
-    return loss if prior is None and not subtract_entropy else counted(loss, labels)  # torch's own counts itself
+    return (
+        loss if prior is None and not subtract_entropy else mask_ignored(loss, labels)
+    )  # torch's own counts itself
 
 
-def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor) -> Tensor | float:
+def _target_entropy(
+    labels: Tensor, classes: int, mass: float, prior: Any, like: Tensor
+) -> Tensor | float:
     """H(q): one number for hard labels, but for a prior one for each class, and for soft labels one an example."""
     if labels.is_floating_point():
         q = smoothed_targets(labels.movedim(1, -1), classes, mass, prior=prior)
@@ -175,15 +215,22 @@ def _target_entropy(labels: Tensor, classes: int, mass: float, prior: Any, like:
         own, other = 1 - mass + mass / classes, mass / classes
         return -sum(n * q * math.log(q) for n, q in ((1, own), (classes - 1, other)) if q > 0)
     u = mass * _distribution(prior, classes, like)
-    by_class = torch.special.entr(u).sum() - torch.special.entr(u) + torch.special.entr(1 - mass + u)
+    by_class = (
+        torch.special.entr(u).sum() - torch.special.entr(u) + torch.special.entr(1 - mass + u)
+    )
     return by_class[labels.clamp(min=0)]
 
 
 # ------------------------------------------------------------------------------------------ its neighbours
 
 
-def focal(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-          focus: Annotated[float, Ge(0)] = 2.0) -> Tensor:
+def focal(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    focus: Annotated[float, Ge(0)] = 2.0,
+) -> Tensor:
     """Focal loss, ``-(1 - p_y)^focus log p_y`` (Lin et al. 2017, equation 4, with softmax; their γ).
 
     Args:
@@ -205,8 +252,14 @@ def focal(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     return finish(-(focus * log_rest).exp() * log_p)
 
 
-def poly1(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-          epsilon: Annotated[float, Ge(-1)] = 2.0, smoothing: Mass = 0.0) -> Tensor:
+def poly1(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    epsilon: Annotated[float, Ge(-1)] = 2.0,
+    smoothing: Mass = 0.0,
+) -> Tensor:
     """Poly-1, cross-entropy + ``epsilon (1 - Σ_k q_k p_k)`` (Leng et al. 2022, equation 7; timm's default).
 
     Args:
@@ -227,13 +280,18 @@ def poly1(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     logits, classes, finish = rows(student.logits, labels)
     mass = uniform_mass(smoothing, logits.shape[1])
     log_p = F.log_softmax(logits, 1)
-    own = of_class(log_p, classes)
+    own = select_class(log_p, classes)
     loss = -(1 - mass) * own - (mass * log_p.mean(1) if mass else 0)
     return finish(loss + epsilon * (1 - (1 - mass) * own.exp() - mass / logits.shape[1]))
 
 
-def sparse_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-                   k: Annotated[int, Ge(1)] = 10) -> Tensor:
+def sparse_softmax(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    k: Annotated[int, Ge(1)] = 10,
+) -> Tensor:
     """Sparse softmax, ``log Σ_Ω exp z_j - z_y`` over the k largest logits Ω (Sun et al. 2021; J. Su's form).
 
     At least 0, at most cross-entropy, and cross-entropy for k ≥ K. A label outside of Ω is learned all the
@@ -253,12 +311,12 @@ def sparse_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = N
         ValueError: if k < 1 or the labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    return finish(_largest(logits, k)[0].logsumexp(1) - of_class(logits, classes))
+    return finish(_largest(logits, k)[0].logsumexp(1) - select_class(logits, classes))
 
 
 def sparse_probabilities(logits: Tensor, k: int) -> Tensor:
     """What sparse softmax predicts: probabilities ``[N, K]`` of the k largest logits, 0 elsewhere."""
-    values, places = _largest(precise(logits), k)
+    values, places = _largest(to_float32(logits), k)
     return torch.zeros_like(logits, dtype=values.dtype).scatter(1, places, values.softmax(1))
 
 
@@ -282,8 +340,8 @@ def confidence_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None
     Returns:
         ``[B]`` or ``[B, d…]``, in nats, in [0, log K].
     """
-    log_p = F.log_softmax(precise(student.logits), 1)
-    return counted(math.log(log_p.shape[1]) + (log_p.exp() * log_p).sum(1), labels)
+    log_p = F.log_softmax(to_float32(student.logits), 1)
+    return mask_ignored(math.log(log_p.shape[1]) + (log_p.exp() * log_p).sum(1), labels)
 
 
 def max_sup(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
@@ -300,12 +358,18 @@ def max_sup(student: Outputs, labels: Tensor, teacher: Outputs | None = None) ->
     Returns:
         ``[B]`` or ``[B, d…]``, in logits.
     """
-    logits = precise(student.logits)
-    return counted(logits.max(1).values - logits.mean(1), labels)
+    logits = to_float32(student.logits)
+    return mask_ignored(logits.max(1).values - logits.mean(1), labels)
 
 
-def mbls(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-         margin: Annotated[float, Ge(0)] = 10.0, over_classes: Literal["mean", "sum"] = "mean") -> Tensor:
+def mbls(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[float, Ge(0)] = 10.0,
+    over_classes: Literal["mean", "sum"] = "mean",
+) -> Tensor:
     """Margin-based smoothing, ``mean_k relu(max_j z_j - z_k - margin)`` (Liu et al. 2022, equation 9).
 
     The authors' code takes the mean over classes and a weight of 0.1; the paper sums.
@@ -325,13 +389,19 @@ def mbls(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     """
     if margin < 0:
         raise ValueError(f"margin must be at least 0, got {margin:g}")
-    logits = precise(student.logits)
+    logits = to_float32(student.logits)
     excess = F.relu(logits.max(1, keepdim=True).values - margin - logits)
-    return counted(excess.mean(1) if over_classes == "mean" else excess.sum(1), labels)
+    return mask_ignored(excess.mean(1) if over_classes == "mean" else excess.sum(1), labels)
 
 
-def zipf(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-         power: Annotated[float, Gt(0)] = 1.0, only_correct: bool = False) -> Tensor:
+def zipf(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    power: Annotated[float, Gt(0)] = 1.0,
+    only_correct: bool = False,
+) -> Tensor:
     """Zipf smoothing: KL of the wrong classes' distribution from one by rank, ``q_r ∝ r^-power`` (Liang et al.
     2022, equation 5, ranks by the network's own logits; their dense form, votes over feature maps, is not here).
 
@@ -355,7 +425,9 @@ def zipf(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     if others < 1:
         raise ValueError("Zipf smoothing needs at least 2 classes")
     share = _zipf(others, power, logits.device, logits.dtype)
-    ranked = without_class(logits, classes).sort(1, descending=True).values[:, :others]  # the own class came last
+    ranked = (
+        exclude_class(logits, classes).sort(1, descending=True).values[:, :others]
+    )  # the own class came last
     loss = ranked.logsumexp(1) - (ranked * share).sum(1) - torch.special.entr(share).sum()
     return finish(torch.where(logits.argmax(1) == classes, loss, 0) if only_correct else loss)
 

@@ -16,12 +16,18 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from distill.losses.common import Outputs, of_class, precise, rows
+from distill.losses.common import Outputs, rows, select_class, to_float32
 from distill.losses.labels import Mass, uniform_mass
 
 
-def sm_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-               margin: Annotated[float, Ge(0)] = 1.0, smoothing: Mass = 0.0) -> Tensor:
+def sm_softmax(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[float, Ge(0)] = 1.0,
+    smoothing: Mass = 0.0,
+) -> Tensor:
     """Soft-margin softmax: the label's logit is ``z_y - margin`` (Liang et al. 2017, equation 4).
 
     Args:
@@ -38,11 +44,19 @@ def sm_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None,
         ValueError: if margin or smoothing is out of its range, or the labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    return finish(_with_own(logits, classes, of_class(logits, classes) - _checked(margin), smoothing))
+    return finish(
+        _with_own(logits, classes, select_class(logits, classes) - _checked(margin), smoothing)
+    )
 
 
-def am_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-               margin: Annotated[float, Ge(0)] = 0.35, smoothing: Mass = 0.0) -> Tensor:
+def am_softmax(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[float, Ge(0)] = 0.35,
+    smoothing: Mass = 0.0,
+) -> Tensor:
     """Additive margin, ``s (cos θ_y - margin)`` (Wang et al. 2018, AM-Softmax; Wang et al. 2018, CosFace).
 
     Args:
@@ -59,12 +73,18 @@ def am_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None,
         ValueError: if there is no scale, margin or smoothing is out of its range, or the labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    own = of_class(logits, classes) - _scale(student) * _checked(margin)
+    own = select_class(logits, classes) - _scale(student) * _checked(margin)
     return finish(_with_own(logits, classes, own, smoothing))
 
 
-def arcface(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-            margin: Annotated[float, Ge(0), Le(math.pi)] = 0.5, smoothing: Mass = 0.0) -> Tensor:
+def arcface(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[float, Ge(0), Le(math.pi)] = 0.5,
+    smoothing: Mass = 0.0,
+) -> Tensor:
     """Additive angular margin, ``s cos(θ_y + margin)`` (Deng et al. 2019, equation 3).
 
     Beyond θ = π - margin, where that would rise again, ``s (cos θ - margin sin margin)``, as in the authors' code.
@@ -84,16 +104,26 @@ def arcface(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
     """
     logits, classes, finish = rows(student.logits, labels)
     scale, margin = _scale(student), _checked(margin)
-    cos = (of_class(logits, classes) / scale).clamp(-1, 1)
-    sin = (1 - cos.square()).clamp(min=1e-12).sqrt()  # its gradient is infinite where an angle is 0 or π
+    cos = (select_class(logits, classes) / scale).clamp(-1, 1)
+    sin = (
+        (1 - cos.square()).clamp(min=1e-12).sqrt()
+    )  # its gradient is infinite where an angle is 0 or π
     turned = cos * math.cos(margin) - sin * math.sin(margin)
     own = torch.where(cos >= -math.cos(margin), turned, cos - margin * math.sin(margin))
     return finish(_with_own(logits, classes, scale * own, smoothing))
 
 
-def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-              margin: Annotated[int, Ge(1)] = 4, share: Mass = 1 / 6, ramp: Mass = 0.5, smoothing: Mass = 0.0,
-              progress: float = 1.0) -> Tensor:
+def l_softmax(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[int, Ge(1)] = 4,
+    share: Mass = 1 / 6,
+    ramp: Mass = 0.5,
+    smoothing: Mass = 0.0,
+    progress: float = 1.0,
+) -> Tensor:
     """Large margin, ``‖W_y‖ ‖f‖ ψ(θ_y)``, ``ψ = (-1)^k cos(mθ) - 2k`` on ``[kπ/m, (k+1)π/m]`` (Liu et al. 2016).
 
     A bias of the last layer stays in the logits. The logit is (1 - share) of what it was and `share` of this, as
@@ -119,19 +149,31 @@ def l_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
     """
     logits, classes, finish = rows(student.logits, labels)
     if student.scale:
-        raise ValueError("this term needs logits that are features · templates, not those of a cosine head")
+        raise ValueError(
+            "this term needs logits that are features · templates, not those of a cosine head"
+        )
     if student.features is None or student.templates is None:
         raise ValueError("this term needs Outputs with features and templates")
-    features, templates = precise(student.features), precise(student.templates)
+    features, templates = to_float32(student.features), to_float32(student.templates)
     theirs = F.embedding(classes, templates)  # whose gradient is faster than an index's
     radius, dot = features.norm(dim=1) * theirs.norm(dim=1), (features * theirs).sum(1)
-    own = of_class(logits, classes) + _grown(share, ramp, progress) * _widening(dot, radius, margin)
+    own = select_class(logits, classes) + _grown(share, ramp, progress) * _widening(
+        dot, radius, margin
+    )
     return finish(_with_own(logits, classes, own, smoothing))
 
 
-def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-              margin: Annotated[int, Ge(1)] = 4, share: Mass = 1 / 6, ramp: Mass = 0.5, smoothing: Mass = 0.0,
-              progress: float = 1.0) -> Tensor:
+def a_softmax(
+    student: Outputs,
+    labels: Tensor,
+    teacher: Outputs | None = None,
+    *,
+    margin: Annotated[int, Ge(1)] = 4,
+    share: Mass = 1 / 6,
+    ramp: Mass = 0.5,
+    smoothing: Mass = 0.0,
+    progress: float = 1.0,
+) -> Tensor:
     """Angular softmax, ``‖f‖ ψ(θ_y)`` with templates of norm 1 and no bias (Liu et al. 2017, SphereFace).
 
     ψ and its share as in `l_softmax`.
@@ -155,9 +197,11 @@ def a_softmax(student: Outputs, labels: Tensor, teacher: Outputs | None = None, 
     """
     logits, classes, finish = rows(student.logits, labels)
     if student.features is None or student.scale != 0:
-        raise ValueError("this term needs features, and logits that are their length · cosine: in a recipe, model: "
-                         "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)")
-    radius, own = precise(student.features).norm(dim=1), of_class(logits, classes)
+        raise ValueError(
+            "this term needs features, and logits that are their length · cosine: in a recipe, model: "
+            "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)"
+        )
+    radius, own = to_float32(student.features).norm(dim=1), select_class(logits, classes)
     own = own + _grown(share, ramp, progress) * _widening(own, radius, margin)
     return finish(_with_own(logits, classes, own, smoothing))
 
@@ -175,7 +219,9 @@ def _widening(dot: Tensor, radius: Tensor, margin: int) -> Tensor:
         raise ValueError(f"margin must be a whole number from 1, got {margin:g}")
     cos = (dot / radius.clamp(min=1e-12)).clamp(-1, 1)
     before, turned = torch.ones_like(cos), cos
-    for _ in range(int(margin) - 1):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
+    for _ in range(
+        int(margin) - 1
+    ):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
         before, turned = turned, 2 * cos * turned - before
     k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
     return radius * ((1 - 2 * (k % 2)) * turned - 2 * k - cos)
@@ -196,6 +242,8 @@ def _checked(margin: float) -> float:
 
 def _scale(student: Outputs) -> float:
     if not student.scale:
-        raise ValueError("this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
-                         "base: NAME, scale: 16}; else Outputs(logits, scale=…)")
+        raise ValueError(
+            "this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
+            "base: NAME, scale: 16}; else Outputs(logits, scale=…)"
+        )
     return student.scale

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.losses.common import IGNORED, Outputs, of_class, rows
+from distill.losses.common import IGNORED, Outputs, rows, select_class
 
 
 class OnlineTargets(nn.Module):
@@ -23,13 +23,15 @@ class OnlineTargets(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.register_buffer("targets", torch.full((classes, classes), 1 / classes))
-        self.register_buffer("sums", torch.zeros(classes + 1, classes))  # the last row is for what does not count
+        self.register_buffer(
+            "sums", torch.zeros(classes + 1, classes)
+        )  # the last row is for what does not count
         self.register_buffer("counts", torch.zeros(classes + 1))
 
     @torch.no_grad()
-    def observe(self, log_p: Tensor, classes: Tensor, counted: Tensor) -> None:
+    def capture_outputs(self, log_p: Tensor, classes: Tensor, counted: Tensor) -> None:
         """Add the right answers among ``[N, K]`` log-probabilities whose classes are ``[N]``."""
-        right = (of_class(log_p, classes) == log_p.amax(1)) & counted
+        right = (select_class(log_p, classes) == log_p.amax(1)) & counted
         row = torch.where(right, classes, len(self.targets))
         self.sums.index_add_(0, row, log_p.exp().to(self.sums.dtype))
         self.counts.index_add_(0, row, torch.ones_like(row, dtype=self.counts.dtype))
@@ -47,8 +49,9 @@ class OnlineTargets(nn.Module):
         self.counts.zero_()
 
 
-def online_smoothing(student: Outputs, labels: Tensor, teacher: Outputs | None = None, *,
-                     part: OnlineTargets) -> Tensor:
+def online_smoothing(
+    student: Outputs, labels: Tensor, teacher: Outputs | None = None, *, part: OnlineTargets
+) -> Tensor:
     """Cross-entropy with the class's online target, ``-Σ_k S_yk log p_k`` (Zhang et al. 2021, equation 6).
 
     The authors add it to cross-entropy with weights of 0.5 each.
@@ -68,5 +71,5 @@ def online_smoothing(student: Outputs, labels: Tensor, teacher: Outputs | None =
     logits, classes, finish = rows(student.logits, labels)
     log_p = F.log_softmax(logits, 1)
     if part.training:
-        part.observe(log_p, classes, (labels != IGNORED).reshape(-1))
+        part.capture_outputs(log_p, classes, (labels != IGNORED).reshape(-1))
     return finish(-(F.embedding(classes, part.targets.to(log_p.dtype)) * log_p).sum(1))

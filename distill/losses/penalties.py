@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.losses.common import Outputs, precise
+from distill.losses.common import Outputs, to_float32
 
 
 def l1_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def l1_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None)
     Raises:
         ValueError: if there are no weights.
     """
-    return _each([torch.linalg.vector_norm(precise(w), 1) for w in _weights(student)], labels)
+    return _each([torch.linalg.vector_norm(to_float32(w), 1) for w in _weights(student)], labels)
 
 
 def l2_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None) -> Tensor:
@@ -44,7 +44,7 @@ def l2_penalty(student: Outputs, labels: Tensor, teacher: Outputs | None = None)
     Raises:
         ValueError: if there are no weights.
     """
-    return _each([precise(w).square().sum() / 2 for w in _weights(student)], labels)
+    return _each([to_float32(w).square().sum() / 2 for w in _weights(student)], labels)
 
 
 def _weights(student: Outputs) -> Sequence[Tensor]:

@@ -25,7 +25,7 @@ class _Classifier(nn.Module):
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
 
     def get_classifier(self) -> nn.Linear:
-        """The last layer: its input are the penultimate features, its rows the templates."""
+        """The last layer: its input are the capture_features features, its rows the templates."""
         return self.head
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -51,8 +51,15 @@ class MLP(_Classifier):
     the logits of MNIST images would start with a standard deviation of 32.
     """
 
-    def __init__(self, width: int = 1200, num_classes: int = 10, in_chans: int = 1, img_size: int | tuple = 28,
-                 drop_rate: float = 0.0, init_std: float | None = None) -> None:
+    def __init__(
+        self,
+        width: int = 1200,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        img_size: int | tuple = 28,
+        drop_rate: float = 0.0,
+        init_std: float | None = None,
+    ) -> None:
         super().__init__(num_classes, in_chans, drop_rate)
         height, length = img_size if isinstance(img_size, tuple | list) else (img_size, img_size)
         self.num_features = width
@@ -75,7 +82,10 @@ def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Con
 
 def _stage_ends(container: str, widths: Sequence[int], ends: Sequence[int]) -> list[dict[str, Any]]:
     """Which modules give the feature maps of the stages, as timm's networks tell it."""
-    return [{"module": f"{container}.{end}", "num_chs": width} for width, end in zip(widths, ends, strict=True)]
+    return [
+        {"module": f"{container}.{end}", "num_chs": width}
+        for width, end in zip(widths, ends, strict=True)
+    ]
 
 
 class _Block(nn.Module):
@@ -86,8 +96,11 @@ class _Block(nn.Module):
         self.conv1, self.bn1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
         changed = stride != 1 or inputs != outputs
-        self.downsample = nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs)) if changed \
+        self.downsample = (
+            nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
+            if changed
             else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -98,17 +111,29 @@ class CifarResNet(_Classifier):
     """He et al. 2016, section 4.2: 6n + 2 layers in three stages, with 1×1 convolutions where the shape
     changes (option B, as in the tables) and He's initialisation."""
 
-    def __init__(self, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64), num_classes: int = 10,
-                 in_chans: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        depth: int,
+        widths: tuple[int, int, int, int] = (16, 16, 32, 64),
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__(num_classes, in_chans, drop_rate)
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"the depth of a CIFAR ResNet is 6n + 2, got {depth}")
         self.num_features = widths[3]
         self.conv1, self.bn1 = _conv(in_chans, widths[0]), nn.BatchNorm2d(widths[0])
-        self.stages = nn.Sequential(*(
-            _Block(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1)
-            for s in range(3) for b in range(blocks)))
+        self.stages = nn.Sequential(
+            *(
+                _Block(
+                    widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1
+                )
+                for s in range(3)
+                for b in range(blocks)
+            )
+        )
         self.feature_info = _stage_ends("stages", widths[1:], range(blocks - 1, 3 * blocks, blocks))
         self.head = nn.Linear(widths[3], num_classes)
         _init_he(self)
@@ -125,7 +150,9 @@ class _PreBlock(nn.Module):
         super().__init__()
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride)
         self.bn2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
-        self.shortcut = _conv(inputs, outputs, stride, 1) if stride != 1 or inputs != outputs else None
+        self.shortcut = (
+            _conv(inputs, outputs, stride, 1) if stride != 1 or inputs != outputs else None
+        )
         self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,8 +165,14 @@ class _PreBlock(nn.Module):
 class WideResNet(_Classifier):
     """Zagoruyko and Komodakis 2016: WRN-depth-width, 6n + 4 layers. `drop_rate` is inside the blocks."""
 
-    def __init__(self, depth: int, width: int, num_classes: int = 10, in_chans: int = 3,
-                 drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__(num_classes, in_chans, 0.0)
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
@@ -147,9 +180,18 @@ class WideResNet(_Classifier):
         widths = (16, 16 * width, 32 * width, 64 * width)
         self.num_features = widths[3]
         self.conv1 = _conv(in_chans, 16)
-        self.stages = nn.Sequential(*(
-            _PreBlock(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1, drop_rate)
-            for s in range(3) for b in range(blocks)))
+        self.stages = nn.Sequential(
+            *(
+                _PreBlock(
+                    widths[s] if b == 0 else widths[s + 1],
+                    widths[s + 1],
+                    2 if s and b == 0 else 1,
+                    drop_rate,
+                )
+                for s in range(3)
+                for b in range(blocks)
+            )
+        )
         self.feature_info = _stage_ends("stages", widths[1:], range(blocks - 1, 3 * blocks, blocks))
         self.bn = nn.BatchNorm2d(widths[3])
         self.head = nn.Linear(widths[3], num_classes)
@@ -163,13 +205,22 @@ class WideResNet(_Classifier):
 class CifarVGG(_Classifier):
     """VGG with batch normalisation for 32×32 images, one linear layer on the pooled 512 features."""
 
-    def __init__(self, stages: tuple[tuple[int, ...], ...], num_classes: int = 10, in_chans: int = 3,
-                 drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        stages: tuple[tuple[int, ...], ...],
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__(num_classes, in_chans, drop_rate)
         layers, width, ends = [], in_chans, []
         for number, stage in enumerate(stages):
             for outputs in stage:
-                layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+                layers += [
+                    nn.Conv2d(width, outputs, 3, padding=1),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(inplace=True),
+                ]
                 width = outputs
             ends.append(len(layers) - 1)
             if number < 3:  # the tables' networks keep 4×4 maps in the last two stages
@@ -192,19 +243,31 @@ class CifarAlexNet(_Classifier):
     The paper decays the two hidden dense layers alone (0.04), at a rate of 0.1 and a loss times 3.
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3, img_size: int | tuple = 24,
-                 drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple = 24,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__(num_classes, in_chans, drop_rate)
         height, length = img_size if isinstance(img_size, tuple | list) else (img_size, img_size)
         self.conv1 = nn.Conv2d(in_chans, 64, 5, padding=2)
         self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
-        self.norm = nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)  # TF's alpha is not divided by the size
+        self.norm = nn.LocalResponseNorm(
+            9, alpha=0.001, beta=0.75, k=1.0
+        )  # TF's alpha is not divided by the size
         self.fc1 = nn.Linear(64 * -(-height // 4) * -(-length // 4), 384)
         self.fc2 = nn.Linear(384, 192)
         self.head = nn.Linear(192, num_classes)
         self.num_features = 192
-        for layer, std in ((self.conv1, 0.05), (self.conv2, 0.05), (self.fc1, 0.04), (self.fc2, 0.04),
-                           (self.head, 1 / 192)):
+        for layer, std in (
+            (self.conv1, 0.05),
+            (self.conv2, 0.05),
+            (self.fc1, 0.04),
+            (self.fc2, 0.04),
+            (self.head, 1 / 192),
+        ):
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
             nn.init.constant_(layer.bias, 0.0 if layer in (self.conv1, self.head) else 0.1)
 
@@ -223,16 +286,27 @@ def _init_he(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-VGG_STAGES = {depth: tuple((width,) * each for width in (64, 128, 256, 512, 512)) for depth, each in ((8, 1), (13, 2))}
+VGG_STAGES = {
+    depth: tuple((width,) * each for width in (64, 128, 256, 512, 512))
+    for depth, each in ((8, 1), (13, 2))
+}
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "mlp": (MLP, {}),
     **{f"mlp_{width}": (MLP, {"width": width}) for width in (16, 32, 64, 128, 256, 400)},
     **{f"mlp_{width}": (MLP, {"width": width, "init_std": 0.03}) for width in (800, 1200)},
-    **{f"cifar_resnet{depth}": (CifarResNet, {"depth": depth}) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"cifar_resnet{depth}x4": (CifarResNet, {"depth": depth, "widths": (32, 64, 128, 256)}) for depth in (8, 32)},
-    **{f"cifar_wrn_{depth}_{width}": (WideResNet, {"depth": depth, "width": width})
-       for depth, width in ((16, 2), (40, 1), (40, 2))},
+    **{
+        f"cifar_resnet{depth}": (CifarResNet, {"depth": depth})
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
+    **{
+        f"cifar_resnet{depth}x4": (CifarResNet, {"depth": depth, "widths": (32, 64, 128, 256)})
+        for depth in (8, 32)
+    },
+    **{
+        f"cifar_wrn_{depth}_{width}": (WideResNet, {"depth": depth, "width": width})
+        for depth, width in ((16, 2), (40, 1), (40, 2))
+    },
     **{f"cifar_vgg{depth}": (CifarVGG, {"stages": stages}) for depth, stages in VGG_STAGES.items()},
     "cifar_alexnet": (CifarAlexNet, {}),
 }
@@ -242,12 +316,23 @@ FIXED_SIZE = (MLP, CifarAlexNet)  # their dense layers are made for one image si
 
 def _default_cfg(network: Callable[..., nn.Module]) -> dict[str, Any]:
     size = {MLP: (1, 28, 28), CifarAlexNet: (3, 24, 24)}.get(network, (3, 32, 32))
-    return {"input_size": size, "num_classes": 10, "mean": (0.5,) * size[0], "std": (0.25,) * size[0],
-            "fixed_input_size": network in FIXED_SIZE, "interpolation": "bicubic", "crop_pct": 1.0,
-            "classifier": "head", "first_conv": None, "license": "apache-2.0"}
+    return {
+        "input_size": size,
+        "num_classes": 10,
+        "mean": (0.5,) * size[0],
+        "std": (0.25,) * size[0],
+        "fixed_input_size": network in FIXED_SIZE,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "classifier": "head",
+        "first_conv": None,
+        "license": "apache-2.0",
+    }
 
 
-default_cfgs = generate_default_cfgs({name: _default_cfg(network) for name, (network, _) in NETWORKS.items()})
+default_cfgs = generate_default_cfgs(
+    {name: _default_cfg(network) for name, (network, _) in NETWORKS.items()}
+)
 
 
 def _register(name: str, network: Callable[..., nn.Module], defaults: dict[str, Any]) -> None:

@@ -7,67 +7,96 @@ from typing import Any
 
 import numpy as np
 
-from distill.analysis.calibration import Reliability, reliability
-from distill.pictures import Picture, numbered
-from distill.report.readings import read_equivalent_smoothing, read_figures, read_map
+from distill.evaluation.calibration import Reliability, reliability
+from distill.evaluation.feature_plot import FeaturePlot, numbered
+from distill.report.captions import (
+    equivalent_smoothing_caption,
+    figure_captions,
+    temperature_map_caption,
+)
 from distill.report.tables import arms_of
-from distill.runs import Store
+from distill.storage.run_store import Store
 
 PANELS = 24  # arms of a figure that has a panel or a curve for each
-ATTACKS = {"unattacked": "none", "fgsm": "FGSM", "pgd_linf": "PGD L∞", "margin_linf": "margin L∞",
-           "transfer": "transfer L∞", "pgd_l2": "PGD L2"}
+ATTACKS = {
+    "unattacked": "none",
+    "fgsm": "FGSM",
+    "pgd_linf": "PGD L∞",
+    "margin_linf": "margin L∞",
+    "transfer": "transfer L∞",
+    "pgd_l2": "PGD L2",
+}
 Run = dict[str, Any]
 
 
-def draw(results: dict[str, Any], store: Store, folder: Path, picture: Picture | None) -> dict[str, str]:
+def draw(
+    results: dict[str, Any], store: Store, folder: Path, feature_plot: FeaturePlot | None
+) -> dict[str, str]:
     """Write every figure for which there is something stored; what each says, by its name.
 
     Figures of an older report that are not drawn again are removed.
     """
-    from distill.figures import results as figures  # matplotlib takes a second to import, and tables do not need it
-    from distill.figures.style import save
+    from distill.report import figures as figures
+    from distill.report.style import save
 
     arms = arms_of(results)
     some = dict(list(arms.items())[:PANELS])
     groups, curves = students_by_teacher(results, store), accuracy_by_epoch(some, store)
-    made = {"accuracy": figures.accuracy({name: _values(runs, "top1") for name, runs in arms.items()}),
-            "reliability": figures.reliability({name: _diagrams(runs, store) for name, runs in some.items()})}
+    made = {
+        "accuracy": figures.accuracy({name: _values(runs, "top1") for name, runs in arms.items()}),
+        "reliability": figures.reliability(
+            {name: _diagrams(runs, store) for name, runs in some.items()}
+        ),
+    }
     if curves:
         made["learning_curves"] = figures.learning_curves(curves)
-    told = read_figures(results, curves)
+    told = figure_captions(results, curves)
     for number, (title, group) in enumerate(groups.items()):
-        name, cells = numbered("temperature_map", number), {key: _cell(runs) for key, runs in group.items()}
-        made[name], told[name] = figures.temperature_map(cells, title), read_map(group)
+        name, cells = (
+            numbered("temperature_map", number),
+            {key: _cell(runs) for key, runs in group.items()},
+        )
+        made[name], told[name] = (
+            figures.temperature_map(cells, title),
+            temperature_map_caption(group),
+        )
     five = figure_five(results)
     if five:
         made["equivalent_smoothing"] = figures.equivalent_smoothing(
-            {name: [_cell(runs) for runs in points] for name, points in five.items()})
-        told["equivalent_smoothing"] = read_equivalent_smoothing({name: _by_seed(p) for name, p in five.items()})
+            {name: [_cell(runs) for runs in points] for name, points in five.items()}
+        )
+        told["equivalent_smoothing"] = equivalent_smoothing_caption(
+            {name: _by_seed(p) for name, p in five.items()}
+        )
     known = {name: information_by_epoch(runs) for name, runs in some.items()}
     known = {name: seeds for name, seeds in known.items() if seeds}
     if known:
         examples = max(state["examples"] for run in results["runs"] for state in run["information"])
         made["information"] = figures.information(known, examples)
     if any(run["metrics"]["test"]["attacked"] for run in results["runs"]):
-        made["robustness"] = figures.robustness({name: {title: _values(runs, key) for key, title in ATTACKS.items()}
-                                                 for name, runs in some.items()})
+        made["robustness"] = figures.robustness(
+            {
+                name: {title: _values(runs, key) for key, title in ATTACKS.items()}
+                for name, runs in some.items()
+            }
+        )
     for name, figure in made.items():
         save(figure, folder, name)
-    drawn = {*made, *(draw_features(picture, folder) if picture else ())}
+    drawn = {*made, *(draw_features(feature_plot, folder) if feature_plot else ())}
     for old in folder.glob("*.*"):
         if old.stem not in drawn:
             old.unlink()
     return told
 
 
-def draw_features(picture: Picture, folder: Path) -> list[str]:
-    """The views of a picture as PNG and SVG; their names."""
-    from distill.figures.features import features
-    from distill.figures.style import save
+def draw_features(feature_plot: FeaturePlot, folder: Path) -> list[str]:
+    """The views of a feature_plot as PNG and SVG; their names."""
+    from distill.report.feature_figures import features
+    from distill.report.style import save
 
-    for name, view in zip(picture.view_names(), picture.views, strict=True):
-        save(features(picture, view), folder, name)
-    return picture.view_names()
+    for name, view in zip(feature_plot.view_names(), feature_plot.views, strict=True):
+        save(features(feature_plot, view), folder, name)
+    return feature_plot.view_names()
 
 
 def accuracy_by_epoch(arms: dict[str, list[Run]], store: Store) -> dict[str, list[list[float]]]:
@@ -82,32 +111,51 @@ def accuracy_by_epoch(arms: dict[str, list[Run]], store: Store) -> dict[str, lis
 
 def information_by_epoch(runs: list[Run]) -> list[list[tuple[int, float]]]:
     """By seed, (epoch, nats) at the epochs of which all runs of an arm have a state; none if that is but one."""
-    seeds = [{s["epoch"]: s["nats"] for s in run["information"] if s["nats"] is not None} for run in runs]
+    seeds = [
+        {s["epoch"]: s["nats"] for s in run["information"] if s["nats"] is not None} for run in runs
+    ]
     common = sorted(set.intersection(*map(set, seeds)))
     return [[(epoch, seed[epoch]) for epoch in common] for seed in seeds] if len(common) > 1 else []
 
 
-def students_by_teacher(results: dict[str, Any], store: Store) -> dict[str, dict[tuple[float, float], list[Run]]]:
+def students_by_teacher(
+    results: dict[str, Any], store: Store
+) -> dict[str, dict[tuple[float, float], list[Run]]]:
     """Students that differ in their teacher's smoothing and their temperature alone, where there are two of each."""
     groups: dict[tuple[str, str], dict[tuple[float, float], list[Run]]] = {}
     for run, teacher in _taught(results):
-        axes = {key: value for key, value in run["axes"].items()
-                if key not in ("teacher", "temperature", "teacher.smoothing")}
+        axes = {
+            key: value
+            for key, value in run["axes"].items()
+            if key not in ("teacher", "temperature", "teacher.smoothing")
+        }
         rest = ", ".join(f"{key}={value}" for key, value in axes.items())
         title = f"{run['arm'].split('/')[0]} ({run['model']} of {teacher['model']}){f', {rest}' if rest else ''}"
-        group = groups.setdefault((title, _but_smoothing(store.record(teacher["id"])["settings"])), {})
+        group = groups.setdefault(
+            (title, _but_smoothing(store.record(teacher["id"])["settings"])), {}
+        )
         group.setdefault((teacher["smoothing"], run["temperature"]), []).append(run)
-    maps = [(title, group) for (title, _), group in groups.items()
-            if all(len({key[i] for key in group}) > 1 for i in (0, 1))]
+    maps = [
+        (title, group)
+        for (title, _), group in groups.items()
+        if all(len({key[i] for key in group}) > 1 for i in (0, 1))
+    ]
     titles = [title for title, _ in maps]
-    return {f"{title} ({titles[:i].count(title) + 1})" if titles.count(title) > 1 else title: group
-            for i, (title, group) in enumerate(maps)}
+    return {
+        f"{title} ({titles[:i].count(title) + 1})" if titles.count(title) > 1 else title: group
+        for i, (title, group) in enumerate(maps)
+    }
 
 
 def _but_smoothing(settings: dict[str, Any]) -> str:
     """All that makes a teacher but its seed and the smoothing of its labels."""
-    hard = {key: value for key, value in settings["loss"]["cross_entropy"].items() if key != "smoothing"}
-    return json.dumps(settings | {"seed": None, "loss": settings["loss"] | {"cross_entropy": hard}}, sort_keys=True)
+    hard = {
+        key: value for key, value in settings["loss"]["cross_entropy"].items() if key != "smoothing"
+    }
+    return json.dumps(
+        settings | {"seed": None, "loss": settings["loss"] | {"cross_entropy": hard}},
+        sort_keys=True,
+    )
 
 
 def figure_five(results: dict[str, Any]) -> dict[str, list[list[Run]]]:
@@ -118,9 +166,12 @@ def figure_five(results: dict[str, Any]) -> dict[str, list[list[Run]]]:
     """
     taught = {run["id"]: teacher for run, teacher in _taught(results)}
     student = next((run["model"] for run in results["runs"] if run["id"] in taught), None)
-    curves: dict[str, dict[str, list[Run]]] = {"teacher, by its smoothing": {}, "student alone, by its smoothing": {},
-                                               "student of the hard teacher, by temperature": {},
-                                               "student of smoothed teachers, T = 1": {}}
+    curves: dict[str, dict[str, list[Run]]] = {
+        "teacher, by its smoothing": {},
+        "student alone, by its smoothing": {},
+        "student of the hard teacher, by temperature": {},
+        "student of smoothed teachers, T = 1": {},
+    }
     names = list(curves)
     for run in results["runs"]:
         teacher = taught.get(run["id"])
@@ -148,9 +199,12 @@ def _taught(results: dict[str, Any]) -> Iterable[tuple[Run, Run]]:
 
 def _cell(runs: list[Run]) -> Any:
     """A point of the map: the gamma of a network that learns from labels is their smoothing."""
-    from distill.figures.results import Cell
+    from distill.report.figures import Cell
 
-    gammas = [run["metrics"]["train"]["gamma"] if run["temperature"] is not None else run["smoothing"] for run in runs]
+    gammas = [
+        run["metrics"]["train"]["gamma"] if run["temperature"] is not None else run["smoothing"]
+        for run in runs
+    ]
     return Cell(_values(runs, "top1"), float(np.mean(gammas)))
 
 

@@ -1,4 +1,4 @@
-"""A picture of features as data for the page that shows it: small enough to be part of a report."""
+"""A feature_plot of features as data for the page that shows it: small enough to be part of a report."""
 
 import base64
 import io
@@ -9,38 +9,57 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.figures.style import COLOURS
-from distill.pictures import KINDS, SPLITS, Picture
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot
+from distill.report.style import COLOURS
 
 COLUMNS = 40  # thumbnails in a row of their sheet
 
 
-def explorer_data(picture: Picture) -> dict[str, Any]:
+def explorer_data(feature_plot: FeaturePlot) -> dict[str, Any]:
     """Everything that the page draws, as JSON values."""
-    rows = range(len(picture.networks))
+    rows = range(len(feature_plot.networks))
     return {
-        "classes": picture.class_names,
+        "classes": feature_plot.class_names,
         "splits": SPLITS,
         "colours": COLOURS,
-        "labels": {split: picture.labels[split].tolist() for split in SPLITS},
-        "sheets": {split: _sheet(picture.thumbnails[split]) for split in SPLITS},
-        "networks": [{"title": n.title, "epochs": n.epochs,
-                      "predicted": {split: n.predicted[split].tolist() for split in SPLITS},
-                      "confidence": {split: _rounded(n.confidence[split], 3) for split in SPLITS}}
-                     for n in picture.networks],
-        "views": [{"name": _name(picture, number), "plane": view.kind == "plane", "classes": view.classes,
-                   "members": {split: view.members[split].tolist() for split in SPLITS},
-                   "points": [{split: _points(view.points[row][split]) for split in SPLITS} for row in rows],
-                   "templates": [_points(view.templates[row]) for row in rows] if view.templates else None,
-                   "ratios": [{split: _rounded(view.ratios[row][split], 4) for split in SPLITS} for row in rows]
-                   if view.ratios else None}
-                  for number, view in enumerate(picture.views)],
+        "labels": {split: feature_plot.labels[split].tolist() for split in SPLITS},
+        "sheets": {split: _sheet(feature_plot.thumbnails[split]) for split in SPLITS},
+        "networks": [
+            {
+                "title": n.title,
+                "epochs": n.epochs,
+                "predicted": {split: n.predicted[split].tolist() for split in SPLITS},
+                "confidence": {split: _rounded(n.confidence[split], 3) for split in SPLITS},
+            }
+            for n in feature_plot.networks
+        ],
+        "views": [
+            {
+                "name": _name(feature_plot, number),
+                "plane": view.kind == "plane",
+                "classes": view.classes,
+                "members": {split: view.members[split].tolist() for split in SPLITS},
+                "points": [
+                    {split: _points(view.points[row][split]) for split in SPLITS} for row in rows
+                ],
+                "templates": [_points(view.templates[row]) for row in rows]
+                if view.templates
+                else None,
+                "ratios": [
+                    {split: _rounded(view.ratios[row][split], 4) for split in SPLITS}
+                    for row in rows
+                ]
+                if view.ratios
+                else None,
+            }
+            for number, view in enumerate(feature_plot.views)
+        ],
     }
 
 
-def _name(picture: Picture, number: int) -> str:
-    view = picture.views[number]
-    names = ", ".join(picture.class_names[k] for k in view.classes)
+def _name(feature_plot: FeaturePlot, number: int) -> str:
+    view = feature_plot.views[number]
+    names = ", ".join(feature_plot.class_names[k] for k in view.classes)
     return f"plane: {names}" if view.kind == "plane" else KINDS[view.kind]
 
 
@@ -63,16 +82,22 @@ def _points(values: Tensor) -> list[Any]:
 
 
 def _sheet(thumbnails: Tensor) -> dict[str, Any]:
-    """All thumbnails as one picture, in rows of `COLUMNS`."""
+    """All thumbnails as one feature_plot, in rows of `COLUMNS`."""
     count, channels, height, width = thumbnails.shape
     lines = -(-count // COLUMNS)
     sheet = np.zeros((lines * height, COLUMNS * width, channels), np.uint8)
     for i, image in enumerate(thumbnails.permute(0, 2, 3, 1).numpy()):
         top, left = i // COLUMNS * height, i % COLUMNS * width
-        sheet[top:top + height, left:left + width] = image
+        sheet[top : top + height, left : left + width] = image
     file = io.BytesIO()
     # photographs would be a megabyte as PNG
-    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, *(("PNG",) if channels == 1 else ("JPEG",)))
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(
+        file, *(("PNG",) if channels == 1 else ("JPEG",))
+    )
     kind = "png" if channels == 1 else "jpeg"
-    return {"url": f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", "width": width,
-            "height": height, "columns": COLUMNS}
+    return {
+        "url": f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}",
+        "width": width,
+        "height": height,
+        "columns": COLUMNS,
+    }

@@ -1,1 +1,0 @@
-"""What can be said of a network's answers: pure functions on arrays, a metric a function."""
