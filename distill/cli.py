@@ -96,12 +96,12 @@ def report(
 ) -> None:
     """Render tables and figures again from what is stored, several studies side by side."""
     from distill.report.html import refuse_damage, write_report
-    from distill.storage.run_store import Store, read_results
+    from distill.storage.run_store import RunStore, read_results
 
     for name in studies:
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
         results = read_results(folder)
-        store = Store(folder.resolve().parent)
+        store = RunStore(folder.resolve().parent)
         with store.locked(folder.resolve().name):
             refuse_damage(results, store)
             write_report(folder, store)
@@ -137,7 +137,7 @@ def clusters(
     ] = Path("."),
     out: Out = Path("runs"),
 ) -> None:
-    """Draw the capture_features features of runs, side by side: figures, and a page to look at single images."""
+    """Draw the penultimate features of runs, side by side: figures, and a page to look at single images."""
     from distill.evaluation.project_features import feature_plot_of_runs
     from distill.report.drawing import draw_features
     from distill.report.html import write_explorer
@@ -187,11 +187,11 @@ def evaluate(
     from distill.evaluation.evaluate import evaluate_network, find_networks, open_evaluation_images
     from distill.recipe.load import data_settings
     from distill.report.tables import metrics_table
-    from distill.storage.run_store import Store
+    from distill.storage.run_store import RunStore
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = {}
-    for judged in find_networks(network, Store(out)):
+    for judged in find_networks(network, RunStore(out)):
         splits, images, told = open_evaluation_images(
             judged, data, data_settings(settings or []), split
         )
@@ -214,10 +214,11 @@ def export(
     """Write a run as an ONNX file (pixels in, logits and calibrated probabilities out), checked against torch."""
     from distill.export.onnx import about_run, export_onnx
     from distill.models.factory import load_run_model
-    from distill.storage.run_store import Store
+    from distill.storage.find_runs import find_runs
+    from distill.storage.run_store import RunStore
 
-    store = Store(out)
-    run_id = store.find(run)[0]
+    store = RunStore(out)
+    run_id = find_runs(store, run)[0]
     model, temperature = (
         load_run_model(store.folder(run_id)),
         store.record(run_id).get("calibration_temperature", 1.0),

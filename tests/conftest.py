@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from distill import load_recipe
 from distill.data.splits import load_splits
 from distill.recipe.schema import Recipe
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext
 from distill.study.progress import Progress
 
@@ -59,7 +59,7 @@ def study_context(tmp_path, accelerator):
     def make(recipe: Path | Recipe, *overrides: str, out: str = "runs") -> StudyContext:
         recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
         return StudyContext(
-            recipe, load_splits(recipe.data), Store(tmp_path / out), accelerator, Progress(False)
+            recipe, load_splits(recipe.data), RunStore(tmp_path / out), accelerator, Progress(False)
         )
 
     return make

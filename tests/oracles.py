@@ -65,13 +65,13 @@ def is_soft(y):
     return isinstance(y, (list, tuple))
 
 
-def target_of(y, K, smoothing, over="all", prior=None):
+def target_of(y, K, smoothing, smooth_over="all", prior=None):
     """q: smoothed(y) for a class number; sum_c soft[c] smoothed(c) for a soft label."""
     if not is_soft(y):
-        return smoothed(y, K, smoothing, over, prior)
+        return smoothed(y, K, smoothing, smooth_over, prior)
     q = [0.0] * K
     for c in range(K):
-        row = smoothed(c, K, smoothing, over, prior)
+        row = smoothed(c, K, smoothing, smooth_over, prior)
         for j in range(K):
             q[j] += y[c] * row[j]
     return q
@@ -80,28 +80,28 @@ def target_of(y, K, smoothing, over="all", prior=None):
 # ---- labels and plain losses ----
 
 
-def smoothed(y, K, smoothing, over="all", prior=None):
+def smoothed(y, K, smoothing, smooth_over="all", prior=None):
     """all: (1-s)[j==y] + s/K; others: 1-s at y, s/(K-1) elsewhere; prior: (1-s)[j==y] + s prior_j."""
     q = []
     for j in range(K):
         hit = 1.0 if j == y else 0.0
         if prior is not None:
             q.append((1 - smoothing) * hit + smoothing * prior[j])
-        elif over == "all":
+        elif smooth_over == "all":
             q.append((1 - smoothing) * hit + smoothing / K)
-        elif over == "others":
+        elif smooth_over == "wrong":
             q.append(1 - smoothing if j == y else smoothing / (K - 1))
         else:
-            raise ValueError(over)
+            raise ValueError(smooth_over)
     return q
 
 
 def cross_entropy(
-    z, y, smoothing=0, over="all", prior=None, class_weights=None, subtract_entropy=False
+    z, y, smoothing=0, smooth_over="all", prior=None, class_weights=None, subtract_entropy=False
 ):
     """w_y * (sum_j -q_j log p_j - H(q) if subtract_entropy); y a class or K floats (w = sum_c soft_c w_c)."""
     K = len(z)
-    q = target_of(y, K, smoothing, over, prior)
+    q = target_of(y, K, smoothing, smooth_over, prior)
     log_p = log_softmax(z)
     loss = 0.0
     for j in range(K):
@@ -121,7 +121,7 @@ def focal(z, y, focus):
 
 
 def poly1(z, y, epsilon, smoothing=0):
-    """CE(q, p) + epsilon (1 - sum_j q_j p_j), q smoothed over all."""
+    """CE(q, p) + epsilon (1 - sum_j q_j p_j), q smoothed smooth_over all."""
     q = target_of(y, len(z), smoothing)
     return cross_entropy(z, y, smoothing) + epsilon * (1 - dot(q, softmax(z)))
 
@@ -138,7 +138,7 @@ def max_sup(z):
 
 
 def mbls(z, margin, over_classes="mean"):
-    """mean (or sum) over all K of max(0, max(z) - z_k - margin)."""
+    """mean (or sum) smooth_over all K of max(0, max(z) - z_k - margin)."""
     total = sum(max(0.0, max(z) - v - margin) for v in z)
     return total / len(z) if over_classes == "mean" else total
 
@@ -152,12 +152,12 @@ def zipf(z, y, power=1):
 
 
 def sparse_softmax(z, y, k):
-    """log sum over the k largest logits of exp(z) - z_y."""
+    """log sum smooth_over the k largest logits of exp(z) - z_y."""
     return log_sum_exp(sorted(z, reverse=True)[:k]) - z[y]
 
 
 def sparse_probabilities(z, k):
-    """softmax over the k largest logits, 0 elsewhere."""
+    """softmax smooth_over the k largest logits, 0 elsewhere."""
     kept = sorted(range(len(z)), key=lambda j: z[j], reverse=True)[:k]
     p = [0.0] * len(z)
     for j, value in zip(kept, softmax([z[j] for j in kept]), strict=True):
@@ -166,7 +166,7 @@ def sparse_probabilities(z, k):
 
 
 def online_targets(batches, K):
-    """[c][k]: mean of softmax(z)_k over the (z, y) with y = argmax z = c; 1/K if there is none."""
+    """[c][k]: mean of softmax(z)_k smooth_over the (z, y) with y = argmax z = c; 1/K if there is none."""
     targets = []
     for c in range(K):
         rows = [softmax(z) for z, y in batches if y == c and z.index(max(z)) == c]
@@ -265,7 +265,7 @@ def hard_label(z, t):
 
 
 def ensemble(teachers):
-    """log of the mean over teachers of softmax(t), per class."""
+    """log of the mean smooth_over teachers of softmax(t), per class."""
     rows = [softmax(t) for t in teachers]
     return [math.log(mean([row[k] for row in rows])) for k in range(len(rows[0]))]
 
@@ -306,13 +306,13 @@ def dist(Z, T_, inter_weight, intra_weight, temperature):
 
 
 def hint(projected, f_t, over_features="mean"):
-    """1/2 mean (or sum) over D of (projected - f_t)^2."""
+    """1/2 mean (or sum) smooth_over D of (projected - f_t)^2."""
     total = 0.5 * sum((a - b) ** 2 for a, b in zip(projected, f_t, strict=True))
     return total / len(projected) if over_features == "mean" else total
 
 
 def attention(stage):
-    """mean over channels of squares, flattened over H x W, divided by its L2 norm."""
+    """mean smooth_over channels of squares, flattened smooth_over H x W, divided by its L2 norm."""
     C, H, W = len(stage), len(stage[0]), len(stage[0][0])
     flat = [mean([stage[c][h][w] ** 2 for c in range(C)]) for h in range(H) for w in range(W)]
     norm = length(flat)
@@ -320,7 +320,7 @@ def attention(stage):
 
 
 def attention_transfer(maps_s, maps_t):
-    """sum over stages, paired from the last, of mean over positions of (A_s - A_t)^2."""
+    """sum smooth_over stages, paired from the last, of mean smooth_over positions of (A_s - A_t)^2."""
     total = 0.0
     for back in range(1, min(len(maps_s), len(maps_t)) + 1):
         a_s, a_t = attention(maps_s[-back]), attention(maps_t[-back])
@@ -329,7 +329,7 @@ def attention_transfer(maps_s, maps_t):
 
 
 def scaled_distances(F):
-    """|f_i - f_j| / mean of the same over ordered pairs i != j."""
+    """|f_i - f_j| / mean of the same smooth_over ordered pairs i != j."""
     B = len(F)
     d = [
         [length([a - b for a, b in zip(F[i], F[j], strict=True)]) for j in range(B)]
@@ -370,20 +370,20 @@ def rkd(F_s, F_t, distance_weight, angle_weight):
 
 
 def l1_penalty(matrices):
-    """sum |w| over all matrices."""
+    """sum |w| smooth_over all matrices."""
     return sum(abs(w) for matrix in matrices for row in matrix for w in row)
 
 
 def l2_penalty(matrices):
-    """1/2 sum w^2 over all matrices."""
+    """1/2 sum w^2 smooth_over all matrices."""
     return 0.5 * sum(w * w for matrix in matrices for row in matrix for w in row)
 
 
-def optimal_logit_gap(K, smoothing, over):
+def optimal_logit_gap(K, smoothing, smooth_over):
     """all: log((K-(K-1)a)/a); others: log((1-a)(K-1)/a); inf at a = 0."""
     if smoothing == 0:
         return math.inf
-    if over == "all":
+    if smooth_over == "all":
         return math.log((K - (K - 1) * smoothing) / smoothing)
     return math.log((1 - smoothing) * (K - 1) / smoothing)
 
@@ -399,7 +399,7 @@ def frobenius(W):
 
 
 def inf(W):
-    """max over rows of sum |w|."""
+    """max smooth_over rows of sum |w|."""
     return max(sum(abs(w) for w in row) for row in W)
 
 
@@ -418,7 +418,7 @@ def spectral(W):
 
 
 def ece(confidence, correct, bins=15):
-    """Σ n_b/N |accuracy - confidence| over bins (lo, hi], example by example."""
+    """Σ n_b/N |accuracy - confidence| smooth_over bins (lo, hi], example by example."""
     total = 0.0
     for b in range(bins):
         inside = [

@@ -67,14 +67,14 @@ def make(
     fields = {
         "features": features,
         "templates": templates,
-        "maps": [normal(size, 2, 5, 5), normal(size, 3, 2, 3)],
+        "feature_maps": [normal(size, 2, 5, 5), normal(size, 3, 2, 3)],
         "weights": [normal(3, 2), normal(4, 3)],
     }
     needs = REQUIRED_OUTPUTS.get(name, frozenset())
     student = {key: value for key, value in fields.items() if key in needs}
     teacher = {
         "features": normal(size, 3) if name == "hint" else normal(size, depth),
-        "maps": [normal(size, 1, 5, 5), normal(size, 4, 2, 3)],
+        "feature_maps": [normal(size, 1, 5, 5), normal(size, 4, 2, 3)],
     }
     labels = torch.randint(classes, (size,), generator=generator)
     part = None
@@ -151,7 +151,7 @@ def _cross_entropy(classes: int) -> st.SearchStrategy:
         st.fixed_dictionaries(
             {
                 "smoothing": st.floats(0, (classes - 1) / classes),
-                "over": st.just("others"),
+                "smooth_over": st.just("wrong"),
                 **common,
             }
         ),

@@ -1,4 +1,5 @@
 """Metrics against scikit-learn, torchmetrics, scipy and slow forms; clusters against their identities."""
+
 import math
 
 import numpy as np
@@ -85,13 +86,15 @@ def test_gamma_is_the_smoothing_of_an_ideal_teacher(classes, smoothing):
     labels = np.arange(3 * classes) % classes
     q = np.full((len(labels), classes), smoothing / classes)
     q[np.arange(len(labels)), labels] += 1 - smoothing
-    assert calibration.gamma(np.log(q) + 3, labels) == pytest.approx(smoothing, rel=1e-9)
+    assert calibration.effective_smoothing(np.log(q) + 3, labels) == pytest.approx(
+        smoothing, rel=1e-9
+    )
 
 
 def test_gamma_by_temperature_is_papers_table():
     """paper.md §4.2: a logit gap of 10, K = 10."""
     logits, labels = 10 * np.eye(10), np.arange(10)
-    found = [calibration.gamma(logits, labels, t) for t in (1, 2, 3, 4, 8, 12, 16)]
+    found = [calibration.effective_smoothing(logits, labels, t) for t in (1, 2, 3, 4, 8, 12, 16)]
     assert found == pytest.approx([0.0005, 0.0635, 0.270, 0.472, 0.801, 0.885, 0.920], abs=6e-4)
 
 
@@ -104,7 +107,12 @@ def test_metrics_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypat
             calibration.top_k_correct(logits, labels, 2).sum(),
             *(
                 f(logits, labels)
-                for f in (calibration.nll, calibration.brier, calibration.ece, calibration.gamma)
+                for f in (
+                    calibration.nll,
+                    calibration.brier,
+                    calibration.ece,
+                    calibration.effective_smoothing,
+                )
             ),
             calibration.fit_temperature(logits, labels),
             calibration.ece(logits, labels, temperature=3.0),

@@ -195,7 +195,8 @@ def test_other_losses_compare_with_plain_cross_entropy(tmp_path):
     }
     assert pairs["hard", "smoothed"] == "Does label smoothing help the student?"
     assert (
-        pairs["smoothed", "others"] == "What does loss.cross_entropy.over change for the student?"
+        pairs["smoothed", "others"]
+        == "What does loss.cross_entropy.smooth_over change for the student?"
     )
 
 

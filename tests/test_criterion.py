@@ -32,7 +32,7 @@ BAD = [
     ("cross_entropy", {"smoothing": 1.1}, "must be in"),
     (
         "cross_entropy",
-        {"smoothing": 0.95, "over": "others"},
+        {"smoothing": 0.95, "smooth_over": "wrong"},
         "the wrong classes are taught",
     ),  # (K-1)/K = 0.9
     ("cross_entropy", {"smoothing": 0.1, "prior": [0.5, 0.5]}, "one value for each of the 10"),
@@ -40,7 +40,7 @@ BAD = [
     ("cross_entropy", {"smoothing": 0.1, "prior": [-0.8] + [0.2] * 9}, "not negative"),
     (
         "cross_entropy",
-        {"smoothing": 0.1, "prior": [0.1] * 10, "over": "others"},
+        {"smoothing": 0.1, "prior": [0.1] * 10, "smooth_over": "wrong"},
         "over must be left out",
     ),
     ("cross_entropy", {"class_weights": [1.0] * 9}, "one value for each of the 10"),
@@ -81,7 +81,7 @@ def test_angles_need_a_scale_and_standard_deviations_two_classes():
         with pytest.raises(ValueError, match="cosine_head"):
             term(Outputs(student.logits), labels)
     with pytest.raises(ValueError, match="scale: 0"):
-        LOSSES["a_softmax"](Outputs(student.logits, torch.zeros(16, 4), scale=1.0), labels)
+        LOSSES["a_softmax"](Outputs(student.logits, torch.zeros(16, 4), logit_scale=1.0), labels)
     one = Outputs(torch.zeros(2, 1))
     with pytest.raises(ValueError, match="2 classes"):
         kd(one, torch.zeros(2).long(), one, standardise=True)

@@ -28,7 +28,7 @@ from distill.evaluation.feature_plot import load_feature_plot
 from distill.models.factory import input_config
 from distill.report.captions import change, figure_captions, paired, smoothing_pair
 from distill.storage.run import plan_runs
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 
 LOOKED = TINY.replace(
     "checkpoint_minutes: 0", "checkpoint_minutes: 0, schedule: none, snapshots: 3"
@@ -82,7 +82,7 @@ def distill(monkeypatch, folder, *words):
 def test_a_state_is_the_network_of_a_shorter_run(study, tmp_path):
     """At a constant rate, the state after an epoch is what a run of one epoch ends with; the first is untrained."""
     folder, results, _ = study
-    store = Store(folder / "runs")
+    store = RunStore(folder / "runs")
     states = {
         arm: store.snapshots(run_of(results, arm)["id"]) for arm in ("hard", "alone/smoothing=0.1")
     }
@@ -162,7 +162,7 @@ def test_attacks_of_a_study_are_made_on_its_test_images(study):
     torch.nn.functional.cross_entropy(
         model(normalise(255 * x, *input_config(model))), labels
     ).backward()
-    assert test["attacked"] == 60 and test["unattacked"] == pytest.approx(right(images))
+    assert test["num_attacked"] == 60 and test["unattacked"] == pytest.approx(right(images))
     assert test["fgsm"] == pytest.approx(
         right((images + 0.1 * x.grad.sign()).clamp(0, 1)), abs=1e-9
     )
@@ -240,7 +240,9 @@ def test_what_was_found_is_kept_and_other_settings_are_looked_at_anew(study, tmp
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(results))
     assert {p: p.stat().st_mtime_ns for p in files} == files
     shutil.copytree(folder / "runs", tmp_path / "runs")
-    other = run_study(load_recipe(folder / "looked.yaml", ["analysis.linf=0.3"]), tmp_path / "runs")
+    other = run_study(
+        load_recipe(folder / "looked.yaml", ["analysis.eps_linf=0.3"]), tmp_path / "runs"
+    )
     assert len(list((tmp_path / "runs" / "analysis").iterdir())) == 2 * len(files)
     first, second = (
         [r["metrics"]["test"]["worst_linf"] for r in found["runs"]] for found in (results, other)
@@ -296,7 +298,7 @@ def test_a_picture_keeps_the_distances_of_templates_at_every_epoch(study):
     for row, entry in enumerate(feature_plot.networks):
         run = run_of(results, entry.title)
         assert entry.epochs == [0, 1, 2, 3]
-        model, files = network(folder, run), Store(folder / "runs").states(run["id"])
+        model, files = network(folder, run), RunStore(folder / "runs").states(run["id"])
         for state, epoch in enumerate(entry.epochs):
             if epoch in files:
                 model.load_state_dict(load_file(files[epoch]))

@@ -19,7 +19,7 @@ from distill import load_recipe, run_study
 from distill.errors import UserError
 from distill.evaluation.evaluate import map_labels
 from distill.models.factory import build_model, load_run_model
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.run_locks import STALE, RunLocks, Shard, _kernel, parse_shard
 
 
@@ -171,7 +171,7 @@ def test_a_runs_card_says_what_it_is_worth(study):
     folder, results = study
     run = next(r for r in results["runs"] if r["arm"] == "distilled")
     card = (folder / "runs" / "models" / run["id"] / "README.md").read_text()
-    record = Store(folder / "runs").record(run["id"])
+    record = RunStore(folder / "runs").record(run["id"])
     test = run["metrics"]["test"]
     assert f"| test | 599 | {100 * test['top1']:.2f} | {test['nll']:.4f} |" in card
     assert record["calibration_temperature"] == pytest.approx(test["fitted_temperature"])
@@ -203,7 +203,7 @@ def test_an_exported_run_answers_as_the_study_did(study, tmp_path):
     test = load_splits(load_recipe(folder / "tiny.yaml").data).test
     pixels = test.images.pixels[test.positions].float().numpy() / 255
     logits, probabilities = session.run(None, {"pixels": pixels})
-    store = Store(folder / "runs")
+    store = RunStore(folder / "runs")
     expected, temperature = store.predictions(run["id"])["test.logits"], store.record(run["id"])
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
     scaled = torch.softmax(expected.double() / temperature["calibration_temperature"], 1)

@@ -1,4 +1,5 @@
 """Numbers from within networks against slow forms written from the formulas, by somebody who had not seen the code."""
+
 import math
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_the_optimum_that_gaps_are_held_against(classes, smoothing):
     logits = optimal_logit_gap(classes, smoothing) * np.eye(classes)
     gap, spread = geometry.logit_gap(logits, np.arange(classes))
     assert gap == pytest.approx(optimal_logit_gap(classes, smoothing)) and spread < 1e-6
-    assert calibration.gamma(logits, np.arange(classes)) == pytest.approx(smoothing)
+    assert calibration.effective_smoothing(logits, np.arange(classes)) == pytest.approx(smoothing)
 
 
 @given(SEEDS)

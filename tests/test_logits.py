@@ -1,4 +1,5 @@
 """The logit store: what is stored teaches what the live teacher does, bit for bit; what is wrong is made again."""
+
 import fcntl
 import os
 import subprocess
@@ -89,15 +90,15 @@ def test_values_beyond_float16_become_its_largest():
         (),
         ("train.accumulate=3",),
         ("data.augment={shift: 1, mixup: 0.4}",),
-        ("data.store=float16",),
-        ("data.store=3",),
+        ("data.logit_cache=float16",),
+        ("data.logit_cache=3",),
     ],
 )
 def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(
     tiny, study_context, monkeypatch, options, at_once
 ):
     monkeypatch.setattr("distill.logits.AT_ONCE", at_once)
-    live = study_context(tiny, *options, "data.store_limit=0", out="live")
+    live = study_context(tiny, *options, "data.logit_cache_gb=0", out="live")
     for phase in split(plan(live)):
         expected = train_generation(live, phase)
     assert not list(live.store.root.glob("logits/*"))
@@ -112,7 +113,11 @@ def test_stored_answers_teach_what_the_live_teacher_does_bit_for_bit(
 
     changed = study_context(tiny, *options, "students.distilled.loss.kd.temperature=3")
     fresh = study_context(
-        tiny, *options, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live"
+        tiny,
+        *options,
+        "students.distilled.loss.kd.temperature=3",
+        "data.logit_cache_gb=0",
+        out="live",
     )
     expected = train_generation(fresh, split(plan(fresh))[1])
     monkeypatch.setattr(Teacher, "forward", no_answer)
@@ -131,7 +136,7 @@ def test_an_ensemble_is_stored_teacher_by_teacher(tiny, study_context, monkeypat
         train_generation(ctx, phase)
     assert len(list(ctx.store.root.glob("logits/*.logits"))) == 2
     new = (*options, "students.distilled.loss.kd.temperature=3")
-    live = study_context(tiny, *new, "data.store_limit=0", out="live")
+    live = study_context(tiny, *new, "data.logit_cache_gb=0", out="live")
     for phase in split(plan(live)):
         expected = train_generation(live, phase)
     monkeypatch.setattr(Teacher, "forward", no_answer)
@@ -144,8 +149,8 @@ def test_rounded_answers_are_part_of_what_a_student_is(tiny, study_context):
     def ids(*options):
         return {r.arm.name: r.id for r in plan(study_context(tiny, *options))}
 
-    exact, rounded, few = ids(), ids("data.store=float16"), ids("data.store=3")
-    assert exact == ids("data.store_limit=1.5")
+    exact, rounded, few = ids(), ids("data.logit_cache=float16"), ids("data.logit_cache=3")
+    assert exact == ids("data.logit_cache_gb=1.5")
     assert exact["hard"] == rounded["hard"] == few["hard"]
     assert len({names["distilled"] for names in (exact, rounded, few)}) == 3
 
@@ -164,7 +169,7 @@ def test_a_teacher_that_is_looked_into_is_asked(tiny, study_context):
 def trained(tiny, study_context):
     """A study whose answers are stored: its ctx, the file, and what a new arm's weights must be."""
     live = study_context(
-        tiny, "students.distilled.loss.kd.temperature=3", "data.store_limit=0", out="live"
+        tiny, "students.distilled.loss.kd.temperature=3", "data.logit_cache_gb=0", out="live"
     )
     for phase in split(plan(live)):
         expected = (
@@ -303,7 +308,7 @@ def test_answers_that_grow_when_they_are_decoded_stay_encoded(tmp_path):
 
 
 def test_nothing_is_said_of_what_nobody_wants(tiny, study_context, monkeypatch):
-    ctx = study_context(tiny, "data.store_limit=0")
+    ctx = study_context(tiny, "data.logit_cache_gb=0")
     lines = told(ctx, monkeypatch)
     for phase in split(plan(ctx)):
         train_generation(ctx, phase)
@@ -311,7 +316,7 @@ def test_nothing_is_said_of_what_nobody_wants(tiny, study_context, monkeypatch):
 
 
 def test_the_limit_holds_and_is_told(tiny, study_context, monkeypatch):
-    ctx = study_context(tiny, "data.store_limit=0.00001")
+    ctx = study_context(tiny, "data.logit_cache_gb=0.00001")
     lines = told(ctx, monkeypatch)
     for phase in split(plan(ctx)):
         train_generation(ctx, phase)
@@ -342,7 +347,7 @@ def test_a_disk_that_takes_nothing_stops_the_store_and_not_the_study(
         monkeypatch.setattr(os, "pwrite", filling)
     train_generation(ctx, students)
     assert any("no longer kept: No space left" in line for line in lines)
-    assert ctx.store.complete(students[0].id)
+    assert ctx.store.is_complete(students[0].id)
 
 
 # ----------------------------------------------------------------------------------------- plan and processes
@@ -398,7 +403,7 @@ def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
     )
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     alone, _ = run([sys.executable], "one", *plain)
-    shared, _ = run(two, "two", *plain, "train.spread=data")
+    shared, _ = run(two, "two", *plain, "train.parallelism=batches")
     assert shared.name != alone.name and shared.stat().st_size == alone.stat().st_size
     rows = [
         np.frombuffer(p.read_bytes()[PAGE:], np.uint8).reshape(3, -1)[:, DIGEST:].copy()
@@ -407,10 +412,10 @@ def test_processes_that_share_batches_write_what_one_would(tiny, tmp_path):
     theirs, ours = (torch.from_numpy(r).view(torch.float32) for r in rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert count_stored_epochs(shared) == 3
-    changed = (*plain, "train.spread=data", "students.distilled.loss.kd.temperature=3")
+    changed = (*plain, "train.parallelism=batches", "students.distilled.loss.kd.temperature=3")
     _, said = run(two, "two", *changed)
     assert "answers of 1 of 1 teachers are stored" in said
-    run(two, "live", *changed, "data.store_limit=0", stores=0)
+    run(two, "live", *changed, "data.logit_cache_gb=0", stores=0)
     weights = {
         name: {
             p.parent.name: p.read_bytes()

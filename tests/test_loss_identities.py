@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from terms import SCALE, case, gradient, make
 from torch.testing import assert_close
 
-from distill.evaluation.calibration import gamma
+from distill.evaluation.calibration import effective_smoothing
 from distill.losses import (
     LOSSES,
     Outputs,
@@ -39,7 +39,7 @@ from distill.losses import (
 )
 
 SEEDS = st.integers(0, 2**31 - 1)
-FORMS = [("all", 0.1), ("all", 0.6), ("others", 0.1), ("others", 0.6)]
+FORMS = [("all", 0.1), ("all", 0.6), ("wrong", 0.1), ("wrong", 0.6)]
 
 
 # ----------------------------------------------------------------------------------------------- smoothing
@@ -48,7 +48,7 @@ FORMS = [("all", 0.1), ("all", 0.6), ("others", 0.1), ("others", 0.6)]
 @pytest.mark.parametrize(("over", "mass"), FORMS)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_minimising_gives_the_known_gap_and_gamma(over, mass, classes):
-    if over == "others" and mass > (classes - 1) / classes:
+    if over == "wrong" and mass > (classes - 1) / classes:
         mass = 0.3
     logits = torch.zeros(1, classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logits], max_iter=400, tolerance_grad=1e-13, tolerance_change=1e-16,
@@ -57,7 +57,7 @@ def test_minimising_gives_the_known_gap_and_gamma(over, mass, classes):
 
     def closure():
         optimizer.zero_grad()
-        loss = cross_entropy(Outputs(logits), label, smoothing=mass, over=over).sum()
+        loss = cross_entropy(Outputs(logits), label, smoothing=mass, smooth_over=over).sum()
         loss.backward()
         return loss
 
@@ -66,28 +66,30 @@ def test_minimising_gives_the_known_gap_and_gamma(over, mass, classes):
     expected = oracles.optimal_logit_gap(classes, mass, over)
     assert gaps.detach().sub(expected).abs().max() < 1e-6
     assert optimal_logit_gap(classes, mass, over) == pytest.approx(expected, abs=1e-12)
-    index = gamma(
+    index = effective_smoothing(
         logits.detach().numpy(), label.numpy()
     )  # the smoothing over all that this amounts to
     assert index == pytest.approx(
         mass if over == "all" else mass * classes / (classes - 1), abs=1e-6
     )
-    least = cross_entropy(Outputs(logits), label, smoothing=mass, over=over, subtract_entropy=True)
+    least = cross_entropy(
+        Outputs(logits), label, smoothing=mass, smooth_over=over, subtract_entropy=True
+    )
     assert abs(least.item()) < 1e-9
 
 
 @given(SEEDS, st.integers(2, 12), st.floats(0, 1))
 def test_the_two_forms_convert(seed, classes, mass):
     student, labels, _ = case(seed, 4, classes)
-    others = convert_smoothing(mass, classes, "others")
+    others = convert_smoothing(mass, classes, "wrong")
     a = cross_entropy(student, labels, smoothing=mass)
     assert_close(
-        a, cross_entropy(student, labels, smoothing=others, over="others"), atol=1e-9, rtol=1e-9
+        a, cross_entropy(student, labels, smoothing=others, over="wrong"), atol=1e-9, rtol=1e-9
     )
     assert convert_smoothing(others, classes, "all") == pytest.approx(mass, abs=1e-12)
     targets = (
         smoothed_targets(labels, classes, mass),
-        smoothed_targets(labels, classes, others, "others"),
+        smoothed_targets(labels, classes, others, "wrong"),
     )
     assert_close(*targets)
     expected = torch.tensor([oracles.smoothed(y, classes, mass) for y in labels.tolist()])
@@ -113,13 +115,21 @@ def test_soft_labels_are_smoothed_once(seed, form, entropy):
     student, labels, _ = case(seed, 6, 5)
     over, mass = form
     one_hot = F.one_hot(labels, 5).double()
-    plain = cross_entropy(student, labels, smoothing=mass, over=over, subtract_entropy=entropy)
+    plain = cross_entropy(
+        student, labels, smoothing=mass, smooth_over=over, subtract_entropy=entropy
+    )
     assert_close(
-        cross_entropy(student, one_hot, smoothing=mass, over=over, subtract_entropy=entropy), plain
+        cross_entropy(student, one_hot, smoothing=mass, smooth_over=over, subtract_entropy=entropy),
+        plain,
     )
     mixed, weights = 0.3 * one_hot + 0.7 * one_hot.flip(0), [0.5, 1, 2, 3, 4]
     got = cross_entropy(
-        student, mixed, smoothing=mass, over=over, class_weights=weights, subtract_entropy=entropy
+        student,
+        mixed,
+        smoothing=mass,
+        smooth_over=over,
+        class_weights=weights,
+        subtract_entropy=entropy,
     )
     expected = [oracles.cross_entropy(z, q, mass, over, None, weights, entropy)
                 for z, q in zip(student.logits.tolist(), mixed.tolist(), strict=True)]  # fmt: skip
@@ -136,7 +146,9 @@ def test_a_prior_and_its_uniform_case():
         student.logits, soft, reduction="none"))  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{}, {"over": "others"}, {"prior": [0.4, 0.3, 0.2, 0.1]}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"smooth_over": "wrong"}, {"prior": [0.4, 0.3, 0.2, 0.1]}]
+)
 @pytest.mark.parametrize("soft", [False, True])
 def test_without_its_entropy_the_loss_is_a_divergence_that_ends_at_0(settings, soft):
     labels = torch.tensor([0, 2, 3])
@@ -253,7 +265,7 @@ def test_zipf_knows_no_target_logit_and_only_right_answers_where_asked():
 def test_arcface_turns_the_angle_and_falls_without_end():
     angles = torch.linspace(0.01, 3.13, 50, dtype=torch.float64)
     logits = torch.stack([SCALE * angles.cos(), torch.zeros(50).double()], 1)
-    loss = arcface(Outputs(logits, scale=SCALE), torch.zeros(50).long(), margin=0.5)
+    loss = arcface(Outputs(logits, logit_scale=SCALE), torch.zeros(50).long(), margin=0.5)
     near = angles + 0.5 < math.pi
     expected = F.softplus(-SCALE * (angles + 0.5).cos())
     assert_close(loss[near], expected[near])

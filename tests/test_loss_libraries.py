@@ -108,13 +108,16 @@ def test_margins_are_those_of_pytorch_metric_learning():
         loss.W.data = matrix.T.clone()
         return loss.double()(f, labels)
 
-    cosine = Outputs(SCALE * cosines, scale=SCALE)
+    cosine = Outputs(SCALE * cosines, logit_scale=SCALE)
     expected = theirs(losses.CosFaceLoss(10, 4, margin=0.35, scale=SCALE), w)
     assert_close(am_softmax(cosine, labels, margin=0.35).mean(), expected)
     expected = theirs(losses.ArcFaceLoss(10, 4, margin=math.degrees(0.5), scale=SCALE), w)
     assert_close(arcface(cosine, labels, margin=0.5).mean(), expected)
     for m in (1, 2, 3, 4):
-        plain, sphere = Outputs(f @ w.T, f, w), Outputs(f @ F.normalize(w, dim=1).T, f, scale=0.0)
+        plain, sphere = (
+            Outputs(f @ w.T, f, w),
+            Outputs(f @ F.normalize(w, dim=1).T, f, logit_scale=0.0),
+        )
         expected = theirs(losses.LargeMarginSoftmaxLoss(10, 4, margin=m), w)
         assert_close(LOSSES["l_softmax"](plain, labels, margin=m, share=1.0).mean(), expected)
         expected = theirs(losses.SphereFaceLoss(10, 4, margin=m), w)

@@ -222,7 +222,7 @@ def test_dense_logits_are_their_positions(name):
         {"class_weights": [1.0, 2.0, 3.0, 4.0, 5.0]},
         {"subtract_entropy": True},
         {"prior": [0.1, 0.2, 0.3, 0.1, 0.3], "subtract_entropy": True},
-        {"over": "others"},
+        {"smooth_over": "wrong"},
     ],
     ids=lambda s: "+".join(s),
 )

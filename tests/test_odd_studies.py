@@ -15,7 +15,7 @@ from distill import load_recipe, run_study
 from distill.cli import main
 from distill.errors import UserError
 from distill.evaluation.feature_plot import load_feature_plot
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.context import idle_cores
 from distill.study.dry_run import dry_run
 
@@ -163,7 +163,7 @@ def test_states_that_came_later_are_looked_into(tmp_path, capfd):
     assert [state["epoch"] for state in results["runs"][0]["information"]] == [0, 1, 2]
     again = load_file(tmp_path / "runs" / "models" / removed / "model.safetensors")
     assert all(torch.equal(again[name], weights[name]) for name in weights)
-    assert sorted(Store(tmp_path / "runs").states(removed)) == [0, 1]
+    assert sorted(RunStore(tmp_path / "runs").states(removed)) == [0, 1]
 
 
 def test_a_map_of_two_kinds_of_teachers_is_two_maps(tmp_path):

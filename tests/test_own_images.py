@@ -12,7 +12,7 @@ from distill import load_recipe, run_study
 from distill.data.splits import load_splits
 from distill.errors import UserError
 from distill.recipe.schema import Data
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
@@ -205,7 +205,7 @@ def test_each_network_is_shown_the_view_at_its_own_size(tiny, study_context):
     )
     results = run_study(ctx.recipe, ctx.store.root, ctx.accelerator)
     run = next(r for r in results["runs"] if r["arm"] == "hard")
-    store = Store(ctx.store.root)
+    store = RunStore(ctx.store.root)
     import timm
 
     model = timm.create_model(f"local-dir:{store.folder(run['id'])}", pretrained=True).eval()

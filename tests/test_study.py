@@ -26,7 +26,7 @@ from distill.cli import main
 from distill.data.augment import normalise
 from distill.data.splits import load_splits
 from distill.models.factory import input_config
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 
 STUDY = TINY.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distill"]
@@ -250,7 +250,7 @@ def test_the_report_and_the_clusters_are_made_again(study, capsys, monkeypatch):
             [
                 "run",
                 "tiny.yaml",
-                "students.alone.loss.cross_entropy.over=others",
+                "students.alone.loss.cross_entropy.smooth_over=wrong",
                 "students.alone.loss.cross_entropy.smoothing=0.95",
             ],
             "must be in [0, 0.9]",
@@ -329,7 +329,7 @@ def test_two_processes_give_the_result_of_one(study, tmp_path):
         if spread == "data":
             run_study(load_recipe(place / "tiny.yaml"), place / "one" / "runs")
             reference = weights(place / "one")
-        command("run", "tiny.yaml", f"train.spread={spread}", program=TORCHRUN, cwd=place)
+        command("run", "tiny.yaml", f"train.parallelism={spread}", program=TORCHRUN, cwd=place)
         got = weights(place)
         assert set(got) <= set(reference) and len(got) == 12
         for run_id, tensors in got.items():
@@ -434,7 +434,9 @@ def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
         assert all(
             torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("labels")
         )
-        histories = [Store(tmp_path / root / "runs").history(run_id) for root in ("three", "one")]
+        histories = [
+            RunStore(tmp_path / root / "runs").history(run_id) for root in ("three", "one")
+        ]
         for a, b in zip(*histories, strict=True):  # sums over an epoch that was interrupted, too
             assert (
                 a["loss"] == pytest.approx(b["loss"], rel=1e-3)
@@ -475,13 +477,13 @@ def test_the_same_recipe_gives_the_same_bytes_whatever_decodes(tmp_path):
 
 def test_runs_are_found_by_folder_id_and_arm(study):
     folder, _ = study
-    store, run = Store(folder / "runs"), results_of(folder)["runs"][0]
+    store, run = RunStore(folder / "runs"), results_of(folder)["runs"][0]
     assert (
-        store.find(str(folder / "runs" / "models" / run["id"]))
-        == store.find(run["id"][:10])
+        find_runs(store, str(folder / "runs" / "models" / run["id"]))
+        == find_runs(store, run["id"][:10])
         == [run["id"]]
     )
-    assert store.find("tiny:hard")[0] == run["id"] and len(store.find("tiny:hard")) == 3
+    assert find_runs(store, "tiny:hard")[0] == run["id"] and len(find_runs(store, "tiny:hard")) == 3
 
 
 def test_class_names_cannot_write_html(tmp_path):

@@ -1,4 +1,5 @@
 """Terms in the loop: those with parts, state, insides or several teachers, trained, stopped and stored."""
+
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from distill.models.cosine_head import CosineHead
 from distill.models.factory import input_config
 from distill.models.hooks import capture_outputs
 from distill.recipe.schema import Augment
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study import scheduler
 from distill.study.dry_run import dry_run
 from distill.study.lint import lint_recipe
@@ -199,9 +200,9 @@ def test_convolutional_networks_show_their_stages(tmp_path, study_context):
     ):
         model = timm.create_model(name, **({"num_classes": 4} if "swin" in name else {})).eval()
         side = 224 if "swin" in name else 8
-        with torch.no_grad(), capture_outputs(model, {"maps"}) as seen:
+        with torch.no_grad(), capture_outputs(model, {"feature_maps"}) as seen:
             model(torch.zeros(1, 3, side, side))
-        assert [tuple(m.shape[1:]) for m in seen["maps"]] == shapes, name
+        assert [tuple(m.shape[1:]) for m in seen["feature_maps"]] == shapes, name
 
 
 def test_norms_and_drift_are_logged_for_every_layer_and_epoch(recipe, study_context):
@@ -360,7 +361,7 @@ def test_two_processes_that_share_batches_learn_the_same_parts_and_state(
         "distill",
         "run",
     ]
-    words = [str(recipe), *overrides, "train.spread=data", "--out", str(tmp_path / "two")]
+    words = [str(recipe), *overrides, "train.parallelism=batches", "--out", str(tmp_path / "two")]
     done = subprocess.run(
         [*program, *words], capture_output=True, text=True, check=False, timeout=300
     )
@@ -499,7 +500,7 @@ def test_two_processes_store_what_one_network_says(tmp_path):
         program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    store = Store(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs")
     run_id = json.loads((tmp_path / "runs" / "bn" / "results.json").read_text())["runs"][0]["id"]
     splits = load_splits(load_recipe(tmp_path / "bn.yaml").data)
     model = timm.create_model(f"local-dir:{store.folder(run_id)}", pretrained=True).eval()

@@ -1,4 +1,5 @@
 """The loop: against a loop written by hand, in any cohort, after any stop, over the same views."""
+
 import re
 
 import pytest
@@ -184,7 +185,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, study_contex
         fit(members, answers, ctx.splits, ctx.store, ctx.accelerator, False, stop_after_two)
     again = begin(cohort[0])
     resume(again, ctx.store, 0, torch.device("cpu"))
-    assert again.epoch == 2 and not ctx.store.complete(cohort[0].id)
+    assert again.epoch == 2 and not ctx.store.is_complete(cohort[0].id)
     scheduler.train_generation(ctx, cohort)
     assert same(ctx.load(cohort[0]).state_dict(), expected["distilled"])
     assert ctx.store.history(cohort[0].id) == whole.store.history(cohort[0].id)
@@ -382,7 +383,7 @@ def test_a_loss_that_is_not_finite_takes_its_run_out_of_the_cohort_alone(
         and not (wild.store.root / "tiny" / "results.json").exists()
     )
     runs = {run.arm.name: run for run in plan(wild)}
-    assert not wild.store.complete(runs.pop("wild").id)
+    assert not wild.store.is_complete(runs.pop("wild").id)
     assert all(same(wild.load(run).state_dict(), expected[name]) for name, run in runs.items())
 
 
@@ -392,7 +393,7 @@ def test_students_of_a_teacher_that_failed_are_not_trained(tiny, study_context):
         UserError, match=r"hard, seed 0: (?s:.*)1 run that would learn from them cannot be trained"
     ):
         run_study(ctx.recipe, ctx.store.root, ctx.accelerator)
-    assert [ctx.store.complete(run.id) for run in plan(ctx)] == [False, True, True, False]
+    assert [ctx.store.is_complete(run.id) for run in plan(ctx)] == [False, True, True, False]
 
 
 def test_a_teacher_no_better_than_chance_stops_the_study():

@@ -46,7 +46,7 @@ from distill.data.splits import Split, Splits
 from distill.evaluation.metrics import metrics
 from distill.evaluation.predict import predict
 from distill.storage.run import plan_runs
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.storage.versions import versions
 from distill.study.context import StudyContext, make_accelerator
 from distill.study.progress import Progress
@@ -154,7 +154,7 @@ class Bench:
             Split(images, torch.arange(count, len(pixels))),
         )
         splits = Splits(recipe.data, train, rest, rest, [str(i) for i in range(CLASSES)], "noise")
-        self.ctx = StudyContext(recipe, splits, Store(folder), self.accelerator, Progress(False))
+        self.ctx = StudyContext(recipe, splits, RunStore(folder), self.accelerator, Progress(False))
         self.runs = {run.arm.name: run for run in plan_runs(recipe, {}, precision)}
         self.students = [run for name, run in self.runs.items() if name.startswith("distilled")]
         self.memory_format_of = memory_format_of(self.students[0].arm.train)
@@ -388,7 +388,7 @@ def spreading(folder: Path, rounds: int) -> dict[str, list[float]]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
     for number in range(rounds):
         for processes, name in enumerate(found, 1):
-            command = [*launch, str(processes), "-m", "distill", "run", str(recipe), "train.spread=runs",
+            command = [*launch, str(processes), "-m", "distill", "run", str(recipe), "train.parallelism=runs",
                        "--out", str(folder / f"{name} {number}")]  # fmt: skip
             began = time.perf_counter()
             subprocess.run(

@@ -30,11 +30,11 @@ from distill.losses import LOSSES, OnlineTargets, Outputs
 from distill.recipe.loss_terms import needs_teacher
 
 SHAPES = ((4096, 10), (256, 1000), (32, 21843))  # examples, classes
-DEPTH = 64  # of the capture_features features
+DEPTH = 64  # of the penultimate features
 LIMITS = {"cross_entropy": 1.1, "cross_entropy over others": 1.1, "kd": 1.2, "dkd": 2.0}
 SETTINGS = {
     "cross_entropy": {"smoothing": 0.1},
-    "cross_entropy over others": {"smoothing": 0.1, "over": "others"},
+    "cross_entropy over others": {"smoothing": 0.1, "smooth_over": "wrong"},
 }
 SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
 SKIPPED = {"hint", "rkd", "attention_transfer", "l1_penalty", "l2_penalty"}  # not on logits

@@ -39,11 +39,11 @@ METRICS = {
         "fitted_temperature",
         "agreement",
         "agreement_control",
-        "attacked",
+        "num_attacked",
     ],
     "train": [
         "top1",
-        "gamma",
+        "effective_smoothing",
         "within_between_templates",
         "class_separation",
         "nc1",
@@ -272,7 +272,7 @@ def digits() -> dict[str, Any]:
         ]
 
     pair = [arms[f"student of the {t} teacher, T = 4"] for t in ("hard", "smoothed")]
-    headings = ["arm", "test accuracy, %", "ECE, %", "agreement, %", "gamma"]
+    headings = ["arm", "test accuracy, %", "ECE, %", "agreement, %", "effective_smoothing"]
     return {
         "table": table(headings, [row(*one) for one in arms.items()]),
         "cost": cost(results),
@@ -531,7 +531,7 @@ def the_map() -> dict[str, Any]:
     def cell(runs: list[Run]) -> str:
         agreement, gamma = (
             np.mean(of("test", "agreement", 100)(runs)),
-            np.mean(of("train", "gamma")(runs)),
+            np.mean(of("train", "effective_smoothing")(runs)),
         )
         return f"{np.mean(accuracy(runs)):.2f} · {agreement:.1f} · {gamma:.2f}"
 
@@ -548,7 +548,7 @@ def the_map() -> dict[str, Any]:
     def at_equal_gamma(runs: list[Run]) -> Paired | None:
         """Against the student alone, seed by seed, its curve interpolated at this γ; None beyond the curve's end."""
         curves = np.transpose([accuracy(alone[s]) for s in smoothings])
-        gammas = of("train", "gamma")(runs)
+        gammas = of("train", "effective_smoothing")(runs)
         if max(gammas) > smoothings[-1]:
             return None
         return compare(

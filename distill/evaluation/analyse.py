@@ -31,7 +31,7 @@ from distill.models.hooks import last_layer, templates
 from distill.recipe.schema import Analysis, Augment
 from distill.storage.files import read_tree, write_tree
 from distill.storage.run import Run
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 
 VERSION = 2  # raised when the same settings would give other numbers
 MOST = 10_000  # examples of a split whose features are looked at
@@ -41,7 +41,7 @@ INFORMED = 300  # examples of each of the two classes, as in the paper
 def analyse_runs(
     runs: Sequence[Run],
     splits: Splits,
-    store: Store,
+    store: RunStore,
     settings: Analysis,
     device: torch.device,
     seeds: list[int],
@@ -67,7 +67,8 @@ def analyse_runs(
     """
     chosen = select_classes(settings, splits.class_names, store.predictions(runs[0].id))
     files = {
-        run.id: store.analysis(_identity(run, runs, store, settings, chosen, seeds)) for run in runs
+        run.id: store.analysis_path(_identity(run, runs, store, settings, chosen, seeds))
+        for run in runs
     }
     unique = {run.id: run for run in runs}
     transferred: dict[
@@ -78,7 +79,7 @@ def analyse_runs(
     ]  # shared out before asking what is new, which other processes change
     for run in watch([run for run in own if _kept(files[run.id], log) is None]):
         source = source_of(run, runs, seeds)
-        if source and settings.attacked and source.id not in transferred:
+        if source and settings.num_attacked and source.id not in transferred:
             transferred[source.id] = _transferred(source, splits, store, settings, device)
         write_tree(
             files[run.id],
@@ -89,7 +90,7 @@ def analyse_runs(
                 settings,
                 chosen,
                 device,
-                transferred[source.id] if source and settings.attacked else None,
+                transferred[source.id] if source and settings.num_attacked else None,
             ),
         )
     found = {run_id: _kept(file, log) for run_id, file in files.items()}
@@ -120,7 +121,7 @@ def source_of(run: Run, runs: Sequence[Run], seeds: list[int]) -> Run | None:
 def _identity(
     run: Run,
     runs: Sequence[Run],
-    store: Store,
+    store: RunStore,
     settings: Analysis,
     chosen: SelectedClasses,
     seeds: list[int],
@@ -143,7 +144,7 @@ def _identity(
 def _look(
     run: Run,
     splits: Splits,
-    store: Store,
+    store: RunStore,
     settings: Analysis,
     chosen: SelectedClasses,
     device: torch.device,
@@ -161,11 +162,11 @@ def _look(
     }
     if settings.examples and last_linear(model) is not None:
         found |= geometry(model, splits, augment, device, settings.examples)
-    if settings.draws and chosen.pair and augment.moves:
+    if settings.num_views and chosen.pair and augment.moves:
         found["information"] = along_training(
-            model, run, splits, store, chosen.pair, settings.draws, device
+            model, run, splits, store, chosen.pair, settings.num_views, device
         )
-    if settings.attacked:
+    if settings.num_attacked:
         images, labels = _attacked(splits, augment, settings, device)
         found["robustness"] = attacks(model, images, labels, settings, transferred)
     return found
@@ -175,7 +176,7 @@ def _attacked(
     splits: Splits, augment: Augment, settings: Analysis, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Test images ``[N, C, H, W]`` in [0, 1] as networks see them, and their labels."""
-    positions = spread(len(splits.test), settings.attacked)
+    positions = spread(len(splits.test), settings.num_attacked)
     images = images_of(splits, splits.test, augment, device, positions).float() / 255
     return images, splits.test.labels[positions].to(device)
 
@@ -183,7 +184,7 @@ def _attacked(
 def geometry(
     model: nn.Module, splits: Splits, augment: Augment, device: torch.device, examples: int
 ) -> dict[str, Any]:
-    """How the classes stand in the capture_features layer, on some examples of each class of each split."""
+    """How the classes stand in the penultimate layer, on some examples of each class of each split."""
     classes = len(splits.class_names)
     examples = min(examples, max(2, MOST // classes))
     layer, rows = last_layer(model), templates(model).detach().cpu()
@@ -236,7 +237,7 @@ def along_training(
     model: nn.Module,
     run: Run,
     splits: Splits,
-    store: Store,
+    store: RunStore,
     pair: list[int],
     draws: int,
     device: torch.device,
@@ -282,10 +283,10 @@ def attacks(
     classify = partial(_classify, model)
     pgd = partial(robustness.pgd, steps=settings.steps)
     made = {
-        "fgsm": partial(robustness.fgsm, radius=settings.linf),
-        "pgd_linf": partial(pgd, radius=settings.linf),
-        "margin_linf": partial(pgd, radius=settings.linf, loss=robustness.margin),
-        "pgd_l2": partial(pgd, radius=settings.l2, norm="l2"),
+        "fgsm": partial(robustness.fgsm, radius=settings.eps_linf),
+        "pgd_linf": partial(pgd, radius=settings.eps_linf),
+        "margin_linf": partial(pgd, radius=settings.eps_linf, loss=robustness.margin),
+        "pgd_l2": partial(pgd, radius=settings.eps_l2, norm="l2"),
     }
     right: dict[str, list[Tensor]] = {
         name: [] for name in ("unattacked", *made, "transfer", "zero_gradient")
@@ -305,7 +306,7 @@ def attacks(
         names.append("transfer")
     joined["worst_linf"] = torch.stack([joined[name] for name in names]).all(0)
     shares = {name: value.double().mean().item() for name, value in joined.items()}
-    return {"attacked": len(labels), **shares}
+    return {"num_attacked": len(labels), **shares}
 
 
 def _classify(model: nn.Module, images: Tensor) -> Tensor:
@@ -314,12 +315,12 @@ def _classify(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _transferred(
-    source: Run, splits: Splits, store: Store, settings: Analysis, device: torch.device
+    source: Run, splits: Splits, store: RunStore, settings: Analysis, device: torch.device
 ) -> Tensor:
     """The attacked test images as the gradient of one network moves them."""
     model = load_run_model(store.folder(source.id)).to(device).requires_grad_(False)
     images, labels = _attacked(splits, source.arm.augment, settings, device)
     attack = partial(
-        robustness.pgd, partial(_classify, model), radius=settings.linf, steps=settings.steps
+        robustness.pgd, partial(_classify, model), radius=settings.eps_linf, steps=settings.steps
     )
     return torch.cat([attack(own, label) for own, label in in_parts(images, labels)])

@@ -144,7 +144,7 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
     return float(np.exp(-brentq(slope, low, high, xtol=1e-7))) if slope(low) < 0 else 100.0
 
 
-def gamma(logits: Array, labels: Labels, temperature: float = 1.0) -> float:
+def effective_smoothing(logits: Array, labels: Labels, temperature: float = 1.0) -> float:
     """The smoothing index of a teacher, ``K/(K-1) E[1 - p_y(T)]`` (Müller et al. 2019, section 4).
 
     Equals the smoothing of a teacher that reached the optimum of smoothed cross-entropy over all classes.

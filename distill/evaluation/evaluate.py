@@ -16,7 +16,8 @@ from distill.evaluation.metrics import own_metrics
 from distill.evaluation.predict import predict
 from distill.models.factory import load_run_model
 from distill.recipe.schema import Augment, Data
-from distill.storage.run_store import Store
+from distill.storage.find_runs import find_runs
+from distill.storage.run_store import RunStore
 
 SPLITS = ("all", "train", "validation", "test")
 
@@ -33,7 +34,7 @@ class EvalTarget(NamedTuple):
     splits: dict[str, Any]  # keys of `Data` for its own source: how that was split
 
 
-def find_networks(name: str, store: Store) -> list[EvalTarget]:
+def find_networks(name: str, store: RunStore) -> list[EvalTarget]:
     """The stored runs, or the one network of timm's, that a name means.
 
     Args:
@@ -60,7 +61,7 @@ def find_networks(name: str, store: Store) -> list[EvalTarget]:
         return [EvalTarget(name, model, list(names) if names else None, None, Augment(), size, {})]
     found = []
     try:
-        ids = dict.fromkeys(store.find(name))
+        ids = dict.fromkeys(find_runs(store, name))
     except UserError as error:
         raise UserError(f"{error}; and timm has no network of that name") from None
     for run_id in ids:

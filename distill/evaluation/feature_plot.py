@@ -1,4 +1,4 @@
-"""What a feature_plot of capture_features features is made of: all that is needed to draw it again, without network or data."""
+"""What a feature_plot of penultimate features is made of: all that is needed to draw it again, without network or data."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The capture_features layer as the paper draws it (section 2), and how tightly its classes stand together, in numbers."""
+"""The penultimate layer as the paper draws it (section 2), and how tightly its classes stand together, in numbers."""
 
 import numpy as np
 from numpy.typing import NDArray

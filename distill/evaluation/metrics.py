@@ -29,7 +29,9 @@ def metrics(
     for split in ("test", "validation", "train"):
         logits, labels = _arrays(predictions, split)
         result[split] = own_metrics(logits, labels, fitted) | {
-            "gamma": calibration.gamma(logits, labels) if teacher is None else None,
+            "effective_smoothing": calibration.effective_smoothing(logits, labels)
+            if teacher is None
+            else None,
             "agreement": None,
             "kl_to_teacher": None,
             "agreement_control": None,
@@ -40,7 +42,9 @@ def metrics(
             result[split] |= {
                 "agreement": fidelity.agreement(logits, theirs),
                 "kl_to_teacher": fidelity.kl_to_teacher(logits, theirs),
-                "gamma": calibration.gamma(theirs, labels, temperature) if temperature else None,
+                "effective_smoothing": calibration.effective_smoothing(theirs, labels, temperature)
+                if temperature
+                else None,
             }
         if control is not None:
             others, _ = _arrays(control, split)

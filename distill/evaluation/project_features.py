@@ -1,4 +1,4 @@
-"""Making pictures of capture_features features: several networks side by side, each at all of its stored epochs."""
+"""Making pictures of penultimate features: several networks side by side, each at all of its stored epochs."""
 
 import math
 import warnings
@@ -31,7 +31,8 @@ from distill.models.factory import largest_pretrained_side, load_run_model
 from distill.models.hooks import templates
 from distill.recipe.load import load
 from distill.recipe.schema import Analysis, Augment
-from distill.storage.run_store import Store, read_results
+from distill.storage.find_runs import find_runs
+from distill.storage.run_store import RunStore, read_results
 
 ROWS = 4  # of a study's feature_plot
 EXAMPLES = 100  # of each class in a plane, as the paper draws (appendix A)
@@ -57,8 +58,8 @@ def feature_plot_of_runs(
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"there is no view '{kind}'; {suggest(kind, KINDS)}")
-    store = Store(out)
-    ids = [store.find(name)[0] for name in names]
+    store = RunStore(out)
+    ids = [find_runs(store, name)[0] for name in names]
     study, titles = _study_of(store, ids)
     for damage in filter(None, map(store.damage, ids)):
         raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
@@ -77,7 +78,7 @@ def feature_plot_of_runs(
 def make_feature_plot(
     runs: dict[str, str],
     splits: Splits,
-    store: Store,
+    store: RunStore,
     settings: Analysis,
     device: torch.device,
     kinds: Sequence[str] = ("plane", "pca", "tsne"),
@@ -129,7 +130,7 @@ State = dict[str, Tensor]  # features by split, and "templates"
 def _states(
     run_id: str,
     title: str,
-    store: Store,
+    store: RunStore,
     splits: Splits,
     augment: Augment,
     device: torch.device,
@@ -277,7 +278,7 @@ def _flatten(kind: str, features: NDArray) -> NDArray:
         return UMAP(n_components=2, n_neighbors=near, random_state=0).fit_transform(features)
 
 
-def _study_of(store: Store, ids: list[str]) -> tuple[Path, list[str]]:
+def _study_of(store: RunStore, ids: list[str]) -> tuple[Path, list[str]]:
     """The study that has all of the runs, and what it calls them."""
     for file in sorted(store.root.glob("*/results.json")):
         try:

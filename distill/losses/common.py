@@ -22,20 +22,20 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: ``[B, K]``, or ``[B, K, d…]``.
-        features: capture_features features ``[B, D]``.
+        features: penultimate features ``[B, D]``.
         templates: weight of the last layer ``[K, D]``.
-        maps: feature maps of the stages, each ``[B, C, H, W]``.
+        feature_maps: feature maps of the stages, each ``[B, C, H, W]``.
         weights: the network's weights but for biases and norms.
-        scale: s where the logits are s·cos(angle to the template), as those of a cosine head; 0 where s is the
+        logit_scale: s where the logits are s·cos(angle to the template), as those of a cosine head; 0 where s is the
             length of the features.
     """
 
     logits: Tensor
     features: Tensor | None = None
     templates: Tensor | None = None
-    maps: Sequence[Tensor] | None = None
+    feature_maps: Sequence[Tensor] | None = None
     weights: Sequence[Tensor] | None = None
-    scale: float | None = None
+    logit_scale: float | None = None
 
 
 def to_float32(x: Tensor) -> Tensor:

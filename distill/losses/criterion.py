@@ -118,7 +118,9 @@ class Criterion(nn.Module):
         loss = loss.masked_fill(~is_counted, 0)  # also of terms that read no label
         if self.reduction == "none":
             return loss
-        return loss.sum() / is_counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
+        return (
+            loss.sum() / is_counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
+        )
 
     def extra_repr(self) -> str:
         """The term and its settings."""

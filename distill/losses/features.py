@@ -1,4 +1,4 @@
-"""Losses on a teacher's inside: its capture_features features and its feature maps.
+"""Losses on a teacher's inside: its penultimate features and its feature maps.
 
 An ensemble of teachers has none, so these terms learn from one teacher.
 """
@@ -22,7 +22,7 @@ def hint(
     part: nn.Module,
     over_features: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """FitNets' hint on the capture_features layer, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015, equation 3).
+    """FitNets' hint on the penultimate layer, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015, equation 3).
 
     Args:
         student: features ``[B, D_s]``.
@@ -53,18 +53,20 @@ def attention_transfer(student: Outputs, labels: Tensor, teacher: Outputs) -> Te
     Args:
         student: maps, each ``[B, C, H, W]``.
         labels: not used.
-        teacher: maps.
+        teacher: feature maps.
 
     Returns:
         ``[B]``, of the order of 1 over the number of positions.
 
     Raises:
-        ValueError: if a side has no maps.
+        ValueError: if a side has no feature maps.
     """
-    if not student.maps or not teacher.maps:
+    if not student.feature_maps or not teacher.feature_maps:
         raise ValueError("attention transfer needs feature maps, of the student and of one teacher")
     losses = []
-    for ours, theirs in zip(reversed(student.maps), reversed(teacher.maps), strict=False):
+    for ours, theirs in zip(
+        reversed(student.feature_maps), reversed(teacher.feature_maps), strict=False
+    ):
         size = [min(a, b) for a, b in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
         losses.append((_attention(ours, size) - _attention(theirs.detach(), size)).square().mean(1))
     return torch.stack(losses).sum(0)
@@ -117,11 +119,11 @@ def _features(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     return to_float32(student.features), to_float32(teacher.features.detach())
 
 
-def _attention(maps: Tensor, size: Sequence[int]) -> Tensor:
-    maps = to_float32(maps)
-    largest = maps.detach().abs().amax((1, 2, 3), keepdim=True)
+def _attention(feature_maps: Tensor, size: Sequence[int]) -> Tensor:
+    feature_maps = to_float32(feature_maps)
+    largest = feature_maps.detach().abs().amax((1, 2, 3), keepdim=True)
     energy = (
-        (maps / largest.clamp(min=1e-30)).square().mean(1, keepdim=True)
+        (feature_maps / largest.clamp(min=1e-30)).square().mean(1, keepdim=True)
     )  # squares of large ones might overflow
     return F.normalize(F.adaptive_avg_pool2d(energy, size).flatten(1), dim=1)
 

@@ -24,34 +24,36 @@ from distill.losses.common import (
     to_float32,
 )
 
-Over = Literal["all", "others"]
+SmoothOver = Literal["all", "wrong"]
 Mass = Annotated[float, Ge(0), Le(1)]
 
 
 # ---------------------------------------------------------------------------------------- smoothed targets
 
 
-def uniform_mass(smoothing: float, classes: int, over: Over = "all") -> float:
-    """Mass spread over all K classes that gives the same target as `smoothing` does over `over`.
+def uniform_mass(smoothing: float, classes: int, smooth_over: SmoothOver = "all") -> float:
+    """Mass spread over all K classes that gives the same target as `smoothing` does over `smooth_over`.
 
     Raises:
         ValueError: if smoothing is out of its range: [0, 1] over all, where 1 is uniform; [0, (K - 1) / K]
             over the others, where the target is uniform at the end and beyond it would teach the wrong
             classes. (torch takes a negative one in silence.)
     """
-    highest = 1.0 if over == "all" else (classes - 1) / classes
+    highest = 1.0 if smooth_over == "all" else (classes - 1) / classes
     if not 0 <= smoothing <= highest:
         raise ValueError(
-            f"smoothing over {over} of {classes} classes must be in [0, {highest:g}], got {smoothing:g}"
+            f"smoothing over {smooth_over} of {classes} classes must be in [0, {highest:g}], got {smoothing:g}"
             + (": beyond it the wrong classes are taught" if smoothing > highest else "")
         )
-    return smoothing if over == "all" else min(1.0, smoothing * classes / max(classes - 1, 1))
+    return (
+        smoothing if smooth_over == "all" else min(1.0, smoothing * classes / max(classes - 1, 1))
+    )
 
 
-def convert_smoothing(smoothing: float, classes: int, to: Over) -> float:
+def convert_smoothing(smoothing: float, classes: int, to: SmoothOver) -> float:
     """The same target in the other form: ``a' = a (K - 1) / K`` over the others, ``a = a' K / (K - 1)`` over all."""
     if to == "all":
-        return uniform_mass(smoothing, classes, "others")
+        return uniform_mass(smoothing, classes, "wrong")
     return uniform_mass(smoothing, classes) * (classes - 1) / classes
 
 
@@ -59,7 +61,7 @@ def smoothed_targets(
     labels: Tensor,
     classes: int,
     smoothing: float,
-    over: Over = "all",
+    smooth_over: SmoothOver = "all",
     prior: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
     """Target distributions ``[B, K]`` (class last), at least in float32.
@@ -68,7 +70,7 @@ def smoothed_targets(
         labels: classes ``[B…]``, or distributions ``[B…, K]``.
         classes: K.
         smoothing: mass that leaves the label.
-        over: where to: see `cross_entropy`.
+        smooth_over: where to: see `cross_entropy`.
         prior: where to instead, a distribution ``[K]``.
     """
     target = (
@@ -76,16 +78,16 @@ def smoothed_targets(
     )
     if prior is not None:
         return (1 - smoothing) * target + smoothing * _distribution(prior, classes, target)
-    mass = uniform_mass(smoothing, classes, over)
+    mass = uniform_mass(smoothing, classes, smooth_over)
     return (1 - mass) * target + mass / classes
 
 
-def optimal_logit_gap(classes: int, smoothing: float, over: Over = "all") -> float:
+def optimal_logit_gap(classes: int, smoothing: float, smooth_over: SmoothOver = "all") -> float:
     """What the label's logit exceeds each other one by, where smoothed cross-entropy is at its minimum.
 
     ``log((K - (K - 1) a) / a)`` over all and ``log((1 - a) (K - 1) / a)`` over the others; infinite for a = 0.
     """
-    mass = uniform_mass(smoothing, classes, over)
+    mass = uniform_mass(smoothing, classes, smooth_over)
     return math.log((classes - (classes - 1) * mass) / mass) if mass else math.inf
 
 
@@ -145,15 +147,15 @@ def cross_entropy(
     teacher: Outputs | None = None,
     *,
     smoothing: Mass = 0.0,
-    over: Over = "all",
+    smooth_over: SmoothOver = "all",
     prior: list[float] | Literal["data"] | None = None,
     class_weights: list[float] | Literal["balanced"] | None = None,
     subtract_entropy: bool = False,
 ) -> Tensor:
     """Cross-entropy with label smoothing, ``H(q, p)``.
 
-    ``over: all`` gives the mass to all K classes, ``q = (1 - smoothing) y + smoothing / K`` (Szegedy et al.
-    2016; Müller et al. 2019, section 1.1; torch and timm). ``over: others`` gives it to the K - 1 wrong
+    ``smooth_over: all`` gives the mass to all K classes, ``q = (1 - smoothing) y + smoothing / K`` (Szegedy et al.
+    2016; Müller et al. 2019, section 1.1; torch and timm). ``smooth_over: wrong`` gives it to the K - 1 wrong
     ones, ``q_j = smoothing / (K - 1)`` (Shen et al. 2021; the "confidence" form), which is the first form with
     ``smoothing K / (K - 1)``. The minimum is H(q), which is not 0, unless `subtract_entropy`.
 
@@ -162,7 +164,7 @@ def cross_entropy(
         labels: classes, or distributions in the shape of the logits as mixup makes them, smoothed here once.
         teacher: not used.
         smoothing: mass in [0, 1]; over the others at most (K - 1) / K, where the target is uniform.
-        over: which classes share the mass.
+        smooth_over: which classes share the mass.
         prior: a distribution over the K classes that gets the mass instead (unigram smoothing, Pereyra et
             al. 2017); "data", in a recipe, are the classes' shares of the training split.
         class_weights: K factors of the examples, by their label; "balanced", in a recipe, are 1 / (K share). The
@@ -177,7 +179,7 @@ def cross_entropy(
         ValueError: if smoothing is out of its range or a list is not one value a class.
     """
     logits, classes = to_float32(student.logits), student.logits.shape[1]
-    mass = uniform_mass(smoothing, classes, over)
+    mass = uniform_mass(smoothing, classes, smooth_over)
     soft = labels.is_floating_point()
     labels = labels.to(logits.dtype) if soft else labels
     if labels.device.type == "cpu":  # elsewhere looking would wait for the device
@@ -185,8 +187,8 @@ def cross_entropy(
     if prior is None:
         loss = F.cross_entropy(logits, labels, label_smoothing=mass, reduction="none")
     else:
-        if over != "all":
-            raise ValueError("prior says where the mass goes, so over must be left out")
+        if smooth_over != "all":
+            raise ValueError("prior says where the mass goes, so smooth_over must be left out")
         u = _distribution(prior, classes, logits)
         to_prior = -(F.log_softmax(logits, 1).movedim(1, -1) * u).sum(
             -1

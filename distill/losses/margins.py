@@ -2,7 +2,7 @@
 
 The margin is for training alone; evaluation sees the plain logits. AM-Softmax and ArcFace need logits that
 are s·cos(angle): those of a cosine head, in a recipe ``model: {name: cosine_head, base: NAME, scale: 16}``,
-elsewhere ``Outputs(logits, scale=s)``; A-Softmax needs such a head of scale 0, whose logits are ‖f‖·cos.
+elsewhere ``Outputs(logits, logit_scale=s)``; A-Softmax needs such a head of scale 0, whose logits are ‖f‖·cos.
 
 On a simplex the gap of s·cos logits is at most s (K / (K - 1) - margin): a small scale cannot reach the
 optimum of a smoothed loss (`optimal_logit_gap`).
@@ -148,7 +148,7 @@ def l_softmax(
             labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    if student.scale:
+    if student.logit_scale:
         raise ValueError(
             "this term needs logits that are features · templates, not those of a cosine head"
         )
@@ -196,10 +196,10 @@ def a_softmax(
             or the labels are soft.
     """
     logits, classes, finish = rows(student.logits, labels)
-    if student.features is None or student.scale != 0:
+    if student.features is None or student.logit_scale != 0:
         raise ValueError(
             "this term needs features, and logits that are their length · cosine: in a recipe, model: "
-            "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, scale=0)"
+            "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, logit_scale=0)"
         )
     radius, own = to_float32(student.features).norm(dim=1), select_class(logits, classes)
     own = own + _grown(share, ramp, progress) * _widening(own, radius, margin)
@@ -241,9 +241,9 @@ def _checked(margin: float) -> float:
 
 
 def _scale(student: Outputs) -> float:
-    if not student.scale:
+    if not student.logit_scale:
         raise ValueError(
             "this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
-            "base: NAME, scale: 16}; else Outputs(logits, scale=…)"
+            "base: NAME, scale: 16}; else Outputs(logits, logit_scale=…)"
         )
-    return student.scale
+    return student.logit_scale

@@ -72,7 +72,7 @@ REQUIRED_OUTPUTS: Mapping[str, frozenset[str]] = MappingProxyType(
         "a_softmax": frozenset({"features"}),
         "hint": frozenset({"features"}),
         "rkd": frozenset({"features"}),
-        "attention_transfer": frozenset({"maps"}),
+        "attention_transfer": frozenset({"feature_maps"}),
         "l1_penalty": frozenset({"weights"}),
         "l2_penalty": frozenset({"weights"}),
     }

@@ -1,4 +1,4 @@
-"""Looking into networks: capture_features features, templates, feature maps, weights."""
+"""Looking into networks: penultimate features, templates, feature maps, weights."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     head = last_linear(model)
     if head is None:
         raise UserError(
-            f"{type(model).__name__} has no single last layer, so it has no capture_features features "
+            f"{type(model).__name__} has no single last layer, so it has no penultimate features "
             "and no templates here"
         )
     return head
@@ -66,7 +66,7 @@ def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[s
 
     Args:
         model: the network itself, also where something around it is called.
-        needs: of "features" ``[B, D]``, "templates" ``[K, D]``, "maps" (each ``[B, C, H, W]``), "weights"; the
+        needs: of "features" ``[B, D]``, "templates" ``[K, D]``, "feature_maps" (each ``[B, C, H, W]``), "weights"; the
             scale of a cosine head is always told.
 
     Raises:
@@ -79,23 +79,23 @@ def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[s
             lambda _, inputs: seen.update(features=_flat(inputs))
         )
         handles.append(hook)
-    if "maps" in needs:
+    if "feature_maps" in needs:
         last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        seen["maps"] = []
+        seen["feature_maps"] = []
 
         def keep_map(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if output.ndim != 4:
                 raise UserError(
                     f"{type(model).__name__} has no feature maps: its stages give {output.ndim} dimensions"
                 )
-            seen["maps"].append(output.permute(0, 3, 1, 2) if last else output)
+            seen["feature_maps"].append(output.permute(0, 3, 1, 2) if last else output)
 
         handles += [stage.register_forward_hook(keep_map) for stage in stages(model)]
     if "templates" in needs:
         seen["templates"] = templates(model)
     if "weights" in needs:
         seen["weights"] = list(weight_decay_params(model).values())
-    seen["scale"] = getattr(last_linear(model), "scale", None)
+    seen["logit_scale"] = getattr(last_linear(model), "scale", None)
     try:
         yield seen
     finally:
@@ -105,7 +105,7 @@ def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[s
 
 @contextmanager
 def capture_features(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it, each forward pass appends its capture_features features ``[B, D]`` to the list."""
+    """Within it, each forward pass appends its penultimate features ``[B, D]`` to the list."""
     features: list[Tensor] = []
     handle = last_layer(model).register_forward_pre_hook(
         lambda _, inputs: features.append(_flat(inputs))

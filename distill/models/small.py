@@ -25,7 +25,7 @@ class _Classifier(nn.Module):
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
 
     def get_classifier(self) -> nn.Linear:
-        """The last layer: its input are the capture_features features, its rows the templates."""
+        """The last layer: its input are the penultimate features, its rows the templates."""
         return self.head
 
     def forward_features(self, x: Tensor) -> Tensor:

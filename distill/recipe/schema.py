@@ -115,12 +115,12 @@ class Data(Strict):
         description="skip leaves out images that cannot be read, and "
         "says so; for that every image is read once before anything is trained",
     )
-    store: Literal["exact", "float16"] | Annotated[int, Field(ge=1)] = Field(
+    logit_cache: Literal["exact", "float16"] | Annotated[int, Field(ge=1)] = Field(
         "exact",
         description="how teachers' answers to training views are kept for later studies: as they are, "
         "rounded, or the so many largest logits and the mass of the others; the last two change what students learn",
     )
-    store_limit: float = Field(
+    logit_cache_gb: float = Field(
         4.0, ge=0, description="GB that all kept answers may take; 0 keeps none"
     )
     workers: int = Field(2, ge=0, description="processes that decode images")
@@ -178,7 +178,7 @@ class Train(Strict):
         description="so many states of the network on the way, from the first weights on, "
         "are kept with the run, to be looked at later",
     )
-    spread: Literal["auto", "runs", "data"] = Field(
+    parallelism: Literal["auto", "runs", "batches"] = Field(
         "auto", description="what several processes share out: whole runs, or each batch"
     )
     checkpoint_minutes: float = Field(
@@ -191,7 +191,7 @@ class Train(Strict):
         return {i * self.epochs // self.snapshots for i in range(self.snapshots)}
 
 
-NOT_IN_FINGERPRINT = {"spread", "checkpoint_minutes", "weight_norms", "snapshots"}
+NOT_IN_FINGERPRINT = {"parallelism", "checkpoint_minutes", "weight_norms", "snapshots"}
 
 
 # YAML reads the names of digits as numbers
@@ -217,17 +217,17 @@ class Analysis(Strict):
         "drawn; by default those confused most, and the most confused pair with one far "
         "from it",
     )
-    attacked: int = Field(500, ge=0, description="test images that are attacked; 0 for none")
-    linf: float = Field(
+    num_attacked: int = Field(500, ge=0, description="test images that are attacked; 0 for none")
+    eps_linf: float = Field(
         8 / 255, gt=0, le=1, description="how far an attack may move each pixel, of [0, 1]"
     )
-    l2: float = Field(
+    eps_l2: float = Field(
         0.5,
         gt=0,
         description="how far an attack may move a whole image (Euclidean), pixels in [0, 1]",
     )
     steps: int = Field(20, ge=1, description="of projected gradient ascent")
-    draws: int = Field(
+    num_views: int = Field(
         40,
         ge=0,
         description="views of each image for the mean answer, where information about "

@@ -232,7 +232,7 @@ def _information(results: dict[str, Any], a: str, b: str) -> str:
 
 
 def _robustness(results: dict[str, Any], pair: tuple[str, str] | None) -> str:
-    runs = [run for run in results["runs"] if run["metrics"]["test"]["attacked"]]
+    runs = [run for run in results["runs"] if run["metrics"]["test"]["num_attacked"]]
     if not runs:
         return ""
     text = ""

@@ -15,7 +15,7 @@ from distill.report.captions import (
     temperature_map_caption,
 )
 from distill.report.tables import arms_of
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 
 PANELS = 24  # arms of a figure that has a panel or a curve for each
 ATTACKS = {
@@ -30,7 +30,7 @@ Run = dict[str, Any]
 
 
 def draw(
-    results: dict[str, Any], store: Store, folder: Path, feature_plot: FeaturePlot | None
+    results: dict[str, Any], store: RunStore, folder: Path, feature_plot: FeaturePlot | None
 ) -> dict[str, str]:
     """Write every figure for which there is something stored; what each says, by its name.
 
@@ -73,7 +73,7 @@ def draw(
     if known:
         examples = max(state["examples"] for run in results["runs"] for state in run["information"])
         made["information"] = figures.information(known, examples)
-    if any(run["metrics"]["test"]["attacked"] for run in results["runs"]):
+    if any(run["metrics"]["test"]["num_attacked"] for run in results["runs"]):
         made["robustness"] = figures.robustness(
             {
                 name: {title: _values(runs, key) for key, title in ATTACKS.items()}
@@ -99,7 +99,7 @@ def draw_features(feature_plot: FeaturePlot, folder: Path) -> list[str]:
     return feature_plot.view_names()
 
 
-def accuracy_by_epoch(arms: dict[str, list[Run]], store: Store) -> dict[str, list[list[float]]]:
+def accuracy_by_epoch(arms: dict[str, list[Run]], store: RunStore) -> dict[str, list[list[float]]]:
     """Validation accuracy by arm, seed and epoch, of what was trained."""
     curves = {}
     for name, runs in arms.items():
@@ -119,7 +119,7 @@ def information_by_epoch(runs: list[Run]) -> list[list[tuple[int, float]]]:
 
 
 def students_by_teacher(
-    results: dict[str, Any], store: Store
+    results: dict[str, Any], store: RunStore
 ) -> dict[str, dict[tuple[float, float], list[Run]]]:
     """Students that differ in their teacher's smoothing and their temperature alone, where there are two of each."""
     groups: dict[tuple[str, str], dict[tuple[float, float], list[Run]]] = {}
@@ -202,7 +202,9 @@ def _cell(runs: list[Run]) -> Any:
     from distill.report.figures import Cell
 
     gammas = [
-        run["metrics"]["train"]["gamma"] if run["temperature"] is not None else run["smoothing"]
+        run["metrics"]["train"]["effective_smoothing"]
+        if run["temperature"] is not None
+        else run["smoothing"]
         for run in runs
     ]
     return Cell(_values(runs, "top1"), float(np.mean(gammas)))
@@ -220,7 +222,7 @@ def _values(runs: list[Run], metric: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _diagrams(runs: list[Run], store: Store) -> tuple[Reliability, Reliability]:
+def _diagrams(runs: list[Run], store: RunStore) -> tuple[Reliability, Reliability]:
     """Of all seeds of an arm together, as trained and with each run's own fitted temperature."""
     pairs = []
     for scaled in (False, True):

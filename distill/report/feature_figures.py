@@ -1,4 +1,4 @@
-"""Pictures of capture_features features: rows are networks, columns splits, axes and scale are shared in a plane."""
+"""Pictures of penultimate features: rows are networks, columns splits, axes and scale are shared in a plane."""
 
 import matplotlib.pyplot as plt
 import numpy as np

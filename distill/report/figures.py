@@ -220,7 +220,7 @@ class Cell(NamedTuple):
     """One setting of the map: accuracies of the student by seed, and what its teacher's answers amount to."""
 
     accuracy: Sequence[float]
-    gamma: float
+    effective_smoothing: float
 
 
 def temperature_map(cells: Mapping[tuple[float, float], Cell], title: str) -> Figure:
@@ -242,7 +242,7 @@ def temperature_map(cells: Mapping[tuple[float, float], Cell], title: str) -> Fi
             axis.text(
                 column,
                 row,
-                f"{table[row, column]:.2f}\nγ {cell.gamma:.2f}",
+                f"{table[row, column]:.2f}\nγ {cell.effective_smoothing:.2f}",
                 ha="center",
                 va="center",
                 fontsize=7,
@@ -262,9 +262,9 @@ def equivalent_smoothing(curves: Mapping[str, Sequence[Cell]]) -> Figure:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 4.2))
         for number, (name, points) in enumerate(curves.items()):
-            ordered = sorted(points, key=lambda cell: cell.gamma)
+            ordered = sorted(points, key=lambda cell: cell.effective_smoothing)
             gamma, percent = (
-                [c.gamma for c in ordered],
+                [c.effective_smoothing for c in ordered],
                 [100 * np.asarray(c.accuracy) for c in ordered],
             )
             mean = [values.mean() for values in percent]

@@ -11,10 +11,10 @@ from distill.errors import UserError
 from distill.evaluation.feature_plot import FeaturePlot, load_feature_plot
 from distill.report import tables
 from distill.storage.files import write_text_atomically
-from distill.storage.run_store import Store, read_results
+from distill.storage.run_store import RunStore, read_results
 
 
-def write_report(study: Path, store: Store) -> None:
+def write_report(study: Path, store: RunStore) -> None:
     """`figures/` and `report.html` of a study's folder, from its files and its runs' predictions and history.
 
     The page holds everything it shows: no other file, no network.
@@ -64,7 +64,7 @@ def write_report(study: Path, store: Store) -> None:
     write_text_atomically(study / "report.html", page)
 
 
-def refuse_damage(results: dict[str, Any], store: Store) -> None:
+def refuse_damage(results: dict[str, Any], store: RunStore) -> None:
     """UserError if a run of a study is not what was written; `distill run` has looked already, and trained it again."""
     for run_id in {run["id"]: None for run in results["runs"]}:
         damage = store.damage(run_id)

@@ -18,7 +18,7 @@ ARMS: Columns = {
     "test.fitted_temperature": ("fitted T", 1, 2),
     "test.agreement": ("agreement, %", 100, 2),
     "test.kl_to_teacher": ("KL to teacher", 1, 4),
-    "train.gamma": ("gamma", 1, 3),
+    "train.effective_smoothing": ("effective_smoothing", 1, 3),
 }
 CALIBRATION: Columns = {
     "smoothing": ("smoothing", 1, 2),
@@ -162,7 +162,14 @@ def terminal_tables(results: dict[str, Any]) -> list[Table]:
     )
     rows, columns = (
         summary(results),
-        ["test.top1", "test.nll", "test.ece", "test.ece_scaled", "test.agreement", "train.gamma"],
+        [
+            "test.top1",
+            "test.nll",
+            "test.ece",
+            "test.ece_scaled",
+            "test.agreement",
+            "train.effective_smoothing",
+        ],
     )
     columns = list(used(rows, {metric: ARMS[metric] for metric in columns}))
     accuracy.add_column("arm", overflow="fold")

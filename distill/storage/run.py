@@ -57,7 +57,9 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
     for arm in recipe.arms:
         for seed in recipe.seeds if not arm.frozen else [None]:
             teachers = tuple(runs.get((name, seed)) or runs[name, None] for name in arm.teachers)
-            settings = _settings(arm, seed, teachers, data_identity, precision, recipe.data.store)
+            settings = _settings(
+                arm, seed, teachers, data_identity, precision, recipe.data.logit_cache
+            )
             text = json.dumps(settings, sort_keys=True)
             run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
             runs[arm.name, seed] = Run(run_id, arm, seed, teachers, settings)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from distill.errors import UserError, suggest
+from distill.errors import UserError
 from distill.storage.files import (
     atomic_write,
     clean_stale_temp_files,
@@ -45,7 +45,7 @@ CARD = "README.md"  # its owner may write in it
 
 
 @dataclass(frozen=True)
-class Store:
+class RunStore:
     """The folder `runs/`, with `models/` for the runs and a folder for each study beside it."""
 
     root: Path
@@ -58,7 +58,7 @@ class Store:
         """Where a run lies once it is complete."""
         return self.root / "models" / run_id
 
-    def complete(self, run_id: str) -> bool:
+    def is_complete(self, run_id: str) -> bool:
         """Whether the run is there; it is never there in part."""
         return all((self.folder(run_id) / name).is_file() for name in FILES)
 
@@ -100,7 +100,7 @@ class Store:
         aside.mkdir(parents=True)
         try:
             self._write(aside, run, model, record, history, predictions, card)
-            if not self.complete(run.id):  # else another process was first; its run is the same
+            if not self.is_complete(run.id):  # else another process was first; its run is the same
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
         except (SafetensorError, OSError) as error:
@@ -158,11 +158,11 @@ class Store:
         }
         (folder / "run.json").write_text(json.dumps(with_checksum(record), indent=1) + "\n")
 
-    def answers(self, identity: dict[str, Any]) -> Path:
+    def logit_cache_path(self, identity: dict[str, Any]) -> Path:
         """Where a teacher's answers to the views of that identity are kept."""
         return self.root / "logits" / f"{identity['teacher']}-{_short(identity)}.logits"
 
-    def analysis(self, identity: dict[str, Any]) -> Path:
+    def analysis_path(self, identity: dict[str, Any]) -> Path:
         """Where what was found within a run, looked into as the identity says, is kept."""
         return self.root / "analysis" / f"{identity['run']}-{_short(identity)}.safetensors"
 
@@ -247,34 +247,6 @@ class Store:
         """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
         names = [name for name in self.record(run_id)["sha256"] if name.startswith("epoch-")]
         return {epoch_of(name): self.folder(run_id) / name for name in sorted(names, key=epoch_of)}
-
-    # ------------------------------------------------------------------------------------------------- names
-
-    def find(self, name: str) -> list[str]:
-        """Run ids that a person means by a folder, the beginning of an id, or ``STUDY:ARM``.
-
-        Raises:
-            UserError: if nothing or too much fits.
-        """
-        if (Path(name) / "run.json").is_file() and Path(name).resolve().parent == (
-            self.root / "models"
-        ).resolve():
-            return [Path(name).resolve().name]
-        study, colon, arm = name.partition(":")
-        if colon:
-            results = read_results(self.root / study)
-            found = [run["id"] for run in results["runs"] if run["arm"] == arm]
-            if not found:
-                known = {run["arm"] for run in results["runs"]}
-                raise UserError(f"study {study} has no arm '{arm}'; {suggest(arm, known)}")
-            return found
-        folder = self.root / "models"
-        names = [p.name for p in folder.iterdir() if "." not in p.name] if folder.is_dir() else []
-        ids = [name for name in names if self.complete(name)]
-        found = [i for i in ids if i.startswith(name)]
-        if len(found) != 1:
-            raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
-        return found
 
 
 def epoch_of(name: str) -> int:

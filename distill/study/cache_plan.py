@@ -36,7 +36,7 @@ def teacher_logits_identity(
     how they go through the network."""
     train, store = run.arm.train, ctx.store
     weights = (
-        store.record(teacher)["sha256"]["model.safetensors"] if store.complete(teacher) else None
+        store.record(teacher)["sha256"]["model.safetensors"] if store.is_complete(teacher) else None
     )
     processes = (
         ctx.accelerator.num_processes if sharing else 1
@@ -52,7 +52,7 @@ def teacher_logits_identity(
         "channels_last": train.channels_last,
         "compile": train.compile,
         "precision": ctx.accelerator.mixed_precision,
-        "store": ctx.recipe.data.store,
+        "store": ctx.recipe.data.logit_cache,
     }
 
 
@@ -62,19 +62,21 @@ def plan_logit_cache(
     """What cohorts find in the logit store, and what they leave there."""
     kept: dict[Path, CachePlan] = {}
     classes, data = len(ctx.splits.class_names), ctx.recipe.data
-    bytes_each = 4 if data.store == "exact" and ctx.accelerator.mixed_precision == "no" else 2
-    values = min(2 * data.store, classes) if isinstance(data.store, int) else classes
+    bytes_each = 4 if data.logit_cache == "exact" and ctx.accelerator.mixed_precision == "no" else 2
+    values = min(2 * data.logit_cache, classes) if isinstance(data.logit_cache, int) else classes
     for cohort in cohorts:
         arm = cohort[0].arm
         live = {t.id for run in cohort for t in run.teachers if teacher_outputs_needed(run)}
         for teacher in {
             t.id: t for run in cohort for t in run.teachers if t.id not in live
         }.values():
-            path = ctx.store.answers(teacher_logits_identity(ctx, cohort[0], teacher.id, sharing))
+            path = ctx.store.logit_cache_path(
+                teacher_logits_identity(ctx, cohort[0], teacher.id, sharing)
+            )
             epochs, stored = arm.train.epochs, count_stored_epochs(path)
             size = (
                 len(ctx.splits.train) * values * bytes_each * max(0, epochs - stored)
-                if data.store_limit
+                if data.logit_cache_gb
                 else 0
             )
             kept[path] = CachePlan(teacher, path, epochs, min(stored, epochs), size)
@@ -92,6 +94,6 @@ def told(answers: list[CachePlan]) -> list[str]:
     if new:
         lines.append(
             f"answers of {len(answers) - len(known)} teachers will be kept for later studies, about "
-            f"{new / 1e6:,.3g} MB in {answers[0].path.parent} (data.store_limit=0 keeps none)"
+            f"{new / 1e6:,.3g} MB in {answers[0].path.parent} (data.logit_cache_gb=0 keeps none)"
         )
     return lines

@@ -17,7 +17,7 @@ from distill.errors import UserError, suggest
 from distill.models.factory import build_model, load_run_model, pretrained_size
 from distill.recipe.schema import Arm, Recipe
 from distill.storage.run import Run
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.progress import Progress
 from distill.study.run_locks import RunLocks
 
@@ -28,7 +28,7 @@ class StudyContext:
 
     recipe: Recipe
     splits: Splits
-    store: Store
+    store: RunStore
     accelerator: Accelerator
     progress: Progress
     claims: RunLocks | None = None  # where several jobs share out a study

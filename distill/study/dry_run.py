@@ -10,7 +10,7 @@ from distill.data.splits import load_splits
 from distill.models.factory import blank_images, largest_pretrained_side
 from distill.recipe.schema import Arm, Recipe
 from distill.storage.run import plan_runs
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.cache_plan import plan_logit_cache
 from distill.study.context import StudyContext, make_accelerator, study_precision
 from distill.study.lint import describe_data, lint_recipe
@@ -33,7 +33,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     with Progress(enabled=False) as progress:
         accelerator = make_accelerator(study_precision(recipe))
         splits = load_splits(recipe.data, largest_pretrained_side(recipe.arms))
-        ctx = StudyContext(recipe, splits, Store(Path(out)), accelerator, progress)
+        ctx = StudyContext(recipe, splits, RunStore(Path(out)), accelerator, progress)
     runs = plan_runs(recipe, ctx.splits.identity, accelerator.mixed_precision)
     damaged = damaged_runs(ctx.store, runs)
     absent = {run.id for run in missing_runs(ctx, runs)} | damaged.keys()

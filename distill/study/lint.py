@@ -91,7 +91,7 @@ def _smoothed_twice(terms: dict[str, dict[str, Any]]) -> Iterator[str]:
 def _uniform(terms: dict[str, dict[str, Any]], classes: int) -> Iterator[str]:
     for name in _smoothed(terms):
         settings = terms[name]
-        highest = (classes - 1) / classes if settings.get("over") == "others" else 1
+        highest = (classes - 1) / classes if settings.get("smooth_over") == "wrong" else 1
         if not settings.get("prior") and settings["smoothing"] >= highest:
             yield f"the smoothed targets of {name} are uniform, so the labels teach it nothing"
 
@@ -109,7 +109,7 @@ def _out_of_reach(arm: Arm, terms: dict[str, dict[str, Any]], classes: int) -> I
         }
         largest = own.get(name, scale) + scale / (classes - 1)
         wanted = optimal_logit_gap(
-            classes, min(settings["smoothing"], 1), settings.get("over", "all")
+            classes, min(settings["smoothing"], 1), settings.get("smooth_over", "all")
         )
         if largest < wanted:
             yield (

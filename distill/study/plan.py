@@ -12,16 +12,16 @@ from accelerate.utils import broadcast_object_list
 from distill.data.splits import Splits
 from distill.recipe.schema import Arm
 from distill.storage.run import Run
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext
 
 
-def damaged_runs(store: Store, runs: list[Run]) -> dict[str, str]:
+def damaged_runs(store: RunStore, runs: list[Run]) -> dict[str, str]:
     """Of stored runs whose files are not what was written: what is wrong, by id; they are to be trained again."""
     found = {
         run_id: store.damage(run_id)
         for run_id in dict.fromkeys(run.id for run in runs)
-        if store.complete(run_id)
+        if store.is_complete(run_id)
     }
     return {run_id: damage for run_id, damage in found.items() if damage}
 
@@ -29,7 +29,7 @@ def damaged_runs(store: Store, runs: list[Run]) -> dict[str, str]:
 def missing_runs(ctx: StudyContext, runs: list[Run]) -> list[Run]:
     """Runs to train, each identity once; the main process looks, so that all agree."""
     unique = {run.id: run for run in reversed(runs)}
-    missing = [[i for i in unique if not ctx.store.complete(i)]]
+    missing = [[i for i in unique if not ctx.store.is_complete(i)]]
     if ctx.accelerator.num_processes > 1:
         broadcast_object_list(missing)
     return [run for run in runs if run.id in missing[0] and unique.pop(run.id, None)]
@@ -99,7 +99,7 @@ def share_cohorts(
     Large cohorts are halved until every process has one; where there are fewer runs than processes, the
     batches are shared (unless `spread` says otherwise). Several `jobs` never share batches, but cohorts.
     """
-    runs, sharing = sum(map(len, cohorts)), processes > 1 and spread == "data"
+    runs, sharing = sum(map(len, cohorts)), processes > 1 and spread == "batches"
     if spread == "auto":
         sharing = processes > 1 and runs < processes * jobs
     if processes * jobs == 1 or (sharing and jobs == 1):

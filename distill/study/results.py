@@ -38,7 +38,7 @@ GEOMETRY = (
     "wrong_template_spread",
 )
 ATTACKS = (
-    "attacked",
+    "num_attacked",
     "unattacked",
     "fgsm",
     "pgd_linf",
@@ -99,7 +99,7 @@ def _row(
     smoothing = hard.smoothing if hard else None
     optimum = None
     if smoothing and len(loss) == 1:  # with other terms it is another
-        optimum = optimal_logit_gap(len(ctx.splits.class_names), smoothing, hard.over)
+        optimum = optimal_logit_gap(len(ctx.splits.class_names), smoothing, hard.smooth_over)
     own = _together([predictions[teacher.id] for teacher in run.teachers])
     other = _control(ctx, run, runs)
     judged = metrics(

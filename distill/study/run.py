@@ -19,7 +19,7 @@ from distill.report.captions import smoothing_pair
 from distill.report.html import write_report
 from distill.storage.files import clean_stale_temp_files
 from distill.storage.run import Run, plan_runs
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext, idle_cores, make_accelerator, study_precision
 from distill.study.plan import damaged_runs, missing_runs
 from distill.study.preflight import preflight
@@ -64,7 +64,7 @@ def run_study(
     (Path(out) / "models").mkdir(
         parents=True, exist_ok=True
     )  # now, rather than after an hour of training
-    store = Store(Path(out))
+    store = RunStore(Path(out))
     lock = store.locked(recipe.name) if accelerator.is_main_process and not shard else nullcontext()
     with (
         lock,
@@ -104,7 +104,7 @@ def run_study(
                 for run in runs
                 if run.generation == depth
                 and run.arm.role == "teacher"
-                and (not shard or store.complete(run.id))
+                and (not shard or store.is_complete(run.id))
             ]
             try:
                 check_teachers(
@@ -228,7 +228,7 @@ def _look_inside(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]
 
 
 def _picture(ctx: StudyContext, runs: list[Run], study: Path, pair: tuple[str, ...]) -> None:
-    """What the report draws of capture_features features: teachers and a student of each, first seed.
+    """What the report draws of penultimate features: teachers and a student of each, first seed.
 
     Of more than two teachers it is the hard and the smoothed one that the report's sentences are of, `pair`, where it
     names teachers, else the first and the last.

@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from distill.errors import UserError, pluralize
-from distill.evaluation.calibration import gamma
+from distill.evaluation.calibration import effective_smoothing
 from distill.evaluation.metrics import fitted_temperature
 from distill.evaluation.predict import accuracy, predict_all
 from distill.export.model_card import model_card
@@ -101,7 +101,7 @@ def _claimed(ctx: StudyContext, cohort: list[Run], sharing: bool) -> list[Run]:
 
 def _is_done(ctx: StudyContext, run: Run) -> bool:
     """Whether another job has stored a run, before this one claimed it."""
-    done = ctx.store.complete(run.id)
+    done = ctx.store.is_complete(run.id)
     if done:
         ctx.claims.release(run.id)
     return done
@@ -127,7 +127,7 @@ def train_generation(
     process, processes = ctx.accelerator.process_index, ctx.accelerator.num_processes
     cohorts = make_cohorts(runs, sizes, available_memory(ctx.accelerator))
     jobs = ctx.claims.shard if ctx.claims else Shard(0, 1)
-    cohorts, sharing = share_cohorts(cohorts, processes, runs[0].arm.train.spread, jobs.count)
+    cohorts, sharing = share_cohorts(cohorts, processes, runs[0].arm.train.parallelism, jobs.count)
     for line in told(plan_logit_cache(ctx, cohorts, sharing)) if not again else ():
         ctx.progress.log(line)
     first = (
@@ -268,16 +268,19 @@ def _answers_of(
     with ExitStack() as stack:
         answers = {}
         for name, teacher in teachers.items():
-            codec, store = choose_codec(teacher, blank_images(teacher.model), data.store), None
+            codec, store = (
+                choose_codec(teacher, blank_images(teacher.model), data.logit_cache),
+                None,
+            )
             if not teacher.needs:
                 identity = teacher_logits_identity(ctx, cohort[0], name, sharing)
                 store = LogitCache(
-                    ctx.store.answers(identity), identity, rows, codec, ctx.progress.log
+                    ctx.store.logit_cache_path(identity), identity, rows, codec, ctx.progress.log
                 )
                 if not sharing or ctx.accelerator.is_main_process:
-                    stack.enter_context(store.writing(arm.train.epochs, data.store_limit * 1e9))
+                    stack.enter_context(store.writing(arm.train.epochs, data.logit_cache_gb * 1e9))
             answers[name] = CachedTeacher(
-                teacher, codec if data.store != "exact" else None, store, size, shared
+                teacher, codec if data.logit_cache != "exact" else None, store, size, shared
             )
         yield answers
 
@@ -321,7 +324,7 @@ def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
         logits, labels = predictions["validation.logits"], predictions["validation.labels"]
         if ctx.recipe.check_teachers:
             check_teacher(run.display_name, logits, labels)
-        index = gamma(logits, labels)
+        index = effective_smoothing(logits, labels)
         ctx.progress.log(
             f"teacher {run.display_name}: {accuracy(logits, labels):.2%} of {len(labels)} validation images, "
             f"its answers as good as smoothed by {index:.2f} (gamma)"

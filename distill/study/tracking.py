@@ -52,7 +52,7 @@ def track_other_processes(ctx: StudyContext, runs: list[Run]) -> None:
     for run_id in set(gather_object(list(ctx.tracked))) - ctx.tracked:
         ctx.tracked.add(run_id)
         run = next((run for run in runs if run.id == run_id), None)
-        for line in ctx.store.history(run_id) if run and ctx.store.complete(run_id) else ():
+        for line in ctx.store.history(run_id) if run and ctx.store.is_complete(run_id) else ():
             _tell(ctx, run, line)
 
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import torch
 
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.training.optim import _lay_out
 from distill.training.state import TrainState
 
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(member: TrainState, store: Store) -> None:
+def save_checkpoint(member: TrainState, store: RunStore) -> None:
     """All that the next step depends on."""
     store.save_checkpoint(
         member.run.id,
@@ -33,7 +33,7 @@ def save_checkpoint(member: TrainState, store: Store) -> None:
 
 def resume(
     member: TrainState,
-    store: Store,
+    store: RunStore,
     rank: int,
     device: torch.device,
     log: Callable[[str], None] = print,

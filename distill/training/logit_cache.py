@@ -119,7 +119,7 @@ class LogitCache:
                 pass
             elif others + size > limit:
                 self.log(
-                    f"{self.path}: answers are not kept: {size / 1e9:.2g} GB, where data.store_limit leaves "
+                    f"{self.path}: answers are not kept: {size / 1e9:.2g} GB, where data.logit_cache_gb leaves "
                     f"{max(0.0, limit - others) / 1e9:.2g} GB of {limit / 1e9:.2g}"
                 )
             elif fcntl:

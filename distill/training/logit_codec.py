@@ -87,7 +87,7 @@ class Codec:
 
 
 def choose_codec(teacher: Teacher, view: Tensor, kept: str | int) -> Codec:
-    """How a teacher's answers are kept under `data.store`, from what it says to one view ``[1, C, H, W]``."""
+    """How a teacher's answers are kept under `data.logit_cache`, from what it says to one view ``[1, C, H, W]``."""
     with torch.no_grad(), teacher.precision(view.device):
         logits = teacher.model(view)  # not compiled for a single view
     classes, dtype = logits.shape[1], str(logits.dtype).removeprefix("torch.")

@@ -16,7 +16,7 @@ class Teacher(nn.Module):
 
     Attributes:
         model: the network.
-        needs: what its students' losses look at beside logits: "features", "maps".
+        needs: what its students' losses look at beside logits: "features", "feature_maps".
         half: the precision that it computes in, None for float32.
     """
 
@@ -30,7 +30,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.model, self.needs, self.half = (
             model.requires_grad_(False).eval(),
-            {"features", "maps"} & set(needs),
+            {"features", "feature_maps"} & set(needs),
             half,
         )
         for layer in self.model.modules() if half else ():

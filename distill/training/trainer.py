@@ -24,7 +24,7 @@ from distill.losses import Outputs, compute_loss, ensemble
 from distill.models.cosine_head import last_linear
 from distill.models.factory import input_config
 from distill.models.hooks import capture_outputs, templates, weight_decay_params
-from distill.storage.run_store import Store
+from distill.storage.run_store import RunStore
 from distill.training.cached_teacher import CachedTeacher
 from distill.training.checkpoint import save_checkpoint
 from distill.training.state import TrainState, memory_format_of
@@ -39,7 +39,7 @@ def fit(
     members: list[TrainState],
     teachers: dict[str, CachedTeacher],
     splits: Splits,
-    store: Store,
+    store: RunStore,
     accelerator: Accelerator,
     sharing: bool,
     log: Log,
