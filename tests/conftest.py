@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.recipes import TINY_YAML
 
 from distill import load_recipe
 from distill.data.splits import load_splits
@@ -21,29 +22,13 @@ from distill.study.progress import Progress
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("distill", deadline=None)  # a busy machine is not a fault
 hypothesis.settings.load_profile("distill")
-ROOT = Path(__file__).parent.parent
-
-TINY = """\
-data: {source: digits, augment: {shift: 1}}
-train: {epochs: 3, batch_size: 128, lr: 0.1, checkpoint_minutes: 0}
-teachers:
-  hard: {model: {name: mlp_32, drop_rate: 0.2}, loss: {cross_entropy: {}}}
-students:
-  alone: {model: mlp_16, loss: {cross_entropy: {smoothing: [0.0, 0.1]}}}
-  distilled:
-    model: {name: mlp_16, drop_rate: 0.2}
-    teacher: hard
-    loss: {cross_entropy: {weight: 0.1}, kd: {weight: 0.9, temperature: 2}}
-seeds: [0]
-check_teachers: false
-"""
 
 
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """A recipe of four small runs."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY_YAML)
     return path
 
 

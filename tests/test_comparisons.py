@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.recipes import ROOT
 from scipy import stats
 
 from distill import load_recipe

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from terms import case, gradient, make
+from helpers.terms import case, gradient, make
 from torch import nn
 from torch.testing import assert_close
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY
-from test_sources import photos
+from helpers.photos import write_photos as photos
+from helpers.recipes import ROOT, TINY_YAML
 from typer.testing import CliRunner
 
 from distill import load_recipe, run_study
@@ -88,7 +88,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "tools").symlink_to(ROOT / "tools")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY_YAML)
     photos(folder / "photos", 12, (50, 40))
     run_study(load_recipe(folder / "tiny.yaml"), folder / "runs")
     return folder

@@ -1,8 +1,8 @@
 """Norms of weights and their drift, against sums written out."""
 
-import oracles
 import pytest
 import torch
+from helpers import oracles
 from hypothesis import given
 from hypothesis import strategies as st
 

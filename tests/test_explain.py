@@ -11,7 +11,7 @@ import oracles_inside as oracles
 import pytest
 import timm
 import torch
-from conftest import ROOT, TINY
+from helpers.recipes import ROOT, TINY_YAML
 from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
@@ -30,7 +30,7 @@ from distill.report.captions import change, figure_captions, paired, smoothing_p
 from distill.storage.run import plan_runs
 from distill.storage.run_store import RunStore
 
-LOOKED = TINY.replace(
+LOOKED = TINY_YAML.replace(
     "checkpoint_minutes: 0", "checkpoint_minutes: 0, schedule: none, snapshots: 3"
 ).replace(
     "teachers:\n",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY
+from helpers.recipes import TINY_YAML
 from PIL import Image
 
 from distill import load_recipe, run_study
@@ -17,7 +17,7 @@ from distill.errors import UserError
 from distill.storage.files import locked, read_tree, with_checksum, write_tree
 from distill.study.dry_run import dry_run
 
-SMALL = TINY.replace("checkpoint_minutes: 0", "checkpoint_minutes: 0, snapshots: 1")
+SMALL = TINY_YAML.replace("checkpoint_minutes: 0", "checkpoint_minutes: 0, snapshots: 1")
 SMALL = SMALL.replace(
     "teachers:", "analysis: {examples: 10, attacked: 10, draws: 2, steps: 1}\nteachers:", 1
 )

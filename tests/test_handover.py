@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.recipes import ROOT
 from PIL import Image
 
 from distill import load_recipe, run_study
@@ -38,10 +38,10 @@ def distill(folder, *words, status=0):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The tiny study, trained once by the command, with TensorBoard looking on; its results as that printed them."""
-    from conftest import TINY
+    from helpers.recipes import TINY_YAML
 
     folder = tmp_path_factory.mktemp("handover")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY_YAML)
     done = distill(folder, "run", "tiny.yaml", "--json", "--track", "tensorboard")
     return folder, json.loads(done.stdout)
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import timm
 import torch
-from conftest import TINY
+from helpers.recipes import TINY_YAML
 from PIL import Image
 
 from distill import load_recipe, run_study
@@ -69,7 +69,7 @@ def evil_files(folder):
 )
 def test_no_pickle_is_opened(tmp_path, model, weights):
     marker = evil_files(tmp_path / "evil")
-    text = TINY.replace(
+    text = TINY_YAML.replace(
         "model: {name: mlp_32, drop_rate: 0.2}",
         f"model: {model}, {weights}".replace("FOLDER", str(tmp_path / "evil")),
     )
@@ -83,7 +83,7 @@ def test_no_pickle_is_opened(tmp_path, model, weights):
 
 def test_a_pickle_within_a_run_is_not_opened(tmp_path):
     """Weights replaced by a pickle, and one beside them: the run is damaged, and trained again."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY_YAML)
     recipe = load_recipe(tmp_path / "tiny.yaml")
     run = run_study(recipe, tmp_path / "runs")["runs"][0]
     folder = tmp_path / "runs" / "models" / run["id"]
@@ -102,7 +102,7 @@ def test_names_of_classes_and_links_lead_nowhere(tmp_path):
     os.symlink("/etc/passwd", tmp_path / "images" / "..." / "link.txt")
     os.symlink(tmp_path / "images", tmp_path / "images" / "..." / "loop")
     (tmp_path / "tiny.yaml").write_text(
-        TINY.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}").replace(
+        TINY_YAML.replace("source: digits", f"source: folder, root: {tmp_path / 'images'}").replace(
             "128", "8"
         )
     )
@@ -115,7 +115,7 @@ def test_names_of_classes_and_links_lead_nowhere(tmp_path):
 
 @pytest.mark.parametrize("name", ["...yaml", "models.yaml", "logits.yaml", "analysis.yaml"])
 def test_a_recipe_cannot_be_named_so_that_its_results_lie_elsewhere(tmp_path, name):
-    (tmp_path / name).write_text(TINY)
+    (tmp_path / name).write_text(TINY_YAML)
     with pytest.raises(UserError, match="cannot be named"):
         run_study(load_recipe(tmp_path / name), tmp_path / "runs")
 

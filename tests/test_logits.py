@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.photos import write_photos as photos
+from helpers.training import plan, same, train_generation
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sources import photos
-from test_training import plan, same, train_generation
 
 from distill.study import scheduler
 from distill.study.cache_plan import plan_logit_cache, teacher_logits_identity

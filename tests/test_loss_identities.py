@@ -3,13 +3,13 @@
 import math
 import warnings
 
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import oracles
+from helpers.terms import SCALE, case, gradient, make
 from hypothesis import given
 from hypothesis import strategies as st
-from terms import SCALE, case, gradient, make
 from torch.testing import assert_close
 
 from distill.evaluation.calibration import effective_smoothing

@@ -7,7 +7,7 @@ import timm.loss
 import timm.task
 import torch
 import torch.nn.functional as F
-from terms import SCALE, case, make
+from helpers.terms import SCALE, case, make
 from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 

@@ -3,14 +3,14 @@
 import inspect
 import re
 
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from helpers import oracles
+from helpers.recipes import ROOT
+from helpers.terms import CASES, make, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
-from terms import CASES, make, settings_of
 
 from distill.losses import (
     IGNORED,

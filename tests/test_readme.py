@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.recipes import ROOT
 from scipy import stats
 
 TEXT = (ROOT / "README.md").read_text()

@@ -5,7 +5,7 @@ import re
 import textwrap
 
 import pytest
-from conftest import ROOT, TINY
+from helpers.recipes import ROOT, TINY_YAML
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -309,7 +309,7 @@ values = st.recursive(
 )
 def test_no_value_in_any_place_breaks_the_reader(tmp_path_factory, where, value):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY_YAML)
     try:
         load(path, LOSSES, [f"{where}={json.dumps(value)}"])
     except UserError as error:

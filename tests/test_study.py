@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import TINY
+from helpers.recipes import TINY_YAML
 from safetensors.torch import load_file
 from scipy import stats
 
@@ -26,9 +26,10 @@ from distill.cli import main
 from distill.data.augment import normalise
 from distill.data.splits import load_splits
 from distill.models.factory import input_config
+from distill.storage.find_runs import find_runs
 from distill.storage.run_store import RunStore
 
-STUDY = TINY.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
+STUDY = TINY_YAML.replace("seeds: [0]", "seeds: 3").replace("epochs: 3", "epochs: 2")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "distill"]
 DISTILL = [sys.executable, "-m", "distill"]
 
@@ -395,7 +396,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
 
 def test_three_processes_of_which_one_is_killed_end_and_go_on_as_one(tmp_path):
     """Seven images a batch, in two parts, shared by three; a kill within an epoch stops all, and loses nothing."""
-    text = TINY.replace("drop_rate: 0.2", "drop_rate: 0.0").replace(
+    text = TINY_YAML.replace("drop_rate: 0.2", "drop_rate: 0.0").replace(
         "batch_size: 128, lr: 0.1", "batch_size: 7, lr: 0.01"
     )
     text = text.replace("epochs: 3", "epochs: 2, accumulate: 2, spread: data")
@@ -456,7 +457,7 @@ def test_the_same_recipe_gives_the_same_bytes_whatever_decodes(tmp_path):
             pixels = generator.integers(0, 256, (12, 12, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     photos = f"source: folder, root: {tmp_path / 'images'}, augment: {{flip: true, scale: 0.5, mixup: 0.2}}"
-    text = TINY.replace("source: digits, augment: {shift: 1}", photos).replace(
+    text = TINY_YAML.replace("source: digits, augment: {shift: 1}", photos).replace(
         "batch_size: 128", "batch_size: 16"
     )
     (tmp_path / "tiny.yaml").write_text(text)
@@ -504,7 +505,7 @@ def test_class_names_cannot_write_html(tmp_path):
 
 
 def test_a_run_that_lacks_a_file_is_made_again(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY_YAML)
     recipe = load_recipe(tmp_path / "tiny.yaml")
     before = run_study(recipe, tmp_path / "runs")
     place = tmp_path / "runs" / "models" / before["runs"][0]["id"]

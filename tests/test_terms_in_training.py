@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_training import plan, same, train_generation, train_study
+from helpers.training import plan, same, train_generation, train_study
 from torch import nn
 
 from distill import load_recipe

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.training import plan, same, train_generation, train_study
 from safetensors.torch import load_file
 from torch import nn
 
@@ -13,7 +14,6 @@ from distill.data.augment import key, normalise
 from distill.data.loaders import training_batches
 from distill.errors import UserError
 from distill.models.factory import input_config
-from distill.storage.run import plan_runs
 from distill.study import scheduler
 from distill.study.plan import make_cohorts, share_cohorts, steps_per_epoch_of
 from distill.study.preflight import preflight
@@ -37,27 +37,6 @@ IMAGES = (
     "students.distilled.model=cifar_resnet8",
     "train.epochs=2",
 )
-
-
-def plan(ctx):
-    return plan_runs(ctx.recipe, ctx.splits.identity, "no")
-
-
-def train_generation(ctx, runs):
-    scheduler.train_generation(ctx, runs)
-    return {run.arm.name: ctx.load(run).state_dict() for run in runs}
-
-
-def train_study(ctx):
-    runs = plan(ctx)
-    weights = {}
-    for depth in sorted({run.depth for run in runs}):
-        weights |= train_generation(ctx, [run for run in runs if run.depth == depth])
-    return weights
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_it_is_the_loop_one_would_write(tiny, study_context):
@@ -518,15 +497,15 @@ def test_training_never_looks_at_the_test_split(tiny, study_context, monkeypatch
     ctx = study_context(tiny, "train.epochs=1")
     test = ctx.splits.test
     ctx.splits.test = None
-    monkeypatch.setattr("distill.scheduler.predict_all", lambda *_: {})
-    monkeypatch.setattr("distill.scheduler._store", lambda *_: None)
+    monkeypatch.setattr("distill.study.scheduler.predict_all", lambda *_: {})
+    monkeypatch.setattr("distill.study.scheduler._store", lambda *_: None)
     assert ctx.splits.train.images.pixels is not None and test is not None
     vars(ctx.splits)["resident"] = True
     scheduler._train_cohort(ctx, [plan(ctx)[0]], False, {})
 
 
 def test_images_of_a_folder_become_resident_before_the_first_batch(tmp_path, tiny, study_context):
-    from test_sources import photos
+    from helpers.photos import write_photos as photos
 
     photos(tmp_path / "photos", 12, (8, 8))
     ctx = study_context(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import oracles
 import torch
+from helpers import oracles
 from hypothesis import strategies as st
 from torch import nn
 
