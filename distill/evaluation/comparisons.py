@@ -125,7 +125,8 @@ def _losses(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
         plain = (
             "kd" in arm.loss and set(arm.loss) <= {"kd", "cross_entropy"}
             if arm.teachers
-            else arm.loss == {"cross_entropy": {}}
+            else arm.loss
+            == {"cross_entropy": loss_settings_model(LOSSES["cross_entropy"])().model_dump()}
         )
         if plain:
             bases.setdefault((arm.teachers, _but_loss(arm)), arm)

@@ -54,7 +54,7 @@ def model_card(
         judged=judged,
         temperature=temperature,
         names=names + (f" and {more} more" if more > 0 else ""),
-        loss=_code(json.dumps(run.arm.loss)) if run.arm.loss else "",
+        loss=_code(json.dumps(run.settings["loss"])) if run.arm.loss else "",
         teachers=teachers,
         settings=_code(json.dumps(run.settings.get("train", {}))),
         augment=_code(json.dumps(run.settings["augment"])),

@@ -303,7 +303,7 @@ def _only(problems: Problems, own: dict[str, Any]) -> Problems:
 def _term(
     name: str, value: Any, key: Key, terms: Terms, problems: Problems
 ) -> dict[str, Any] | None:
-    """A term's keys without those at their defaults, so that a default written out is the same run."""
+    """Return all settings of a loss term, defaults filled in; None if there is a problem."""
     if name not in terms:
         problems.add(key, f"unknown loss term; {suggest(name, terms)}")
         return None
@@ -311,4 +311,4 @@ def _term(
         problems.add(key, "expected a mapping; write {} for the defaults")
         return None
     checked = check(loss_settings_model(terms[name]), value, key, problems)
-    return checked.model_dump(exclude_defaults=True) if checked else None
+    return checked.model_dump() if checked else None

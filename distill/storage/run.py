@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
+from distill.losses import LOSSES
 from distill.models.factory import pretrained_size
+from distill.recipe.loss_terms import loss_settings_model
 from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
 from distill.storage.files import (
     file_digest,
@@ -66,6 +68,14 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
     return list(runs.values())
 
 
+def _without_defaults(loss: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a loss without settings at their defaults: a default that is written out is the same run."""
+    return {
+        name: loss_settings_model(LOSSES[name])(**settings).model_dump(exclude_defaults=True)
+        for name, settings in loss.items()
+    }
+
+
 def _settings(
     arm: Arm,
     seed: int | None,
@@ -92,7 +102,7 @@ def _settings(
             exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"}
         )
         settings |= {
-            "loss": arm.loss,
+            "loss": _without_defaults(arm.loss),
             "train": train,
             "precision": precision,
             "seed": seed,
