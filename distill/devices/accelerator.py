@@ -1,4 +1,4 @@
-"""Create the accelerate `Accelerator` of this process, and check that the launcher uses the machine."""
+"""Create this process's accelerate `Accelerator`, and check what the launcher gave it."""
 
 import os
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ BARRIER_TIMEOUT = timedelta(days=7)
 def make_accelerator(
     precision: str | None, trackers: Iterable[str] = (), out: Path | None = None
 ) -> Accelerator:
-    """Create the accelerator of this process: device, precision and, under a launcher, the other processes.
+    """Create the accelerator of this process: device, precision and other processes.
 
     Args:
         precision: "no", "bf16" or "fp16"; None takes the launcher's.
@@ -56,8 +56,8 @@ def _check_trackers(trackers: list[str]) -> None:
 def _forget_another_precision(precision: str | None) -> None:
     """Clear accelerate's shared state if it holds another precision.
 
-    accelerate has one precision for a process: it would refuse another one, or keep the first without a word.
-    Accelerators that exist already keep their own reference to the old state.
+    accelerate has one precision for a process: it would refuse another one, or keep the first
+    without a word. Accelerators that exist already keep their own reference to the old state.
     """
     launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     wanted = precision or launcher_precision

@@ -118,7 +118,8 @@ def cache_messages(plans: list[CachePlan]) -> list[str]:
     messages = []
     if cached:
         messages.append(
-            f"the logits of {len(cached)} of {len(plans)} teachers are cached: their forward passes are skipped"
+            f"the logits of {len(cached)} of {len(plans)} teachers are cached: their forward "
+            "passes are skipped"
         )
     if new_bytes:
         messages.append(

@@ -1,4 +1,4 @@
-"""Train one cohort: build its networks, connect its teachers to the logit cache, fit, store what came out."""
+"""Train one cohort: build networks, connect teachers to the logit cache, fit, store runs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -67,7 +67,10 @@ def train_cohort(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -
 
 
 def _group_by_step(students: list[TrainState]) -> list[list[TrainState]]:
-    """Group students that have reached the same step; a kill between two checkpoints leaves two groups."""
+    """Group students that have reached the same step.
+
+    There are two groups after a kill between the checkpoints of two students.
+    """
     groups: dict[tuple[int, int], list[TrainState]] = {}
     for student in students:
         groups.setdefault((student.epoch, student.step), []).append(student)
@@ -106,11 +109,11 @@ def _title(cohort: list[Run]) -> str:
     return f"{'+'.join(names)}, seed {cohort[0].seed}, {runs}"
 
 
-# -------------------------------------------------------------------------------------------- teachers
+# ------------------------------------------------------------------------------------ teachers
 
 
 def _load_teachers(ctx: StudyContext, cohort: list[Run]) -> dict[str, Teacher]:
-    """Load the networks that a cohort learns from, by run id, ready to give what the losses need."""
+    """Load the teachers of a cohort, by run id, ready to give what the losses need."""
     needed: dict[str, set[str]] = {}
     runs: dict[str, Run] = {}
     for run in cohort:
@@ -136,7 +139,7 @@ def _cached_teachers(
     teachers: dict[str, Teacher],
     train_ctx: TrainContext,
 ) -> Iterator[dict[str, CachedTeacher]]:
-    """Connect each teacher to the cached logits for the cohort's views, where only logits are needed of it."""
+    """Connect each teacher of whom only logits are needed to its cache for the cohort's views."""
     train = cohort[0].arm.train
     data = ctx.recipe.data
     batch_size = train_ctx.batch_size(train)
@@ -166,7 +169,7 @@ def _cached_teachers(
         yield cached_teachers
 
 
-# --------------------------------------------------------------------------------------------- storing
+# ------------------------------------------------------------------------------------- storing
 
 
 def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: TrainContext) -> None:
@@ -223,7 +226,10 @@ def store_run(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory is full: CUDA has an exception for it, a CPU only a sentence."""
+    """Return whether an error means that memory is full.
+
+    CUDA has an exception for it, a CPU only a sentence.
+    """
     is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_typed or "can't allocate memory" in str(error)
 

@@ -1,4 +1,4 @@
-"""Conclude a study whose runs are all stored: analyse the networks, collect results, draw, write the report."""
+"""Conclude a study whose runs are all stored: analyse, collect results, draw, report."""
 
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,13 @@ def _warn_of_missing_snapshots(ctx: StudyContext, runs: list[Run]) -> None:
     if lacking:
         ctx.progress.log(
             f"{len(lacking)} stored runs have no snapshots (train.snapshots was added later), e.g. "
-            f"{lacking[0].display_name} ({lacking[0].id}); delete their folders to train them again with snapshots"
+            f"{lacking[0].display_name} ({lacking[0].id}); delete their folders to train them "
+            "again with snapshots"
         )
 
 
 def _analyse(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]]:
-    """Analyse every run, each process its share; return what was found by run id, on the main process."""
+    """Analyse every run, each process its share; return findings by run id on the main one."""
     # Its imports take a second, which a study that is stored and written need not wait for.
     from distill.evaluation.analyse import analyse_runs
 
@@ -111,8 +112,8 @@ def _write_feature_plot(
 def _runs_to_plot(ctx: StudyContext, runs: list[Run], pair: tuple[str, str] | None) -> list[Run]:
     """Return the runs of the first seed to plot: teachers, and one student of each.
 
-    Of more than two teachers, these are the hard and the smoothed one of `pair` if it names teachers, else the first
-    and the last.
+    Of more than two teachers, these are the hard and the smoothed one of `pair` if it names
+    teachers, else the first and the last.
     """
     from distill.evaluation.project_features import ROWS
 

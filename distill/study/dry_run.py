@@ -27,16 +27,16 @@ FEWEST_TIMED_SECONDS = 0.25
 
 
 def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
-    """Return the plan: which runs are stored, the cohorts of the others, and their cost on this machine.
+    """Return the plan of a study: stored runs, cohorts to train, and their cost on this machine.
 
     Returns:
         `notes`: warnings about data and recipe;
         `runs`: each with `id`, `name` and `stored`;
-        `cohorts`: each with its `runs`, `epochs` and `seconds`, with `teacher_logits` (for each teacher the epochs
-            `stored` in the cache and the `bytes` that will be written), and with the seconds that the cache has
-            `saved`;
-        `seconds`: of training in all. A step is taken as three forward passes of each student and one of each
-            teacher, from passes that are timed now.
+        `cohorts`: each with its `runs`, `epochs` and `seconds`, with `teacher_logits` (for each
+            teacher the epochs `stored` in the cache and the `bytes` that will be written), and with
+            the seconds that the cache has `saved`;
+        `seconds`: of training in all. A step is taken as three forward passes of each student and
+            one of each teacher, from passes that are timed now.
     """
     with Progress(enabled=False) as progress:
         ctx = StudyContext(
@@ -123,10 +123,12 @@ class ForwardTimer:
 
     @torch.no_grad()
     def _measure(self, arm: Arm) -> float:
-        """Time passes with all threads and, on a CPU, with one thread; return the fastest per image.
+        """Time forward passes and return the seconds per image of the fastest.
 
-        Other programs may use this machine: threads that wait for each other while one of them has no core can take
-        a hundred times as long, and then one thread alone is nearer the truth.
+        On a CPU, one thread alone is timed as well as all of them.
+
+        Other programs may use this machine: threads that wait for each other while one of them has
+        no core can take a hundred times as long, and then one thread alone is nearer the truth.
         """
         model = self.ctx.build(arm, 0).to(self.ctx.accelerator.device).eval()
         images = blank_images(model, TIMED_IMAGES)
@@ -141,7 +143,7 @@ class ForwardTimer:
 
 
 def _fastest_pass(model: torch.nn.Module, images: torch.Tensor) -> float:
-    """Return the seconds of the fastest of at least four passes that take a quarter of a second in total."""
+    """Return the seconds of the fastest pass, of at least four that take ≥ 0.25 s together."""
     seconds: list[float] = []
     while len(seconds) < FEWEST_TIMED_PASSES or sum(seconds) < FEWEST_TIMED_SECONDS:
         started = time.monotonic()

@@ -23,7 +23,10 @@ def damaged_runs(store: RunStore, runs: list[Run]) -> dict[str, str]:
 
 
 def missing_runs(ctx: StudyContext, runs: list[Run]) -> list[Run]:
-    """Return the runs that are not stored, each id once; the main process decides, so that all agree."""
+    """Return the runs that are not stored, each id once.
+
+    The main process decides, so that all agree.
+    """
     first_of_id: dict[str, Run] = {}
     for run in runs:
         first_of_id.setdefault(run.id, run)
@@ -46,7 +49,8 @@ def make_cohorts(
 
     Args:
         runs: that do not depend on each other.
-        sizes: bytes that a run of each arm holds while it trains, by the arm's name; None for no limit.
+        sizes: bytes that a run of each arm holds while it trains, by the arm's name; None for no
+            limit.
         memory: bytes that the runs of one cohort may hold together.
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
@@ -60,7 +64,7 @@ def make_cohorts(
 
 
 def _cohort_key(run: Run) -> tuple[Any, ...]:
-    """Return what the runs of a cohort have in common, so that they can share views and teachers."""
+    """Return what runs must have in common to share batches of views and teachers."""
     train = run.arm.train
     return (
         run.seed,

@@ -1,4 +1,4 @@
-"""Build every arm and run its loss once, before anything is trained: a mistake ends the study within seconds."""
+"""Build every arm and evaluate its loss once, so that mistakes are found before training."""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from distill.training.teacher import Teacher
 
 
 def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
-    """Build each arm's network, optimizer and loss once, and evaluate them on one or two blank images.
+    """Build each arm's network, optimizer and loss, and evaluate them on blank images.
 
     Returns:
         the bytes that a run of each arm holds while it trains, by the arm's name.
@@ -54,7 +54,11 @@ def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
 
 
 def training_bytes(model: nn.Module, arm: Arm) -> int:
-    """Return what a run holds while it trains, in float32: weights, gradients, two optimizer states, and an average."""
+    """Return the bytes that a run holds while it trains.
+
+    These are float32 weights, gradients, two optimizer states, and an average of the weights where
+    there is one.
+    """
     copies = 5 if arm.train.ema else 4
     return 4 * copies * parameter_count(model)
 
@@ -67,7 +71,10 @@ def smallest_micro_batch(ctx: StudyContext, arm: Arm) -> int:
 
 
 class BlankTeacherOutputs:
-    """Teachers' outputs for blank images; each network is built once, however many arms learn from it."""
+    """Teachers' outputs for blank images.
+
+    Each network is built once, however many arms learn from it.
+    """
 
     def __init__(self, ctx: StudyContext) -> None:
         self.ctx = ctx
@@ -127,8 +134,9 @@ def _check_views(ctx: StudyContext, arm: Arm) -> None:
         if (teacher_height, teacher_width) != (height, width):
             raise UserError(
                 f"{arm.name}: its views are {height}×{width}, those of its teacher {name} "
-                f"{teacher_height}×{teacher_width}. Student and teacher see the same view, so augment.crop must be "
-                "the same for both; input_size shows a network its views at another size"
+                f"{teacher_height}×{teacher_width}. Student and teacher see the same view, so "
+                "augment.crop must be the same for both; input_size shows a network its views at "
+                "another size"
             )
 
 
@@ -136,8 +144,8 @@ def _check_batch_size(ctx: StudyContext, arm: Arm) -> None:
     processes = ctx.processes.world_size
     if arm.train.batch_size < processes:
         raise UserError(
-            f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of processes "
-            f"({processes})"
+            f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
+            f"processes ({processes})"
         )
 
 
@@ -145,8 +153,8 @@ def _check_compile(arm: Arm) -> None:
     captured = {"features", "feature_maps"} & required_outputs(arm.loss)
     if arm.train.compile and captured:
         raise UserError(
-            f"{arm.name}: train.compile does not work with a loss that needs {' and '.join(sorted(captured))} "
-            f"({', '.join(arm.loss)})"
+            f"{arm.name}: train.compile does not work with a loss that needs "
+            f"{' and '.join(sorted(captured))} ({', '.join(arm.loss)})"
         )
 
 
@@ -177,7 +185,8 @@ def _check_loss(
         raise UserError(f"{arm.name}: loss: {error}") from None
     if not _reaches(value, outputs.logits):
         raise UserError(
-            f"{arm.name}: no loss term reaches the classifier, so its logits stay random; add cross_entropy or kd"
+            f"{arm.name}: no loss term reaches the classifier, so its logits stay random; add "
+            "cross_entropy or kd"
         )
 
 

@@ -77,7 +77,7 @@ class Progress:
     def epochs(
         self, title: str, total: int, *, done: int = 0, steps_done: int = 0
     ) -> Iterator["EpochProgress"]:
-        """Show the epochs of one cohort, from the epoch (and step) that its checkpoints have reached."""
+        """Show the epochs of one cohort, from where its checkpoints continue."""
         if done or steps_done:
             within = f" and {pluralize(steps_done, 'step')}" if steps_done else ""
             self.log(f"{title}: continues after {pluralize(done, 'epoch')}{within}")
@@ -103,7 +103,9 @@ class EpochProgress:
         self.last_line = self.started
 
     def update(self, done: int, images_per_second: float, accuracies: Sequence[float]) -> None:
-        """Show that `done` epochs are done, the speed, and each run's validation accuracy in [0, 1]."""
+        """Show that `done` epochs are done, the speed, and each run's validation accuracy in [0,
+        1].
+        """
         self.done = done
         rate = f"{images_per_second:,.0f} images/s"
         self.status = f"{rate}, validation {', '.join(f'{value:.1%}' for value in accuracies)}"

@@ -1,4 +1,4 @@
-"""Run a study: recipe → runs → generations of cohorts → predictions → analysis → results → report."""
+"""Run a study: recipe → runs → cohorts → predictions → analysis → results → report."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +32,9 @@ RESERVED_NAMES = ("models", "logits", "analysis", "..", ".", "")
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Return the study that a YAML file states, after `KEY=VALUE` overrides; see `distill.recipe.load.load`."""
+    """Return the study that a YAML file states, after `KEY=VALUE` overrides; see
+    `distill.recipe.load.load`.
+    """
     return load(path, LOSSES, overrides)
 
 
@@ -48,18 +50,20 @@ def run_study(
         recipe: as `load_recipe` returns it.
         out: the folder of all studies and runs.
         accelerator: of this process; created here by default.
-        shard: which of several jobs this is, where jobs share the runs of a study through a common folder `out`.
+        shard: which of several jobs this is, where jobs share the runs of a study through a common
+            folder `out`.
 
     Returns:
-        the content of `results.json`; None while other jobs are still at work: the last one writes the results.
+        the content of `results.json`; None while other jobs are still at work: the last one writes
+        the results.
 
     Raises:
         UserError: for whatever the user can mend.
     """
     if recipe.name in RESERVED_NAMES:
         raise UserError(
-            f"a recipe cannot be named '{recipe.name}': its results are written to a folder of that name, beside the "
-            "folders models, logits and analysis"
+            f"a recipe cannot be named '{recipe.name}': its results are written to a "
+            "folder of that name, beside the folders models, logits and analysis"
         )
     accelerator = accelerator or make_accelerator(study_precision(recipe))
     store = RunStore(Path(out))
@@ -100,8 +104,9 @@ def _run(ctx: StudyContext) -> StudyResults | None:
         left = missing_runs(ctx, runs)
         if left:
             ctx.progress.log(
-                f"other jobs are training {pluralize(len(left), 'run')}, e.g. {left[0].display_name}; the last job to "
-                "end writes the report (or any `distill run` of the recipe without --shard)"
+                f"other jobs are training {pluralize(len(left), 'run')}, e.g. "
+                f"{left[0].display_name}; the last job to end writes the report (or any "
+                "`distill run` of the recipe without --shard)"
             )
             return None
     with _only_writer(ctx) as is_only_writer:
@@ -109,7 +114,7 @@ def _run(ctx: StudyContext) -> StudyResults | None:
 
 
 def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:
-    """Remove what killed processes left, forget old failures, and set damaged runs aside to train them again."""
+    """Remove what killed processes left, forget old failures, set damaged runs aside."""
     for name in ("models", "analysis"):
         clean_stale_temp_files(ctx.store.root / name)
     if not ctx.run_locks.is_shared:
@@ -120,7 +125,8 @@ def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:
         if ctx.run_locks.acquire(run_id) and ctx.store.damage(run_id):
             copy = ctx.store.set_aside(run_id)
             ctx.progress.log(
-                f"{damage}: {names[run_id]} will be trained again; the damaged folder is kept as {copy}"
+                f"{damage}: {names[run_id]} will be trained again; the damaged folder is kept as "
+                f"{copy}"
             )
         ctx.run_locks.release(run_id)
 
@@ -128,7 +134,7 @@ def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:
 def _train_generations(
     ctx: StudyContext, runs: list[Run], missing: list[Run], sizes: dict[str, int]
 ) -> Failures:
-    """Train teachers before their students, and these before their own students; return why runs failed."""
+    """Train teachers before their students, generation by generation; return why runs failed."""
     failed: Failures = {}
     generations = sorted({run.generation for run in runs})
     for generation in generations:

@@ -37,7 +37,7 @@ Failures = dict[str, str]
 def train_with_other_jobs(
     ctx: StudyContext, runs: list[Run], sizes: dict[str, int], *, wait: bool
 ) -> Failures:
-    """Train runs that do not depend on each other, together with the other jobs of the study, if there are any.
+    """Train runs that do not depend on each other, together with other jobs of the study.
 
     Runs whose job has died are trained here.
 
@@ -45,8 +45,8 @@ def train_with_other_jobs(
         ctx: of the study.
         runs: that are not stored yet.
         sizes: bytes that a run of each arm holds while it trains, as `preflight` returns them.
-        wait: whether to wait until the other jobs have finished their runs, because later runs depend on them; else
-            only until it is clear that these jobs are alive.
+        wait: whether to wait until the other jobs have finished their runs, because later runs
+            depend on them; else only until it is clear that these jobs are alive.
 
     Returns:
         why runs failed, on all processes and in all jobs.
@@ -61,7 +61,8 @@ def train_with_other_jobs(
         if wait and not has_announced:
             has_announced = True
             ctx.progress.log(
-                f"waiting for {pluralize(len(left), 'run')} of other jobs, e.g. {left[0].display_name}"
+                f"waiting for {pluralize(len(left), 'run')} of other jobs, e.g. "
+                f"{left[0].display_name}"
             )
         time.sleep(POLL_SECONDS)
         failed |= _gather_failures(ctx, train_generation(ctx, left, sizes, quiet=True))
@@ -104,7 +105,8 @@ def train_generation(
         if new_failures is None:
             halves = halve(cohort)
             ctx.progress.log(
-                f"out of memory with {len(cohort)} runs side by side: training {len(halves[0])} at a time"
+                f"out of memory with {len(cohort)} runs side by side: training {len(halves[0])} "
+                "at a time"
             )
             queue = halves + queue
             continue
@@ -119,7 +121,7 @@ def train_generation(
 def _share_of_cohorts(
     ctx: StudyContext, runs: list[Run], sizes: dict[str, int] | None, *, quiet: bool
 ) -> tuple[list[list[Run]], bool]:
-    """Return the cohorts that this process trains, in order; and whether all processes share each batch of them."""
+    """Return the cohorts that this process trains, and whether processes share each batch."""
     processes = ctx.processes.world_size
     shard = ctx.run_locks.shard
     cohorts = make_cohorts(runs, sizes, available_memory(ctx))
@@ -139,7 +141,10 @@ def _share_of_cohorts(
 
 
 def _acquire(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -> list[Run]:
-    """Return the runs of a cohort that this job may train; the main process decides for processes that share them."""
+    """Return the runs of a cohort that this job may train.
+
+    The main process decides where all processes share batches.
+    """
     if not ctx.run_locks.is_shared:
         return cohort
     mine: list[str] = []
@@ -163,7 +168,9 @@ def _acquire_run(ctx: StudyContext, run: Run) -> bool:
 def _train_or_split(
     ctx: StudyContext, cohort: list[Run], *, data_parallel: bool
 ) -> Failures | None:
-    """Train a cohort and return why runs failed; None if it does not fit into memory but can be halved.
+    """Train a cohort; return why runs failed, or None if the cohort must be halved.
+
+    It must be halved if its runs do not fit into memory side by side.
 
     Raises:
         UserError: if memory is full while processes share batches: the others cannot know of it.
@@ -197,13 +204,16 @@ def _failures_of_other_jobs(ctx: StudyContext, runs: list[Run]) -> Failures:
 
 
 def _keep_polling(ctx: StudyContext, left: list[Run], *, wait: bool) -> bool:
-    """Return whether to look again at runs of other jobs: to wait for them, or until they are seen to be alive."""
+    """Return whether to check the runs of other jobs again.
+
+    That is to wait for them, or until they are known to be alive.
+    """
     are_alive = all(ctx.run_locks.is_alive(run.id) for run in left)
     return ctx.processes.broadcast_object(wait or not are_alive)
 
 
 def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
-    """Log every teacher's validation accuracy before a student starts; refuse one that is not above chance.
+    """Log every teacher's validation accuracy; refuse one that is not above chance.
 
     Raises:
         UserError: see `check_teacher`; `check_teachers: false` in the recipe turns it off.
@@ -215,6 +225,6 @@ def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
         if ctx.recipe.check_teachers:
             check_teacher(run.display_name, logits, labels)
         ctx.progress.log(
-            f"teacher {run.display_name}: {accuracy(logits, labels):.2%} validation accuracy (n = {len(labels)}), "
-            f"effective label smoothing γ = {effective_smoothing(logits, labels):.2f}"
+            f"teacher {run.display_name}: {accuracy(logits, labels):.2%} validation accuracy "
+            f"(n = {len(labels)}), effective label smoothing γ = {effective_smoothing(logits, labels):.2f}"
         )

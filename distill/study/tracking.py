@@ -1,4 +1,6 @@
-"""Report every epoch of every run to accelerate's trackers (TensorBoard, W&B, MLflow, Trackio …)."""
+"""Report every epoch of every run to accelerate's trackers (TensorBoard, W&B, MLflow, Trackio
+…).
+"""
 
 import re
 from typing import Any
@@ -35,7 +37,10 @@ def track_epoch(ctx: StudyContext, students: list[TrainState]) -> None:
 
 
 def track_other_processes(ctx: StudyContext, runs: list[Run]) -> None:
-    """Report the runs that other processes of this job have trained: only the main process has trackers."""
+    """Report the runs that other processes of this job have trained.
+
+    Only the main process has trackers.
+    """
     if not ctx.accelerator.log_with or ctx.processes.is_single:
         return
     tracked_anywhere = set().union(*ctx.processes.gather_objects(ctx.tracked))

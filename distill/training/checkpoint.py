@@ -27,7 +27,8 @@ class CheckpointTimer:
 def save_checkpoint(student: TrainState, store: RunStore) -> None:
     """Store everything that the run's next step depends on.
 
-    Dropout, views and the order of images are functions of (seed, epoch, step), so no generator's state is kept.
+    Dropout, views and the order of images are functions of (seed, epoch, step), so no generator's
+    state is kept.
     """
     store.checkpoints.save(
         student.run.id,
@@ -50,7 +51,9 @@ def save_checkpoint(student: TrainState, store: RunStore) -> None:
 def restore_checkpoint(
     student: TrainState, ctx: TrainContext, log: Callable[[str], None] = print
 ) -> None:
-    """Continue from the run's last checkpoint, if there is one; a damaged one is dropped, with a log line.
+    """Continue from the run's last checkpoint, if there is one.
+
+    A damaged checkpoint is dropped, with a log line.
 
     Sums over the epoch's images, gathered by all processes, continue on process 0 only.
     """

@@ -33,5 +33,5 @@ class EpochClock:
         self.last_lap = now
 
     def skip(self) -> None:
-        """Leave the time since the last call out, which was spent on something else than training."""
+        """Leave out the time since the last call, which was not spent on training."""
         self.last_lap = time.monotonic()

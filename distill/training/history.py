@@ -40,7 +40,7 @@ def history_entry(
 
 
 def weight_norm_entry(model: nn.Module, initial: dict[str, Tensor]) -> dict[str, Any]:
-    """Return norms of the weights, by layer and in all, and their distance from the initial weights."""
+    """Return norms of the weights and their distance from the start, by layer and in all."""
     weights = {name: weight.detach() for name, weight in weight_decay_params(model).items()}
     spread = None
     if last_linear(model) is not None:

@@ -45,7 +45,9 @@ class Meters:
 
     @torch.no_grad()
     def update(self, record: StepRecord, logits: Tensor, labels: Tensor) -> None:
-        """Add one micro-batch: its losses, and its predictions `[B, K]` against labels `[B]` or `[B, K]`."""
+        """Add one micro-batch: its losses, and its predictions `[B, K]` against labels `[B]` or
+        `[B, K]`.
+        """
         hard_labels = labels.argmax(1) if labels.ndim == 2 else labels
         self.recent.append(record)
         self._add(LOSS, record.loss)

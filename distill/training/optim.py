@@ -54,8 +54,8 @@ def make_scheduler(
     name, arguments = _name_and_arguments(train.schedule, "cosine")
     if name == "plateau":
         raise UserError(
-            f"{name_of_run}: train.schedule 'plateau' depends on a metric; use a schedule that depends "
-            "on time alone"
+            f"{name_of_run}: train.schedule 'plateau' depends on a metric; use a schedule that "
+            "depends on time alone"
         )
     try:
         scheduler, _ = create_scheduler_v2(
@@ -74,8 +74,8 @@ def make_scheduler(
 def match_strides(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer's state the strides of its weights.
 
-    Fused optimizers go through memory in order and do not check strides, and a state that was loaded from a file is
-    always contiguous while the weights may be channels-last.
+    Fused optimizers go through memory in order and do not check strides, and a state that was
+    loaded from a file is always contiguous while the weights may be channels-last.
     """
     inner = getattr(
         optimizer, "_base_optimizer", optimizer

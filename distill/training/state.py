@@ -66,7 +66,8 @@ class TrainState:
     Attributes:
         run: the run.
         model: its network.
-        forward_model: the network as it is called: compiled, and wrapped for several processes, if wanted.
+        forward_model: the network as it is called: compiled, and wrapped for several processes, if
+            wanted.
         loss_terms: settings of each loss term; priors of the data are resolved to numbers.
         loss_modules: modules that loss terms own, by term, such as a projector or online targets.
         optimizer: of the network and the loss modules.
@@ -110,7 +111,7 @@ class TrainState:
 
     @property
     def final_model(self) -> nn.Module:
-        """Return the network that is evaluated and stored: the averaged one if there is an average."""
+        """Return the network that is evaluated and stored: the average of weights, if there is one."""
         return self.ema.module if self.ema else self.model
 
     @cached_property
@@ -130,10 +131,11 @@ class TrainState:
 
     @property
     def has_process_state(self) -> bool:
-        """Return whether a loss module gathers something during an epoch that each process has its own part of."""
+        """Return whether a loss module holds, during an epoch, this process's part of something."""
         return any(hasattr(module, "end_epoch") for module in self.loss_modules.values())
 
-    # ------------------------------------------------------------------------------------------ one step
+    # ------------------------------------------------------------------------------------------ one
+    # step
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -177,8 +179,9 @@ class TrainState:
 
     def backward(self, loss: Tensor, dist: Distributed) -> None:
         """Add the gradients of a micro-batch's loss."""
-        # DistributedDataParallel averages gradients over the processes, but the loss is a sum over their parts of the
-        # batch, divided by the whole batch already: multiplying by the number of processes undoes the average.
+        # DistributedDataParallel averages gradients over the processes, but the loss is a sum over
+        # their parts of the batch, divided by the whole batch already: multiplying by the number of
+        # processes undoes the average.
         self.scaler.scale(loss * dist.world_size).backward()
 
     def optimizer_step(self, global_step: int, dist: Distributed) -> None:
@@ -199,7 +202,8 @@ class TrainState:
         if self.scheduler:
             self.scheduler.step_update(global_step + 1)
 
-    # ----------------------------------------------------------------------------------------- one epoch
+    # ----------------------------------------------------------------------------------------- one
+    # epoch
 
     def begin_epoch(self) -> None:
         """Prepare for an epoch, or for the rest of one after an interruption."""
@@ -210,7 +214,10 @@ class TrainState:
             self.lr = self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self, dist: Distributed) -> None:
-        """Move to the next epoch: update loss modules, and take process 0's batch statistics everywhere."""
+        """Move to the next epoch.
+
+        Loss modules are updated, and all processes take the batch statistics of process 0.
+        """
         self.epoch += 1
         self.step = 0
         for module in self.loss_modules.values():
@@ -272,7 +279,9 @@ def memory_format_of(train: Train) -> torch.memory_format:
 
 @torch.no_grad()
 def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -> nn.ModuleDict:
-    """Make the modules that the run's loss owns, with shapes found by passing one blank image through the networks.
+    """Make the modules that the run's loss owns.
+
+    Their shapes are found by passing one blank image through the networks.
 
     Raises:
         UserError: if the networks lack what a term needs.
@@ -301,7 +310,7 @@ def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -
 
 
 def _forward_model(model: nn.Module, train: Train, ctx: TrainContext) -> nn.Module:
-    """Return the network as it is called: compiled if wanted, with gradients averaged over the processes."""
+    """Return the network as it is called: compiled and data-parallel, if wanted."""
     if train.compile:
         model = torch.compile(model)
     if ctx.dist.is_single:

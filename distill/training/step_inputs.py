@@ -1,4 +1,4 @@
-"""What one training step puts into the networks: micro-batches, normalised views, teachers' outputs."""
+"""The inputs of one training step: micro-batches, normalised views, teachers' outputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +45,10 @@ def micro_batches(batch: Batch, accumulate: int) -> Iterator[MicroBatch]:
 
 
 class NormalisedInputs:
-    """The views of a micro-batch as each network wants them; networks with equal settings share a tensor."""
+    """The views of a micro-batch, normalised and resized for each network.
+
+    Networks with equal settings share a tensor.
+    """
 
     def __init__(self, views: Tensor, memory_format: torch.memory_format) -> None:
         self.views = views
@@ -63,7 +66,10 @@ class NormalisedInputs:
 
 
 class TeacherOutputs:
-    """The teachers' outputs for a micro-batch; each teacher runs once, however many students learn from it."""
+    """The teachers' outputs for a micro-batch.
+
+    Each teacher runs once, however many students learn from it.
+    """
 
     def __init__(
         self,
@@ -101,9 +107,10 @@ class TeacherOutputs:
 
 
 def seed_dropout(student: TrainState, global_step: int, part: int, ctx: TrainContext) -> None:
-    """Seed the generators that a network's dropout draws from: a function of (seed, step, part, process).
+    """Seed the generators that dropout draws from, by (run's seed, step, part, process).
 
-    Only the CPU's and this device's generators are seeded; `torch.manual_seed` seeds all devices and takes 0.4 ms.
+    Only the CPU's and this device's generators are seeded; `torch.manual_seed` seeds all devices
+    and takes 0.4 ms.
     """
     seed = derive_seed("dropout", student.run.seed, global_step, part, ctx.dist.rank)
     torch.default_generator.manual_seed(seed)

@@ -10,12 +10,14 @@ from distill.errors import UserError
 from distill.losses import Outputs
 from distill.models.hooks import capture_outputs
 
-# Below this number of validation images, a teacher is refused only if it is not better than chance on these images.
+# Below this number of validation images, a teacher is refused only if it is not better than chance
+# on these images.
 FEW_IMAGES = 100
 
 
 class Teacher(nn.Module):
-    """A frozen network: no gradients, no dropout, no updates of batch statistics, even after `.train()`.
+    """A frozen network: no gradients, no dropout, no updates of batch statistics, even after
+    `.train()`.
 
     Attributes:
         model: the network.
@@ -32,7 +34,7 @@ class Teacher(nn.Module):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.requires_grad_(requires_grad=False).eval()
         self.outputs = {"features", "feature_maps"} & set(outputs)
         self.half_precision = half_precision
         if half_precision is not None:
@@ -49,11 +51,11 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002  (torch's own signature)
         """Stay in eval mode."""
-        return super().train(False)
+        return super().train(mode=False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
-        """Return outputs for normalised images `[B, C, H, W]`, in the precision that the network computes in."""
+        """Return outputs for normalised images `[B, C, H, W]`, in the network's own precision."""
         with (
             self.autocast(images.device),
             capture_outputs(self.model, self.outputs) as captured,
@@ -76,25 +78,26 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
         labels: `[N]`.
 
     Raises:
-        UserError: if it is `at_chance`. A head that was not in the checkpoint, wrong normalisation and permuted
-            classes all look like this.
+        UserError: if it is `at_chance`. A head that was not in the checkpoint, wrong normalisation
+            and permuted classes all look like this.
     """
     if not at_chance(logits, labels):
         return
     accuracy = (logits.argmax(1) == labels).double().mean()
     chance = labels.bincount().max() / len(labels)
     raise UserError(
-        f"teacher {name}: {accuracy:.1%} accuracy on {len(labels)} validation images, not above chance "
-        f"({chance:.1%}). Check the length of training, the classifier head, the input normalisation and the "
-        "order of classes; check_teachers=false continues anyway"
+        f"teacher {name}: {accuracy:.1%} accuracy on {len(labels)} validation images, not above "
+        f"chance ({chance:.1%}). Check the length of training, the classifier head, the input "
+        "normalisation and the order of classes; check_teachers=false continues anyway"
     )
 
 
 def at_chance(logits: Tensor, labels: Tensor) -> bool:
-    """Return whether always predicting the most frequent class could be as good (binomial test, p > 0.01).
+    """Return whether always predicting the most frequent class could be as good (binomial test, p >
+    0.01).
 
-    With fewer than `FEW_IMAGES` images, only return True if the network is not better on these very images; False if
-    there are so few that not even a perfect network could show more.
+    With fewer than `FEW_IMAGES` images, only return True if the network is not better on these very
+    images; False if there are so few that not even a perfect network could show more.
 
     Args:
         logits: `[N, K]`.

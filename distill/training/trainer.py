@@ -1,8 +1,9 @@
 """The training loop: the students of a cohort, side by side on one stream of views.
 
-Each batch of views is made once, each teacher runs on it once, and every student takes a step on it. Views, the order of
-images and dropout are functions of (seed, epoch, step), and no random state is kept between steps. So a run ends with
-the same weights in any cohort, and after any interruption.
+Each batch of views is made once, each teacher runs on it once, and every student takes a step on
+it. Views, the order of images and dropout are functions of (seed, epoch, step), and no random state
+is kept between steps. So a run ends with the same weights in any cohort, and after any
+interruption.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from distill.training.step_inputs import (
     seed_dropout,
 )
 
-# Steps between two checks for losses that are not finite, and for a checkpoint that is due. A check waits for the device.
+# Steps between two checks for losses that are not finite, and for a checkpoint that is due. A check
+# waits for the device.
 CHECK_EVERY = 100
 
 EpochLog = Callable[[int, float, list[TrainState]], None]
@@ -40,10 +42,12 @@ def fit(
 ) -> None:
     """Train a cohort to its last epoch.
 
-    A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`; the others go on.
+    A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`;
+    the others go on.
 
     Args:
-        students: of one seed, with equal views, batch size and epochs, all at the same step of the same epoch.
+        students: of one seed, with equal views, batch size and epochs, all at the same step of the
+            same epoch.
         teachers: the networks that the students learn from, by run id.
         ctx: data, storage, device and processes.
         log_epoch: called after each epoch.
@@ -76,7 +80,7 @@ def train_epoch(
     timer: CheckpointTimer,
     clock: EpochClock,
 ) -> list[TrainState]:
-    """Train one epoch, or the rest of one after an interruption; return the students whose losses are finite."""
+    """Train one epoch, or the rest of one; return the students whose losses are finite."""
     first = students[0]
     train = first.train
     epoch = first.epoch
@@ -130,7 +134,8 @@ def train_step(
 ) -> None:
     """Take one optimizer step for every student, all on the same batch of views.
 
-    Nothing here waits for the device, except now and then when many cached teacher logits are written.
+    Nothing here waits for the device, except now and then when many cached teacher logits are
+    written.
 
     Args:
         students: of the cohort.
@@ -169,7 +174,8 @@ def train_step(
         student.optimizer_step(global_step, ctx.dist)
 
 
-# ------------------------------------------------------------------------------------ divergence, checkpoints
+# ------------------------------------------------------------------------------------ divergence,
+# checkpoints
 
 
 def drop_diverged(
@@ -178,7 +184,8 @@ def drop_diverged(
     """Drop students whose loss was NaN or infinite since the last check.
 
     Returns:
-        the other students; and process 0's decision whether a checkpoint is due, so that all processes agree.
+        the other students; and process 0's decision whether a checkpoint is due, so that all
+        processes agree.
     """
     losses = [
         torch.stack([record.loss for record in student.meters.recent]) for student in students
@@ -194,22 +201,24 @@ def drop_diverged(
 
 
 def _divergence_message(student: TrainState, is_finite: Tensor) -> str:
-    """Name the first step with a loss that is not finite; it may have happened on another process."""
+    """Return a message with the first step whose loss was not finite, if it was on this process."""
     record = student.meters.recent[int(is_finite.long().argmin())]
     where = "on another process"
     if not is_finite.all():
         where = f"step {record.step + 1} of {student.steps_per_epoch}"
     terms = ", ".join(f"{name} {value.item():g}" for name, value in record.terms.items())
     return (
-        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, {where} (terms, summed "
-        f"over the batch: {terms}); lower train.lr, or clip gradients with train.clip_grad"
+        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, {where} "
+        f"(terms, summed over the batch: {terms}); lower train.lr, or clip gradients with "
+        "train.clip_grad"
     )
 
 
 def can_checkpoint(students: list[TrainState], ctx: TrainContext) -> bool:
     """Return whether a checkpoint within an epoch would be complete.
 
-    It is not where loss modules gather something over the epoch and each process has only its own part of it.
+    It is not where loss modules gather something over the epoch and each process has only its own
+    part of it.
     """
     return ctx.dist.is_single or not any(student.has_process_state for student in students)
 
@@ -228,11 +237,12 @@ def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
         ctx.store.checkpoints.save_snapshot(student.run.id, student.epoch, weights)
 
 
-# ------------------------------------------------------------------------------------------ after an epoch
+# ------------------------------------------------------------------------------------------ after
+# an epoch
 
 
 def validate(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
-    """End the epoch: evaluate the student on the validation split and add an entry to its history."""
+    """End a student's epoch: evaluate it on the validation split and extend its history."""
     student.end_epoch(ctx.dist)
     split = ctx.splits.validation
     logits = predict(
