@@ -109,7 +109,7 @@ def _title(cohort: list[Run]) -> str:
     return f"{'+'.join(names)}, seed {cohort[0].seed}, {runs}"
 
 
-# ------------------------------------------------------------------------------------ teachers
+# ----------------------------------------------------------------------------------------- teachers
 
 
 def _load_teachers(ctx: StudyContext, cohort: list[Run]) -> dict[str, Teacher]:
@@ -169,7 +169,7 @@ def _cached_teachers(
         yield cached_teachers
 
 
-# ------------------------------------------------------------------------------------- storing
+# ------------------------------------------------------------------------------------------ storing
 
 
 def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: TrainContext) -> None:

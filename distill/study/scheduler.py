@@ -224,7 +224,8 @@ def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
         labels = predictions["validation.labels"]
         if ctx.recipe.check_teachers:
             check_teacher(run.display_name, logits, labels)
+        gamma = effective_smoothing(logits, labels)
         ctx.progress.log(
             f"teacher {run.display_name}: {accuracy(logits, labels):.2%} validation accuracy "
-            f"(n = {len(labels)}), effective label smoothing γ = {effective_smoothing(logits, labels):.2f}"
+            f"(n = {len(labels)}), effective label smoothing γ = {gamma:.2f}"
         )

@@ -26,7 +26,7 @@ from distill.training.logit_cache import AT_ONCE, LogitCache
 from distill.training.logit_codec import Codec
 from distill.training.teacher import Teacher
 
-# ------------------------------------------------------------------------------------------ live or stored
+# ----------------------------------------------------------------------------------- live or stored
 
 
 class CachedTeacher:

@@ -40,7 +40,7 @@ AT_ONCE = 2**25  # bytes of answers that are held on the device at once, read or
 CHUNK = 2**24  # bytes of a file that are checked at once
 
 
-# ------------------------------------------------------------------------------------------------- the store
+# ---------------------------------------------------------------------------------------- the store
 
 
 @dataclass

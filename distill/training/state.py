@@ -111,7 +111,7 @@ class TrainState:
 
     @property
     def final_model(self) -> nn.Module:
-        """Return the network that is evaluated and stored: the average of weights, if there is one."""
+        """Return the network that is evaluated and stored: the averaged one, if wanted."""
         return self.ema.module if self.ema else self.model
 
     @cached_property
@@ -134,8 +134,7 @@ class TrainState:
         """Return whether a loss module holds, during an epoch, this process's part of something."""
         return any(hasattr(module, "end_epoch") for module in self.loss_modules.values())
 
-    # ------------------------------------------------------------------------------------------ one
-    # step
+    # ------------------------------------------------------------------------------------- one step
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -202,8 +201,7 @@ class TrainState:
         if self.scheduler:
             self.scheduler.step_update(global_step + 1)
 
-    # ----------------------------------------------------------------------------------------- one
-    # epoch
+    # ------------------------------------------------------------------------------------ one epoch
 
     def begin_epoch(self) -> None:
         """Prepare for an epoch, or for the rest of one after an interruption."""

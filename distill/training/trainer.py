@@ -156,6 +156,7 @@ def train_step(
         inputs = NormalisedInputs(micro.views, memory_format_of(train))
         teacher_outputs = TeacherOutputs(teachers, inputs, micro, step)
         for student in students:
+            targets = teacher_outputs.of(student)
             seed_dropout(student, global_step, micro.number, ctx)
             with student.gradient_sync(ctx.accelerator, is_last=micro.is_last):
                 with ctx.accelerator.autocast():
@@ -163,7 +164,7 @@ def train_step(
                 loss, terms = student.loss(
                     outputs,
                     micro.labels,
-                    teacher_outputs.of(student),
+                    targets,
                     batch_size=batch_size,
                     progress=progress,
                 )
@@ -174,8 +175,7 @@ def train_step(
         student.optimizer_step(global_step, ctx.dist)
 
 
-# ------------------------------------------------------------------------------------ divergence,
-# checkpoints
+# -------------------------------------------------------------------------- divergence, checkpoints
 
 
 def drop_diverged(
@@ -237,8 +237,7 @@ def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
         ctx.store.checkpoints.save_snapshot(student.run.id, student.epoch, weights)
 
 
-# ------------------------------------------------------------------------------------------ after
-# an epoch
+# ----------------------------------------------------------------------------------- after an epoch
 
 
 def validate(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
@@ -254,6 +253,9 @@ def validate(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
         dist=ctx.dist,
     )
     if not logits.isfinite().all():
-        student.failure = f"{student.run.display_name}: the logits are not finite after epoch {student.epoch}; lower train.lr"
+        student.failure = (
+            f"{student.run.display_name}: the logits are not finite after epoch {student.epoch}; "
+            "lower train.lr"
+        )
         return
     student.history.append(history_entry(student, means, logits, split.labels))
