@@ -65,7 +65,11 @@ def run_study(
         parents=True, exist_ok=True
     )  # now, rather than after an hour of training
     store = RunStore(Path(out))
-    lock = store.locked(recipe.name) if accelerator.is_main_process and not shard else nullcontext()
+    lock = (
+        store.lock_study(recipe.name)
+        if accelerator.is_main_process and not shard
+        else nullcontext()
+    )
     with (
         lock,
         Progress(accelerator.is_main_process) as progress,
@@ -148,7 +152,7 @@ def _alone(ctx: StudyContext, shard: Shard | None) -> Iterator[bool]:
     with ExitStack() as stack:
         if shard and ctx.accelerator.is_main_process:
             try:
-                stack.enter_context(ctx.store.locked(ctx.recipe.name))
+                stack.enter_context(ctx.store.lock_study(ctx.recipe.name))
             except UserError:
                 ctx.progress.log("another job looks into the runs and writes the report")
                 alone = [False]
@@ -191,7 +195,7 @@ def _set_damaged_aside(ctx: StudyContext, runs: list[Run]) -> None:
     titles = {run.id: run.display_name for run in runs}
     for run_id, damage in damaged_runs(ctx.store, runs).items():
         if not ctx.claims or (
-            ctx.claims.take(run_id) and ctx.store.damage(run_id)
+            ctx.claims.acquire(run_id) and ctx.store.damage(run_id)
         ):  # no job was faster
             left = ctx.store.set_aside(run_id)
             ctx.progress.log(

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from distill.devices.distributed import ONE_PROCESS, Distributed
 from distill.errors import UserError, pluralize
 from distill.evaluation.calibration import effective_smoothing
 from distill.evaluation.metrics import fitted_temperature
@@ -63,7 +64,9 @@ def train_all(
     failed = _of_all(ctx, train_generation(ctx, runs, sizes))
     said = False
     while ctx.claims:
-        failed |= _of_all(ctx, {run.id: why for run in runs if (why := ctx.claims.failure(run.id))})
+        failed |= _of_all(
+            ctx, {run.id: why for run in runs if (why := ctx.claims.failure_of(run.id))}
+        )
         left = [run for run in missing_runs(ctx, runs) if run.id not in failed]
         if not left or not _goes_on(ctx, left, wait):
             break
@@ -92,7 +95,7 @@ def _claimed(ctx: StudyContext, cohort: list[Run], sharing: bool) -> list[Run]:
         return cohort
     asks = ctx.accelerator.is_main_process or not sharing
     mine = [
-        [run.id for run in cohort if asks and ctx.claims.take(run.id) and not _is_done(ctx, run)]
+        [run.id for run in cohort if asks and ctx.claims.acquire(run.id) and not _is_done(ctx, run)]
     ]
     if sharing:
         broadcast_object_list(mine)
@@ -147,7 +150,7 @@ def train_generation(
         elif ctx.claims:
             for run in cohort:
                 if run.id in failed:
-                    ctx.claims.fail(run.id, failed[run.id])
+                    ctx.claims.mark_failed(run.id, failed[run.id])
                 ctx.claims.release(run.id)
     return failed
 
@@ -262,7 +265,7 @@ def _answers_of(
     ctx: StudyContext, cohort: list[Run], teachers: dict[str, Teacher], sharing: bool
 ) -> Iterator[dict[str, CachedTeacher]]:
     """What teachers say to the cohort's views, from and to the files in which that is kept."""
-    arm, data, shared = cohort[0].arm, ctx.recipe.data, ctx.accelerator if sharing else None
+    arm, data = cohort[0].arm, ctx.recipe.data
     size = min(arm.train.batch_size, len(ctx.splits.train))
     rows = size * steps_per_epoch_of(ctx.splits, arm)
     with ExitStack() as stack:
@@ -280,7 +283,11 @@ def _answers_of(
                 if not sharing or ctx.accelerator.is_main_process:
                     stack.enter_context(store.writing(arm.train.epochs, data.logit_cache_gb * 1e9))
             answers[name] = CachedTeacher(
-                teacher, codec if data.logit_cache != "exact" else None, store, size, shared
+                teacher,
+                codec=codec if data.logit_cache != "exact" else None,
+                cache=store,
+                batch_size=size,
+                dist=Distributed(ctx.accelerator) if sharing else ONE_PROCESS,
             )
         yield answers
 

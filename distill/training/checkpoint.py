@@ -13,7 +13,7 @@ from distill.training.state import TrainState
 
 def save_checkpoint(member: TrainState, store: RunStore) -> None:
     """All that the next step depends on."""
-    store.save_checkpoint(
+    store.checkpoints.save(
         member.run.id,
         {
             "epoch": member.epoch,
@@ -39,13 +39,13 @@ def resume(
     log: Callable[[str], None] = print,
 ) -> None:
     """Continue from the run's checkpoint, if it has one; what the processes have summed goes on in the first."""
-    damaged = store.damaged_snapshot(member.run.id)
+    damaged = store.checkpoints.damaged_snapshot(member.run.id)
     if damaged:
         log(f"{damaged} is not what was written: {member.run.display_name} begins again")
-        store.forget(member.run.id)
+        store.checkpoints.forget(member.run.id)
         return
     try:
-        state = store.load_checkpoint(member.run.id)
+        state = store.checkpoints.load(member.run.id)
     except ValueError as error:
         log(f"{error}: {member.run.display_name} begins again")
         return

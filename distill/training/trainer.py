@@ -68,13 +68,13 @@ def fit(
         done = members[0].step  # of this epoch, before an interruption
         for member in members:
             if writes and not done and epoch in member.train.snapshot_epochs:
-                store.save_snapshot(member.run.id, epoch, member.result.state_dict())
+                store.checkpoints.save_snapshot(member.run.id, epoch, member.result.state_dict())
             member.model.train()
             member.parts.train()
             if not done:
                 member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
         for teacher in teachers.values():
-            teacher.begin(epoch, accelerator.device, whole=not done)
+            teacher.begin_epoch(epoch, accelerator.device, whole=not done)
         batches = training_batches(
             splits, augment, size, seed, epoch, accelerator.device, rank, world, done
         )
@@ -104,7 +104,7 @@ def fit(
                         save_checkpoint(member, store)
                 began = saved = time.monotonic()
         for teacher in teachers.values():
-            teacher.end()
+            teacher.end_epoch()
         means = [_means(member, first.steps_per_epoch * size, shared) for member in members]
         rate = (first.steps_per_epoch - done) * size / max(time.monotonic() - started, 1e-9)
         for member, mean in zip(members, means, strict=True):
@@ -199,12 +199,14 @@ def _step(
                 if teacher not in answers:
                     asked = partial(
                         _input,
-                        teachers[teacher].teacher.model,
+                        teachers[teacher].model,
                         views,
                         inputs,
                         memory_format_of(first.train),
                     )
-                    answers[teacher] = teachers[teacher](asked, number, done, len(views))
+                    answers[teacher] = teachers[teacher](
+                        asked, step=number, first=done, count=len(views)
+                    )
             if member.teachers and member.teachers not in answers:
                 answers[member.teachers] = ensemble(
                     [answers[teacher] for teacher in member.teachers]
