@@ -102,7 +102,7 @@ def report(
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
         results = read_results(folder)
         store = RunStore(folder.resolve().parent)
-        with store.locked(folder.resolve().name):
+        with store.lock_study(folder.resolve().name):
             refuse_damage(results, store)
             write_report(folder, store)
         if as_json:

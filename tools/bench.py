@@ -254,7 +254,7 @@ class Bench:
                 store = None if live else LogitCache(path, {}, self.count, codec)
                 if store:
                     stack.enter_context(store.writing(1, 1e10))
-                answers[teacher] = CachedTeacher(self.teacher, store=store, size=BATCH)
+                answers[teacher] = CachedTeacher(self.teacher, cache=store, batch_size=BATCH)
             members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, ctx.splits.shares,
                              self.steps, self.accelerator, False) for run in runs]  # fmt: skip
             fit(members, answers, ctx.splits, ctx.store, self.accelerator, False,
