@@ -94,7 +94,7 @@ def choose_codec(teacher: Teacher, view: Tensor, logit_cache: str | int) -> Code
         view: one image `[1, C, H, W]`, to see the shape and the type of its logits.
         logit_cache: "exact", "float16", or an integer k for the top k.
     """
-    with torch.no_grad(), teacher.precision(view.device):
+    with torch.no_grad(), teacher.autocast(view.device):
         # A compiled network would be compiled anew for the batch of one.
         logits = teacher.model(view)
     classes = logits.shape[1]
