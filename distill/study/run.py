@@ -203,18 +203,17 @@ def _set_damaged_aside(ctx: StudyContext, runs: list[Run]) -> None:
 
 def _look_inside(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """What is found within each run, by its id; each process looks into some of them."""
-    from distill.evaluation.analyse import analyse_runs
+    from distill.evaluation.analyse import AnalysisContext, analyse_runs
 
+    analysis = AnalysisContext(
+        ctx.splits, ctx.store, ctx.recipe.analysis, ctx.accelerator.device, ctx.recipe.seeds
+    )
     process, processes = ctx.accelerator.process_index, ctx.accelerator.num_processes
 
     def look(share: slice) -> dict[str, dict[str, Any]]:
         return analyse_runs(
+            analysis,
             runs,
-            ctx.splits,
-            ctx.store,
-            ctx.recipe.analysis,
-            ctx.accelerator.device,
-            ctx.recipe.seeds,
             share,
             lambda new: ctx.progress.each("looking into networks", new, "networks"),
             ctx.progress.log,

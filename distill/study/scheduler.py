@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from distill.devices.distributed import Distributed
 from distill.errors import UserError, pluralize
 from distill.evaluation.calibration import effective_smoothing
 from distill.evaluation.metrics import fitted_temperature
@@ -232,8 +233,8 @@ def _train_cohort(
         failed[member.run.id] = member.failure
         ctx.progress.log(member.failure)
     for member in [member for member in members if not member.failure]:
-        shared = ctx.accelerator if sharing else None
-        predictions = predict_all(member.result, ctx.splits, member.run.arm.augment, device, shared)
+        dist = Distributed(ctx.accelerator if sharing else None)
+        predictions = predict_all(member.result, ctx.splits, member.run.arm.augment, device, dist)
         if ctx.accelerator.is_main_process or not sharing:
             _store(ctx, member.run, member.result, predictions, member.seconds, member.history)
 

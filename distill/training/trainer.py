@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distill.data.augment import key, normalise
 from distill.data.loaders import Batch, training_batches
 from distill.data.splits import Splits
+from distill.devices.distributed import Distributed
 from distill.evaluation.predict import accuracy, predict
 from distill.evaluation.weight_norms import norms, template_spread, total
 from distill.losses import Outputs, compute_loss, ensemble
@@ -304,7 +305,12 @@ def _finish_epoch(
                     buffer, 0
                 )  # each process has batch statistics of its own
     logits = predict(
-        member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing
+        member.result,
+        splits,
+        splits.validation,
+        member.run.arm.augment,
+        device,
+        dist=Distributed(sharing),
     )
     if not logits.isfinite().all():
         member.failure = f"{member.run.display_name}: after epoch {epoch + 1} its answers are not finite; lower train.lr"
