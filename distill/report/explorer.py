@@ -38,7 +38,7 @@ def explorer_data(feature_plot: FeaturePlot) -> dict[str, Any]:
                 "name": _name(feature_plot, number),
                 "plane": view.kind == "plane",
                 "classes": view.classes,
-                "members": {split: view.members[split].tolist() for split in SPLITS},
+                "members": {split: view.example_indices[split].tolist() for split in SPLITS},
                 "points": [
                     {split: _points(view.points[row][split]) for split in SPLITS} for row in rows
                 ],

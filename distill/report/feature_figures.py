@@ -4,13 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, View
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, FeatureView
 from distill.report.style import STYLE, colour, label, marker, shortened, wrapped
 
 MANY = 400  # points of a panel from which on they are drawn as pixels: a shape each would make a heavy file
 
 
-def features(feature_plot: FeaturePlot, view: View) -> Figure:
+def features(feature_plot: FeaturePlot, view: FeatureView) -> Figure:
     """One view of the finished networks."""
     plane = view.kind == "plane"
     rows = len(feature_plot.networks)
@@ -27,7 +27,7 @@ def features(feature_plot: FeaturePlot, view: View) -> Figure:
         for row, (network, line) in enumerate(zip(feature_plot.networks, axes, strict=True)):
             for split, axis in zip(SPLITS, line, strict=True):
                 points = view.points[row][split][-1].numpy()
-                labels = feature_plot.labels[split][view.members[split]].numpy()
+                labels = feature_plot.labels[split][view.example_indices[split]].numpy()
                 for number, k in enumerate(view.classes):
                     own = points[labels == k]
                     axis.plot(
@@ -80,7 +80,7 @@ def features(feature_plot: FeaturePlot, view: View) -> Figure:
     return figure
 
 
-def _bounds(feature_plot: FeaturePlot, view: View) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(feature_plot: FeaturePlot, view: FeatureView) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and highest of all points and templates, and some room."""
     every = [
         view.points[row][split][-1].numpy()
