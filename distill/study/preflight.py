@@ -110,13 +110,13 @@ def _try_loss(
     try:
         parts = make_loss_modules(loss, student, teacher, 0)
         labels = F.one_hot(labels, classes).float() if mixed else labels
-        compute_loss(loss, student, labels, teacher, count, parts)
+        compute_loss(loss, student, labels, teacher, batch_size=count, modules=parts)
         learning = {
             name: settings
             for name, settings in loss.items()
             if settings.get("weight", 1.0) > 0 and "weights" not in required_outputs([name])
         }
-        value, _ = compute_loss(learning, student, labels, teacher, count, parts)
+        value, _ = compute_loss(learning, student, labels, teacher, batch_size=count, modules=parts)
     except ValueError as error:
         raise UserError(f"{arm.name}: loss: {error}") from None
     logits = student.logits

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.losses import (
-    LOSS_MODULES,
     Outputs,
     ensemble,
     make_loss_modules,
     required_outputs,
     resolve_priors,
+    terms_with_modules,
 )
 from distill.models.factory import blank_images
 from distill.models.hooks import capture_outputs, weight_decay_params
@@ -125,7 +125,7 @@ def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -
     Raises:
         UserError: if the networks have not what a term needs.
     """
-    if not LOSS_MODULES.keys() & run.arm.loss.keys():
+    if not terms_with_modules(run.arm.loss):
         return nn.ModuleDict()
     layed = memory_format_of(run.arm.train)
     needs, was_training = required_outputs(run.arm.loss), model.training

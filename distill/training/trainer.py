@@ -223,9 +223,9 @@ def _step(
                     Outputs(logits, **seen),
                     labels,
                     answers.get(member.teachers),
-                    size,
-                    member.parts,
-                    progress,
+                    batch_size=size,
+                    modules=member.parts,
+                    progress=progress,
                 )
                 # DDP takes the mean over the processes, so the sum over the whole batch needs their number
                 member.scaler.scale(loss * world).backward()
