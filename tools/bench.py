@@ -255,7 +255,7 @@ class Bench:
                 if store:
                     stack.enter_context(store.writing(1, 1e10))
                 answers[teacher] = CachedTeacher(self.teacher, store=store, size=BATCH)
-            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, ctx.splits.shares,
+            members = [start(run, self.network(run.arm.name), {teacher: self.teacher}, ctx.splits.class_frequencies,
                              self.steps, self.accelerator, False) for run in runs]  # fmt: skip
             fit(members, answers, ctx.splits, ctx.store, self.accelerator, False,
                 lambda epoch, epochs, rate, line: rates.append(rate))  # fmt: skip

@@ -47,6 +47,11 @@ class Augment(Strict):
         """Whether views of one image differ without another image's help."""
         return self.shift > 0 or self.crop is not None or self.scale < 1 or self.flip
 
+    @property
+    def mixes(self) -> bool:
+        """Return whether a view is mixed with that of another image (mixup, cutmix)."""
+        return self.mixup > 0 or self.cutmix > 0
+
 
 class Synthetic(Strict):
     """The size of ``source: synthetic`` (torchvision's FakeData: noise with random labels)."""

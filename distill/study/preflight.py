@@ -91,7 +91,7 @@ def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
             )
         except UserError as error:
             raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
-        _try_loss(arm, resolve_priors(arm.loss, ctx.splits.shares), student, teacher)
+        _try_loss(arm, resolve_priors(arm.loss, ctx.splits.class_frequencies), student, teacher)
         if arm.train.compile and {"features", "feature_maps"} & required_outputs(arm.loss):
             raise UserError(
                 f"{arm.name}: train.compile does not go with a loss that looks inside the network "

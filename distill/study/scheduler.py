@@ -195,7 +195,7 @@ def _train_cohort(
                 run,
                 model,
                 teachers,
-                ctx.splits.shares,
+                ctx.splits.class_frequencies,
                 steps_per_epoch_of(ctx.splits, run.arm),
                 ctx.accelerator,
                 sharing,

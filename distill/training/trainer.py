@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distill.data.augment import key, normalise
+from distill.data.augment import derive_seed, normalise
 from distill.data.loaders import Batch, training_batches
 from distill.data.splits import Splits
 from distill.evaluation.predict import accuracy, predict
@@ -210,7 +210,7 @@ def _step(
                     [answers[teacher] for teacher in member.teachers]
                 )
             _seed(
-                key("dropout", member.run.seed, step, part, rank), views.device
+                derive_seed("dropout", member.run.seed, step, part, rank), views.device
             )  # each run's own dropout
             last = done + len(views) == len(batch.views)
             with nullcontext() if last else accelerator.no_sync(member.wrapped):
