@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill import load_recipe
-from distill.data.augment import key, normalise
+from distill.data.augment import derive_seed, normalise
 from distill.data.loaders import training_batches
 from distill.errors import UserError
 from distill.models.factory import input_config
@@ -89,7 +89,7 @@ def test_distillation_is_the_loop_one_would_write(tiny, study_context):
             )
         batch = next(batches)
         x = normalise(batch.views, *input_config(model))
-        torch.manual_seed(key("dropout", 0, step, 0, 0))
+        torch.manual_seed(derive_seed("dropout", 0, step, 0, 0))
         logits = model(x)
         with torch.no_grad():
             theirs = teacher(x)
@@ -155,7 +155,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(tiny, study_contex
 
     def begin(run):
         steps = steps_per_epoch_of(ctx.splits, run.arm)
-        model, shares = ctx.build(run.arm, 0), ctx.splits.shares
+        model, shares = ctx.build(run.arm, 0), ctx.splits.class_frequencies
         return start(run, model, teachers, shares, steps, ctx.accelerator, False)
 
     members = [begin(run) for run in cohort]
@@ -270,7 +270,7 @@ def test_the_teacher_is_frozen_whatever_is_asked(study_context, tiny):
         p.requires_grad for p in teacher.parameters()
     )
     network = ctx.build(runs["distilled"].arm, 0)
-    teachers, shares = {runs["hard"].id: teacher}, ctx.splits.shares
+    teachers, shares = {runs["hard"].id: teacher}, ctx.splits.class_frequencies
     student = start(runs["distilled"], network, teachers, shares, 2, ctx.accelerator, False)
     fit(
         [student],

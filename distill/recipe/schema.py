@@ -49,7 +49,7 @@ class Augment(Strict):
 
     @property
     def mixes(self) -> bool:
-        """Return whether a view is made of two images, so that labels are soft."""
+        """Return whether a view is mixed with that of another image (mixup, cutmix)."""
         return self.mixup > 0 or self.cutmix > 0
 
 
