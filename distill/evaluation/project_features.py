@@ -32,7 +32,8 @@ from distill.models.hooks import templates
 from distill.recipe.load import load
 from distill.recipe.schema import Analysis, Augment
 from distill.storage.find_runs import find_runs
-from distill.storage.run_store import RunStore, read_results
+from distill.storage.run_store import RunStore
+from distill.storage.study_results import read_results
 
 ROWS = 4  # of a study's feature_plot
 EXAMPLES = 100  # of each class in a plane, as the paper draws (appendix A)
@@ -282,7 +283,7 @@ def _study_of(store: RunStore, ids: list[str]) -> tuple[Path, list[str]]:
     """The study that has all of the runs, and what it calls them."""
     for file in sorted(store.root.glob("*/results.json")):
         try:
-            arms = {run["id"]: run["arm"] for run in read_results(file.parent)["runs"]}
+            arms = {run.id: run.arm for run in read_results(file.parent).runs}
         except UserError:  # of another study, which is not asked for
             continue
         if set(ids) <= set(arms):

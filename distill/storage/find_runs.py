@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from distill.errors import UserError, suggest
-from distill.storage.run_store import RunStore, read_results
+from distill.storage.run_store import RunStore
+from distill.storage.study_results import read_results
 
 
 def find_runs(store: RunStore, name: str) -> list[str]:
@@ -19,9 +20,9 @@ def find_runs(store: RunStore, name: str) -> list[str]:
     study, colon, arm = name.partition(":")
     if colon:
         results = read_results(store.root / study)
-        found = [run["id"] for run in results["runs"] if run["arm"] == arm]
+        found = [run.id for run in results.runs if run.arm == arm]
         if not found:
-            known = {run["arm"] for run in results["runs"]}
+            known = {run.arm for run in results.runs}
             raise UserError(f"study {study} has no arm '{arm}'; {suggest(arm, known)}")
         return found
     folder = store.root / "models"

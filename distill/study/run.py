@@ -10,16 +10,17 @@ from accelerate.utils import broadcast_object_list
 
 from distill.data.splits import load_splits
 from distill.errors import UserError, pluralize
+from distill.evaluation.comparisons import smoothing_pair
 from distill.losses import LOSSES
 from distill.models.cosine_head import last_linear
 from distill.models.factory import largest_pretrained_side
 from distill.recipe.load import load
 from distill.recipe.schema import Recipe
-from distill.report.captions import smoothing_pair
 from distill.report.html import write_report
 from distill.storage.files import clean_stale_temp_files
 from distill.storage.run import Run, plan_runs
 from distill.storage.run_store import RunStore
+from distill.storage.study_results import StudyResults
 from distill.study.context import StudyContext, idle_cores, make_accelerator, study_precision
 from distill.study.plan import damaged_runs, missing_runs
 from distill.study.preflight import preflight
@@ -40,7 +41,7 @@ def run_study(
     out: str | Path = "runs",
     accelerator: Accelerator | None = None,
     shard: Shard | None = None,
-) -> dict[str, Any]:
+) -> StudyResults | None:
     """Train what is not trained yet, evaluate, write the report.
 
     Args:
@@ -50,7 +51,7 @@ def run_study(
         shard: which of several jobs this is, that share out the runs of a study on a folder that they share.
 
     Returns:
-        the content of `results.json`; nothing where another job is still at work: the last one writes the study.
+        the content of `results.json`; None where another job is still at work: the last one writes the study.
 
     Raises:
         UserError: for whatever a person can mend.
@@ -136,9 +137,9 @@ def run_study(
                 f"other jobs train {pluralize(len(others), 'run')}, {others[0].display_name} for one; the last job to "
                 "end writes the report (or any `distill run` of the recipe without --shard)"
             )
-            return {}
+            return None
         with _alone(ctx, shard) as alone:
-            return _conclude(ctx, runs, notes) if alone else {}
+            return _conclude(ctx, runs, notes) if alone else None
 
 
 @contextmanager
@@ -157,7 +158,7 @@ def _alone(ctx: StudyContext, shard: Shard | None) -> Iterator[bool]:
         yield alone[0]
 
 
-def _conclude(ctx: StudyContext, runs: list[Run], notes: list[str]) -> dict[str, Any]:
+def _conclude(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyResults | None:
     """Look into the runs of a study, all of which are stored, and write its files; returns `results.json`."""
     recipe, accelerator, progress = ctx.recipe, ctx.accelerator, ctx.progress
     stateless = [
@@ -170,11 +171,11 @@ def _conclude(ctx: StudyContext, runs: list[Run], notes: list[str]) -> dict[str,
             f"{len(stateless)} stored runs lack states on their way (train.snapshots), for one "
             f"{stateless[0].display_name} ({stateless[0].id}); remove their folders to train them with these"
         )
-    results: dict[str, Any] = {}
+    results: StudyResults | None = None
     found = _look_inside(ctx, runs)
     if accelerator.is_main_process:
         results = collect(ctx, runs, found)
-        for note in results["notes"]:
+        for note in results.notes:
             if note not in notes:
                 progress.log(note)
         study = ctx.store.root / recipe.name
