@@ -203,7 +203,7 @@ def _pairs_by_setting(recipe: Recipe, role: str, arms: list[Arm]) -> Iterator[Ar
 
 
 def _order(recipe: Recipe, key: str, value: Any) -> float:
-    """Return what arms are sorted by: numbers by size, teachers by smoothing, the rest as written."""
+    """Return what arms are sorted by: a number, or a teacher's smoothing; 0 leaves the order."""
     if key == "teacher" and value:
         return max(_smoothing(recipe.arm(name)) for name in value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -195,13 +195,14 @@ def _tightness(results: StudyResults, a: str, b: str) -> str:
     lower = sum(after < before for before, after in zip(values_a, values_b, strict=True))
     logs = compare([math.log(v) for v in values_a], [math.log(v) for v in values_b])
     text = (
-        f"From {a} to {b}, the within/between-class variance ratio of training features falls in "
-        f"{lower} of {len(values_a)} seeds, to {math.exp(logs.difference):.2f}× its value"
+        f"From {a} to {b}, the within/between-class variance ratio of training features changes "
+        f"to {math.exp(logs.difference):.2f}× its value"
     )
     if logs.ci95:
         low, high = (math.exp(bound) for bound in logs.ci95)
         unsure = "" if excludes_zero(logs.ci95) else ", not significant"
         text += f" (95% interval {low:.2f}× to {high:.2f}×{unsure})"
+    text += f" and falls in {lower} of {len(values_a)} seeds"
     validation = paired(results, a, b, metric("validation", WITHIN_BETWEEN))
     if validation:
         text += f"; on validation images it goes {change(validation, len(results.seeds), 1, 3)}"

@@ -1,4 +1,4 @@
-"""Figures of a study's results: accuracy, calibration, curves, the map over smoothing and temperature."""
+"""Figures of a study's results: accuracy, calibration, curves, and the temperature map."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ FULL_ACCURACY = 100.4  # percent, with room for the line
 
 
 class Cell(NamedTuple):
-    """One arm of the map: test accuracies by seed, and the smoothing of what the arm learns from."""
+    """One arm of the map: test accuracies by seed, and the smoothing of what it learns from."""
 
     accuracy: Sequence[float]
     effective_smoothing: float
@@ -153,7 +153,7 @@ def information(arms: Mapping[str, Sequence[Sequence[tuple[int, float]]]], examp
 
 
 def robustness(arms: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw accuracy under each attack, a row for each arm: the mean over the seeds, and their range."""
+    """Draw accuracy under each attack, a row for each arm: mean and range over the seeds."""
     attacks = list(dict.fromkeys(attack for accuracies in arms.values() for attack in accuracies))
     in_legend: set[str] = set()
     with plt.rc_context(STYLE):

@@ -27,6 +27,7 @@ QUESTIONS: dict[QuestionCode, str] = {
 YES_NO_QUESTIONS = frozenset(
     code for code, sentence in QUESTIONS.items() if sentence.startswith(("Does", "Is"))
 )
+NOT_ADJUSTED = "(significant alone, not after Holm's correction)"
 
 
 def question_sentence(comparison: Comparison) -> str:
@@ -87,15 +88,20 @@ def _verdict_words(comparison: Comparison) -> str:
     """Return the beginning of a verdict's sentence."""
     if comparison.verdict == Verdict.NO_DIFFERENCE:
         return "No significant difference"
-    is_better = comparison.verdict in (Verdict.BETTER, Verdict.MAYBE_BETTER)
-    is_sure = comparison.verdict in (Verdict.BETTER, Verdict.WORSE)
+    words = {
+        Verdict.BETTER: "B is better",
+        Verdict.WORSE: "B is worse",
+        Verdict.MAYBE_BETTER: f"Perhaps b is better {NOT_ADJUSTED}",
+        Verdict.MAYBE_WORSE: f"Perhaps b is worse {NOT_ADJUSTED}",
+    }
     if comparison.question_code in YES_NO_QUESTIONS:
-        words = "yes" if is_better else "no, accuracy falls"
-    else:
-        words = "b is better" if is_better else "b is worse"
-    if is_sure:
-        return words[0].upper() + words[1:]
-    return f"Perhaps {words} (significant alone, not after Holm's correction)"
+        words = {
+            Verdict.BETTER: "Yes",
+            Verdict.WORSE: "No, accuracy falls",
+            Verdict.MAYBE_BETTER: f"Perhaps {NOT_ADJUSTED}",
+            Verdict.MAYBE_WORSE: f"Perhaps accuracy falls {NOT_ADJUSTED}",
+        }
+    return words[comparison.verdict]
 
 
 def _depends_on_images(comparison: Comparison) -> bool:
