@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from distill.storage.study_results import StudyResults
+
 app = typer.Typer(
     name="distill",
     no_args_is_help=True,
@@ -77,11 +79,11 @@ def run(
     accelerator = study.make_accelerator(study.study_precision(plan), track or [], out)
     results = study.run_study(plan, out, accelerator, parse_shard(shard) if shard else None)
     if accelerator.is_main_process and results:
-        print(json.dumps(results, indent=1)) if as_json else _print_results(results)
-        best = next(iter(results["ranking"]), None)
+        print(json.dumps(results.to_dict(), indent=1)) if as_json else _print_results(results)
+        best = next(iter(results.ranking), None)
         if best and not as_json:
             print(
-                f"best student: {best['arm']}; distill export '{results['study']}:{best['arm']}' --to student.onnx"
+                f"best student: {best.arm}; distill export '{results.study}:{best.arm}' --to student.onnx"
             )
     accelerator.end_training()
 
@@ -96,7 +98,8 @@ def report(
 ) -> None:
     """Render tables and figures again from what is stored, several studies side by side."""
     from distill.report.html import refuse_damage, write_report
-    from distill.storage.run_store import RunStore, read_results
+    from distill.storage.run_store import RunStore
+    from distill.storage.study_results import read_results
 
     for name in studies:
         folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
@@ -106,7 +109,7 @@ def report(
             refuse_damage(results, store)
             write_report(folder, store)
         if as_json:
-            print(json.dumps(results))  # a line a study
+            print(json.dumps(results.to_dict()))  # a line a study
             continue
         _print_results(results)
         print(f"report: {folder / 'report.html'}")
@@ -271,7 +274,7 @@ def schema() -> None:
     print(json.dumps(json_schema(LOSSES), indent=2))
 
 
-def _print_results(results: dict[str, Any]) -> None:
+def _print_results(results: "StudyResults") -> None:
     from distill.report.tables import terminal_tables
 
     _print_tables(terminal_tables(results))

@@ -1,293 +1,430 @@
-"""Which arms of a study answer a question, and what they answer, seed by seed."""
+"""Find the arms of a study that answer a question, and compare them seed by seed."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill.evaluation.statistics import compare, holm, mean_interval
+from distill.evaluation.statistics import Paired, compare, holm, mean_interval
 from distill.losses import LOSSES
 from distill.recipe.loss_terms import loss_settings_model, needs_teacher
 from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
-
-METRICS = ("top1", "nll", "ece")
-DISTILLED = "Does distillation help the student?"
-ANOTHER_LOSS = "Is the loss better than plain cross-entropy?"
-ANOTHER_KD = "Is the loss better than kd?"
-TEACHER_SMOOTHING = "Does label smoothing in the teacher help its student?"
-QUESTIONS = {
-    ("student", "loss.cross_entropy.smoothing"): "Does label smoothing help the student?",
-    ("teacher", "loss.cross_entropy.smoothing"): "Does label smoothing help the teacher itself?",
-    ("student", "loss.kd.temperature"): "Does a higher temperature help the student?",
-    ("student", "model"): "Which student is better?",
-    ("teacher", "model"): "Which teacher is better?",
-    ("student", "teacher"): "Which teacher has the better student?",
-}
-SMOOTHING = (
-    TEACHER_SMOOTHING,
-    QUESTIONS["student", "loss.cross_entropy.smoothing"],
-    QUESTIONS["teacher", "loss.cross_entropy.smoothing"],
+from distill.storage.study_results import (
+    Comparison,
+    QuestionCode,
+    RankedStudent,
+    RunResult,
+    StudyResults,
+    Verdict,
 )
 
+METRICS = ("top1", "nll", "ece")
+LOWER_IS_BETTER = frozenset({"nll", "ece"})
+SIGNIFICANCE = 0.05
 
-def find_pairs(recipe: Recipe) -> list[tuple[str, Arm, Arm]]:
-    """``(question, a, b)`` for every two arms that differ in one thing; of more than two, against the first:
-    the smallest number, the least smoothed teacher. Students whose teachers differ in smoothing and in more do
-    not compare.
+Settings = dict[str, Any]  # an arm's settings by dotted key
 
-    A student alone and a distilled one differ in more than one key but in one thing, the teacher: they
-    compare if all the rest is equal, with the smoothing that the distilled student's own labels have. So do
-    students alone with other losses and the one with plain cross-entropy, and students of one teacher with
-    other losses and the one with kd.
+
+class Question(NamedTuple):
+    """What two arms answer.
+
+    Attributes:
+        code: the kind of question.
+        role: "teacher" or "student": what both arms are.
+        setting: dotted key of the one setting in which they differ, None if it is more than one.
     """
-    pairs = []
-    for role, arms in (
-        ("student", recipe.students),
-        ("teacher", [a for a in recipe.teachers if not a.frozen]),
-    ):
-        flat = {arm.name: _flat(arm) for arm in arms}
-        keys = sorted({key for settings in flat.values() for key in settings})
-        for key in keys:
-            groups: dict[str, list[Arm]] = {}
-            for arm in arms:
-                rest = {k: v for k, v in flat[arm.name].items() if k != key}
-                if key in flat[arm.name]:
-                    groups.setdefault(json.dumps(rest, sort_keys=True), []).append(arm)
-            for group in groups.values():
-                group.sort(key=lambda arm: _amount(recipe, key, flat[arm.name][key]))
-                for first, *others in _alike(recipe, key, group):
-                    pairs += [
-                        (_question(recipe, role, key, first, other), first, other)
-                        for other in others
-                    ]
-        if role == "student":
-            pairs += _alone_and_distilled(arms)
-            known = {(a.name, b.name) for _, a, b in pairs}
-            pairs += [pair for pair in _losses(arms) if (pair[1].name, pair[2].name) not in known]
+
+    code: QuestionCode
+    role: str
+    setting: str | None = None
+
+
+class ArmPair(NamedTuple):
+    """Two arms to compare: b against a."""
+
+    question: Question
+    a: Arm
+    b: Arm
+
+
+def find_pairs(recipe: Recipe) -> list[ArmPair]:
+    """Return every pair of arms of a study that answers a question.
+
+    Two arms are compared
+
+    - if they differ in one setting. Of more than two values, each is compared with the first: the
+      smallest number, or the least smoothed teacher. Students whose teachers differ in their
+      smoothing and in something else are not compared;
+    - if b is distilled and a is trained on labels alone, with plain cross-entropy at the smoothing
+      that b's own labels have, and all else is equal;
+    - if a is trained with plain cross-entropy and b with another loss, without teachers;
+    - if a is trained with kd and b with another loss, by the same teacher.
+    """
+    trained_teachers = [arm for arm in recipe.teachers if not arm.frozen]
+    pairs = list(_pairs_by_setting(recipe, "student", recipe.students))
+    pairs += _alone_and_distilled(recipe.students)
+    known = {(pair.a.name, pair.b.name) for pair in pairs}
+    for pair in _pairs_by_loss(recipe.students):
+        if (pair.a.name, pair.b.name) not in known:
+            pairs.append(pair)
+    pairs += _pairs_by_setting(recipe, "teacher", trained_teachers)
     return pairs
-
-
-def _amount(recipe: Recipe, key: str, value: Any) -> float:
-    """Where a value stands on its axis: numbers by size, teachers by their smoothing, the rest as written."""
-    if key == "teacher" and value:
-        losses = [recipe.arm(name).loss or {} for name in value]
-        value = max(loss.get("cross_entropy", {}).get("smoothing", 0.0) for loss in losses)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
-
-
-def _alike(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
-    """The arms to compare, each list with its first: students whose teachers differ in smoothing, or in all else."""
-    if key != "teacher":
-        return [group]
-    kinds: dict[str, list[Arm]] = {}
-    smoothings: dict[float, dict[str, Arm]] = {}
-    for arm in group:
-        teachers = [_flat(recipe.arm(name)) for name in arm.teachers]
-        kind = json.dumps(
-            [
-                {k: v for k, v in flat.items() if k != "loss.cross_entropy.smoothing"}
-                for flat in teachers
-            ],
-            sort_keys=True,
-        )
-        kinds.setdefault(kind, []).append(arm)
-        smoothings.setdefault(_amount(recipe, key, arm.teachers), {}).setdefault(kind, arm)
-    return [*kinds.values(), *(list(alike.values()) for alike in smoothings.values())]
-
-
-def _alone_and_distilled(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
-    rest = {arm.name: _but_loss(arm) for arm in arms}
-    alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
-    for arm in arms:
-        if arm.teachers and all(
-            name == "cross_entropy" or needs_teacher(LOSSES[name]) for name in arm.loss
-        ):
-            own = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
-            base = next(
-                (
-                    a
-                    for a in alone
-                    if rest[a.name] == rest[arm.name]
-                    and a.loss["cross_entropy"].get("smoothing", 0.0) == own
-                ),
-                None,
-            )
-            if base:
-                yield DISTILLED, base, arm
-
-
-def _losses(arms: list[Arm]) -> Iterator[tuple[str, Arm, Arm]]:
-    """Students with other losses, against the one with plain cross-entropy, or of the same teacher with kd."""
-    bases: dict[tuple[Any, str], Arm] = {}
-    for arm in arms:
-        plain = (
-            "kd" in arm.loss and set(arm.loss) <= {"kd", "cross_entropy"}
-            if arm.teachers
-            else arm.loss
-            == {"cross_entropy": loss_settings_model(LOSSES["cross_entropy"])().model_dump()}
-        )
-        if plain:
-            bases.setdefault((arm.teachers, _but_loss(arm)), arm)
-    for arm in arms:
-        base = bases.get((arm.teachers, _but_loss(arm)))
-        if base and (set(base.loss) != set(arm.loss) or (not arm.teachers and base is not arm)):
-            yield ANOTHER_KD if arm.teachers else ANOTHER_LOSS, base, arm
-
-
-def _but_loss(arm: Arm) -> str:
-    """All but the loss and its teacher, to be equal or not; a cosine head belongs to the loss that needs it."""
-    args = {k: v for k, v in arm.model_args.items() if k not in ("base", "scale")}
-    model = (
-        [arm.model_args["base"], args]
-        if arm.model == "cosine_head" and "base" in arm.model_args
-        else [arm.model, arm.model_args]
-    )
-    kept = {
-        k: v
-        for k, v in _flat(arm).items()
-        if k not in ("teacher", "model") and not k.startswith("loss.")
-    }
-    return json.dumps([model, kept], sort_keys=True)
-
-
-def _flat(arm: Arm) -> dict[str, Any]:
-    """An arm's settings by dotted key, defaults filled in, so that two arms can be laid side by side."""
-    flat: dict[str, Any] = {
-        "model": arm.model + json.dumps(arm.model_args, sort_keys=True),
-        "teacher": list(arm.teachers),
-        "start": [arm.pretrained, arm.checkpoint],
-    }
-    for name, settings in (arm.loss or {}).items():
-        full = loss_settings_model(LOSSES[name])(**settings).model_dump()
-        flat |= {f"loss.{name}.{key}": value for key, value in full.items()}
-    flat |= {
-        f"train.{key}": value
-        for key, value in arm.train.model_dump(exclude=NOT_IN_FINGERPRINT).items()
-    }
-    return flat | {f"augment.{key}": value for key, value in arm.augment.model_dump().items()}
-
-
-def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> str:
-    if key == "teacher" and len(a.teachers) == len(b.teachers) == 1:
-        first, second = (_flat(recipe.arm(arm.teachers[0])) for arm in (a, b))
-        differing = {k for k in first | second if first.get(k) != second.get(k)}
-        if differing == {"loss.cross_entropy.smoothing"}:
-            return TEACHER_SMOOTHING
-    question = QUESTIONS.get((role, key), f"What does {key} change for the {role}?")
-    more = key == "loss.cross_entropy.smoothing" and _flat(a)[key] > 0
-    return question.replace("label smoothing", "more label smoothing") if more else question
 
 
 def compare_arms(
     recipe: Recipe,
-    runs: list[dict[str, Any]],
-    right: Mapping[str, np.ndarray] | None = None,
-) -> list[dict[str, Any]]:
-    """The comparisons of `results.json`: paired differences b - a on the test split.
+    runs: list[RunResult],
+    correct: Mapping[str, np.ndarray] | None = None,
+) -> list[Comparison]:
+    """Compare the arms of a study: paired differences b - a on the test split.
 
-    `p_value` is of the single comparison, `p_holm` adjusted for all comparisons of the study that test the
-    same metric. Both, like `ci95`, are over seeds: what other seeds would do on these test images.
-    `ci95_images`, of accuracies, is over images: what these networks would do on others.
+    `p_value` is of one comparison alone; `p_holm` is adjusted for all comparisons of the study in
+    the same metric. Both, like `ci95`, are over seeds: they speak of other seeds on the same test
+    images. `ci95_images`, of accuracies, is over images: it speaks of the same networks on others.
 
     Args:
         recipe: of the study.
-        runs: of `results.json`.
-        right: whether each test image was classified rightly, by run: ``[N]`` each, in one order.
+        runs: of the study.
+        correct: by run id, whether each test image is classified correctly: ``[N]`` each, all in
+            the same order.
+
+    Returns:
+        a comparison for each pair and metric. Its `question` is left empty, for the sentence is
+        made where the report's English is.
     """
-    by_arm = {(run["arm"], run["seed"]): run["metrics"]["test"] for run in runs}
-    ids = {(run["arm"], run["seed"]): run["id"] for run in runs} if right else {}
-    result = []
-    for question, a, b in find_pairs(recipe):
-        seeds = [
-            seed for seed in recipe.seeds if (a.name, seed) in by_arm and (b.name, seed) in by_arm
-        ]
-        for metric in METRICS if seeds else ():
-            paired = compare(
-                *([by_arm[arm.name, seed][metric] for seed in seeds] for arm in (a, b))
-            )
-            images = (
-                [np.mean([right[ids[arm.name, seed]] for seed in seeds], 0) for arm in (a, b)]
-                if right and metric == "top1"
-                else None
-            )
-            over_images = compare(*images).ci95 if images else None
-            result.append(
-                {
-                    "question": question,
-                    "a": a.name,
-                    "b": b.name,
-                    "metric": metric,
-                    **paired._asdict(),
-                    "ci95": paired.ci95 and list(paired.ci95),
-                    "ci95_images": over_images and list(over_images),
-                    "seeds": len(seeds),
-                }
-            )
-    for metric in METRICS:
-        own = [c for c in result if c["metric"] == metric]
-        for comparison, adjusted in zip(own, holm([c["p_value"] for c in own]), strict=True):
-            comparison["p_holm"] = adjusted
-    return result
+    by_arm = {(run.arm, run.seed): run for run in runs}
+    comparisons = []
+    for pair in find_pairs(recipe):
+        seeds = []
+        for seed in recipe.seeds:
+            if (pair.a.name, seed) in by_arm and (pair.b.name, seed) in by_arm:
+                seeds.append(seed)
+        if not seeds:
+            continue
+        runs_a = [by_arm[pair.a.name, seed] for seed in seeds]
+        runs_b = [by_arm[pair.b.name, seed] for seed in seeds]
+        for metric in METRICS:
+            comparisons.append(_compare_metric(pair, metric, runs_a, runs_b, correct))
+    return _with_verdicts(comparisons)
 
 
-def rank_students(recipe: Recipe, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The students by mean test accuracy, best first, each with the paired difference to the best.
+def rank_students(recipe: Recipe, runs: list[RunResult]) -> list[RankedStudent]:
+    """Rank the students by mean test accuracy, each with its paired difference to the best.
 
-    The best is picked by these same numbers, so it is as if all S (S - 1) / 2 pairs had been tested:
-    `p_adjusted` and `difference_ci` hold for all of them at once (Bonferroni, 95% in all). Both are None for the
-    best, with one seed, and where there is no spread.
+    The best is picked by these same numbers, so all S (S - 1) / 2 pairs count as tested:
+    `p_adjusted` and `difference_ci` hold for all of them at once (Bonferroni, 95% in all).
     """
-    names = list(dict.fromkeys(run["arm"] for run in runs if run["role"] == "student"))
-    top1 = {(run["arm"], run["seed"]): run["metrics"]["test"]["top1"] for run in runs}
-    values = {name: [top1[name, seed] for seed in recipe.seeds] for name in names}
+    names = list(dict.fromkeys(run.arm for run in runs if run.role == "student"))
+    accuracy = {(run.arm, run.seed): run.test.top1 for run in runs}
+    values = {name: [accuracy[name, seed] for seed in recipe.seeds] for name in names}
     names.sort(key=lambda name: -sum(values[name]))
-    pairs = max(1, math.comb(len(names), 2))
-    rows = []
-    for rank, name in enumerate(names, 1):
+    num_pairs = max(1, math.comb(len(names), 2))
+    ranking = []
+    for rank, name in enumerate(names, start=1):
         mean, sd, interval = mean_interval(values[name])
-        test = compare(values[names[0]], values[name], level=1 - 0.05 / pairs)
-        rows.append(
-            {
-                "rank": rank,
-                "arm": name,
-                "mean": mean,
-                "sd": sd,
-                "ci95": interval,
-                "difference": test.difference,
-                "difference_ci": test.ci95,
-                "p_adjusted": None if test.p_value is None else min(1.0, pairs * test.p_value),
-            }
+        test = compare(values[names[0]], values[name], level=1 - 0.05 / num_pairs)
+        adjusted = None
+        if test.p_value is not None:
+            adjusted = min(1.0, num_pairs * test.p_value)
+        row = RankedStudent(
+            rank=rank,
+            arm=name,
+            mean=mean,
+            sd=sd,
+            ci95=interval,
+            difference=test.difference,
+            difference_ci=test.ci95,
+            p_adjusted=adjusted,
         )
-    return rows
+        ranking.append(row)
+    return ranking
 
 
-def answer(comparison: dict[str, Any]) -> str:
-    """A comparison of accuracies in words: by how much, how sure, and when that cannot be said."""
-    points = 100 * comparison["difference"]
-    if comparison["seeds"] < 2:
-        return f"{points:+.2f} points with one seed: chance alone may do this, so it answers nothing yet"
-    if comparison["ci95"] is None:
-        return f"{points:+.2f} points in every one of {comparison['seeds']} seeds: no spread to evaluate_network it by"
-    low, high = (100 * bound for bound in comparison["ci95"])
-    size = f"{points:+.2f} points (95% interval {low:+.2f} to {high:+.2f}, {comparison['seeds']} seeds)"
-    few = "; fewer than 3 seeds say little" if comparison["seeds"] < 3 else ""
-    verdict = "no difference that these seeds can show"
-    if low > 0 or high < 0:
-        sure = comparison.get("p_holm", 1.0) < 0.05
-        words = (
-            ("yes", "no, it hurts")
-            if comparison["question"].startswith("Does")
-            else ("b is better", "b is worse")
-        )
-        verdict = ("" if sure else "not sure among so many comparisons, but perhaps ") + words[
-            points < 0
-        ]
-    images = comparison.get("ci95_images") or (low, high)
-    other = (
-        "; other test images may say otherwise"
-        if (low > 0 or high < 0) and images[0] <= 0 <= images[1]
-        else ""
+def verdict_of(comparison: Comparison) -> Verdict:
+    """Return what a comparison shows about arm b, from its numbers."""
+    if comparison.seeds < 2:
+        return Verdict.ONE_SEED
+    if comparison.ci95 is None:
+        return Verdict.NO_SPREAD
+    if not excludes_zero(comparison.ci95):
+        return Verdict.NO_DIFFERENCE
+    is_higher = comparison.difference > 0
+    is_better = is_higher != (comparison.metric in LOWER_IS_BETTER)
+    if comparison.p_holm is not None and comparison.p_holm < SIGNIFICANCE:
+        return Verdict.BETTER if is_better else Verdict.WORSE
+    return Verdict.MAYBE_BETTER if is_better else Verdict.MAYBE_WORSE
+
+
+def excludes_zero(interval: tuple[float, float] | None) -> bool:
+    """Return whether an interval lies on one side of zero; False if there is none."""
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+
+def smoothing_pair(results: StudyResults) -> tuple[str, str] | None:
+    """Return the arms that show what label smoothing does: one with hard labels, one smoothed.
+
+    These are teachers if any differ in smoothing alone, else students that learn from labels, else
+    students of such teachers. Of several smoothed arms it is the last, the most smoothed one.
+    """
+    codes = (
+        QuestionCode.TEACHER_SMOOTHING,
+        QuestionCode.STUDENT_SMOOTHING,
+        QuestionCode.TEACHER_SMOOTHING_ON_STUDENT,
     )
-    return f"{verdict}: {size}{few}{other}"
+    for code in codes:
+        pairs = [(one.a, one.b) for one in results.comparisons if one.question_code == code]
+        if pairs:
+            hard = pairs[0][0]
+            return [pair for pair in pairs if pair[0] == hard][-1]
+    return None
+
+
+# ------------------------------------------------------------------------------------------- pairs
+
+
+def _pairs_by_setting(recipe: Recipe, role: str, arms: list[Arm]) -> Iterator[ArmPair]:
+    """Yield the pairs of arms that differ in a single setting."""
+    settings = {arm.name: _flat_settings(arm) for arm in arms}
+    keys = sorted({key for flat in settings.values() for key in flat})
+    for key in keys:
+        groups: dict[str, list[Arm]] = {}
+        for arm in arms:
+            flat = settings[arm.name]
+            if key in flat:
+                groups.setdefault(_as_text(flat, without=key), []).append(arm)
+        for group in groups.values():
+            group.sort(key=lambda arm: _order(recipe, key, settings[arm.name][key]))
+            for first, *others in _comparable(recipe, key, group):
+                for other in others:
+                    yield ArmPair(_question(recipe, role, key, first, other), first, other)
+
+
+def _order(recipe: Recipe, key: str, value: Any) -> float:
+    """Return what arms are sorted by: a number, or a teacher's smoothing; 0 leaves the order."""
+    if key == "teacher" and value:
+        return max(_smoothing(recipe.arm(name)) for name in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return value
+
+
+def _smoothing(arm: Arm) -> float:
+    """Return the largest label smoothing of an arm's loss."""
+    terms = (arm.loss or {}).values()
+    return max((settings.get("smoothing", 0.0) for settings in terms), default=0.0)
+
+
+def _comparable(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
+    """Split arms that differ in one setting into lists to compare, each with its first arm.
+
+    Students with different teachers are compared if the teachers differ in smoothing alone, or are
+    equally smoothed and differ otherwise.
+    """
+    if key != "teacher":
+        return [group]
+    equal_but_smoothing: dict[str, list[Arm]] = {}
+    equally_smoothed: dict[float, dict[str, Arm]] = {}
+    for arm in group:
+        kind = json.dumps(
+            [_without_smoothing(_flat_settings(recipe.arm(name))) for name in arm.teachers],
+            sort_keys=True,
+        )
+        equal_but_smoothing.setdefault(kind, []).append(arm)
+        smoothing = _order(recipe, key, arm.teachers)
+        equally_smoothed.setdefault(smoothing, {}).setdefault(kind, arm)
+    lists = list(equal_but_smoothing.values())
+    lists += [list(by_kind.values()) for by_kind in equally_smoothed.values()]
+    return lists
+
+
+def _alone_and_distilled(arms: list[Arm]) -> Iterator[ArmPair]:
+    """Yield each distilled student with the student that learns from the same labels alone."""
+    alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
+    for arm in arms:
+        if not arm.teachers or not _is_distillation(arm.loss):
+            continue
+        own_smoothing = arm.loss.get("cross_entropy", {}).get("smoothing", 0.0)
+        for base in alone:
+            same_labels = base.loss["cross_entropy"].get("smoothing", 0.0) == own_smoothing
+            if same_labels and _all_but_loss(base) == _all_but_loss(arm):
+                yield ArmPair(Question(QuestionCode.DISTILLATION, "student"), base, arm)
+                break
+
+
+def _is_distillation(loss: Settings) -> bool:
+    """Return whether every term needs a teacher, plain cross-entropy aside."""
+    return all(name == "cross_entropy" or needs_teacher(LOSSES[name]) for name in loss)
+
+
+def _pairs_by_loss(arms: list[Arm]) -> Iterator[ArmPair]:
+    """Yield students with other losses: against plain cross-entropy, or kd by the same teacher."""
+    bases: dict[tuple[Any, str], Arm] = {}
+    for arm in arms:
+        if _has_base_loss(arm):
+            bases.setdefault((arm.teachers, _all_but_loss(arm)), arm)
+    for arm in arms:
+        base = bases.get((arm.teachers, _all_but_loss(arm)))
+        if base is None or base is arm:
+            continue
+        if not arm.teachers:
+            yield ArmPair(Question(QuestionCode.LOSS_VS_CROSS_ENTROPY, "student"), base, arm)
+        elif set(base.loss) != set(arm.loss):
+            yield ArmPair(Question(QuestionCode.LOSS_VS_KD, "student"), base, arm)
+
+
+def _has_base_loss(arm: Arm) -> bool:
+    """Return whether an arm has the loss that others are compared with: cross-entropy, or kd."""
+    if arm.teachers:
+        return "kd" in arm.loss and set(arm.loss) <= {"kd", "cross_entropy"}
+    defaults = loss_settings_model(LOSSES["cross_entropy"])().model_dump()
+    return arm.loss == {"cross_entropy": defaults}
+
+
+def _all_but_loss(arm: Arm) -> str:
+    """Return everything but the loss and its teacher, as text to compare.
+
+    A cosine head belongs to the loss that needs it, so a network counts as equal with and without.
+    """
+    name = arm.model
+    args = arm.model_args
+    if arm.model == "cosine_head" and "base" in args:
+        name = args["base"]
+        args = {key: value for key, value in args.items() if key not in ("base", "scale")}
+    else:
+        args = dict(args)
+    rest = {}
+    for key, value in _flat_settings(arm).items():
+        if key not in ("teacher", "model") and not key.startswith("loss."):
+            rest[key] = value
+    return json.dumps([name, args, rest], sort_keys=True)
+
+
+# --------------------------------------------------------------------------------------- questions
+
+
+def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> Question:
+    """Return what two arms answer that differ in one setting."""
+    code = QuestionCode.SETTING
+    if key == "teacher" and _differ_in_smoothing(recipe, a, b):
+        code = QuestionCode.TEACHER_SMOOTHING_ON_STUDENT
+    elif key == "teacher" and role == "student":
+        code = QuestionCode.TEACHER
+    elif key == "model":
+        is_student = role == "student"
+        code = QuestionCode.STUDENT_MODEL if is_student else QuestionCode.TEACHER_MODEL
+    elif _is_loss_setting(key, "temperature") and role == "student":
+        code = QuestionCode.TEMPERATURE
+    elif _is_loss_setting(key, "smoothing"):
+        code = _smoothing_code(role, is_smoothed=_flat_settings(a)[key] > 0)
+    return Question(code, role, key)
+
+
+def _smoothing_code(role: str, *, is_smoothed: bool) -> QuestionCode:
+    """Return the question of a pair that differs in label smoothing; arm a may have some."""
+    if role == "student":
+        hard, more = QuestionCode.STUDENT_SMOOTHING, QuestionCode.MORE_STUDENT_SMOOTHING
+    else:
+        hard, more = QuestionCode.TEACHER_SMOOTHING, QuestionCode.MORE_TEACHER_SMOOTHING
+    return more if is_smoothed else hard
+
+
+def _differ_in_smoothing(recipe: Recipe, a: Arm, b: Arm) -> bool:
+    """Return whether two students have one teacher each, which differ in label smoothing alone."""
+    if len(a.teachers) != 1 or len(b.teachers) != 1:
+        return False
+    first = _flat_settings(recipe.arm(a.teachers[0]))
+    second = _flat_settings(recipe.arm(b.teachers[0]))
+    return first != second and _without_smoothing(first) == _without_smoothing(second)
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def _flat_settings(arm: Arm) -> Settings:
+    """Return an arm's settings by dotted key, defaults included."""
+    flat: Settings = {
+        "model": arm.model + json.dumps(arm.model_args, sort_keys=True),
+        "teacher": list(arm.teachers),
+        "start": [arm.pretrained, arm.checkpoint],
+    }
+    for term, settings in (arm.loss or {}).items():
+        for key, value in settings.items():
+            flat[f"loss.{term}.{key}"] = value
+    for key, value in arm.train.model_dump(exclude=NOT_IN_FINGERPRINT).items():
+        flat[f"train.{key}"] = value
+    for key, value in arm.augment.model_dump().items():
+        flat[f"augment.{key}"] = value
+    return flat
+
+
+def _is_loss_setting(key: str, name: str) -> bool:
+    """Return whether a dotted key is the setting of that name of any loss term."""
+    parts = key.split(".")
+    return len(parts) == 3 and parts[0] == "loss" and parts[2] == name
+
+
+def _without_smoothing(flat: Settings) -> Settings:
+    return {key: value for key, value in flat.items() if not _is_loss_setting(key, "smoothing")}
+
+
+def _as_text(flat: Settings, without: str) -> str:
+    rest = {key: value for key, value in flat.items() if key != without}
+    return json.dumps(rest, sort_keys=True)
+
+
+# --------------------------------------------------------------------------------------- numbers
+
+
+def _compare_metric(
+    pair: ArmPair,
+    metric: str,
+    runs_a: list[RunResult],
+    runs_b: list[RunResult],
+    correct: Mapping[str, np.ndarray] | None,
+) -> Comparison:
+    """Compare two arms in one metric; the runs of both are in the order of the same seeds."""
+    test = compare(
+        [getattr(run.test, metric) for run in runs_a],
+        [getattr(run.test, metric) for run in runs_b],
+    )
+    over_images: Paired | None = None
+    if correct and metric == "top1":
+        # how often each image is classified correctly, over the seeds
+        share_a = np.mean([correct[run.id] for run in runs_a], axis=0)
+        share_b = np.mean([correct[run.id] for run in runs_b], axis=0)
+        over_images = compare(share_a, share_b)
+    return Comparison(
+        question_code=pair.question.code,
+        question="",
+        role=pair.question.role,
+        setting=pair.question.setting,
+        a=pair.a.name,
+        b=pair.b.name,
+        metric=metric,
+        mean_a=test.mean_a,
+        mean_b=test.mean_b,
+        difference=test.difference,
+        ci95=test.ci95,
+        ci95_images=over_images.ci95 if over_images else None,
+        p_value=test.p_value,
+        p_holm=None,
+        seeds=len(runs_a),
+        verdict=Verdict.ONE_SEED,
+    )
+
+
+def _with_verdicts(comparisons: list[Comparison]) -> list[Comparison]:
+    """Return the comparisons with p-values adjusted within each metric, and with verdicts."""
+    adjusted: dict[int, float | None] = {}
+    for metric in METRICS:
+        numbers = [i for i, one in enumerate(comparisons) if one.metric == metric]
+        p_values = holm([comparisons[i].p_value for i in numbers])
+        adjusted.update(zip(numbers, p_values, strict=True))
+    result = []
+    for i, comparison in enumerate(comparisons):
+        comparison = replace(comparison, p_holm=adjusted[i])
+        result.append(replace(comparison, verdict=verdict_of(comparison)))
+    return result

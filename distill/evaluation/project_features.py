@@ -33,7 +33,8 @@ from distill.models.hooks import templates
 from distill.recipe.load import load
 from distill.recipe.schema import Analysis, Augment
 from distill.storage.find_runs import find_runs
-from distill.storage.run_store import RunStore, read_results
+from distill.storage.run_store import RunStore
+from distill.storage.study_results import read_results
 
 ROWS = 4  # networks in the feature plot of a study
 PLANE_EXAMPLES = 100  # of each class in a plane, as in Müller et al. 2019, appendix A
@@ -86,7 +87,7 @@ def _study_of(store: RunStore, ids: list[str]) -> tuple[Path, list[str]]:
     """Return the folder of the study that has all of the runs, and the names of their arms."""
     for file in sorted(store.root.glob("*/results.json")):
         try:
-            arms = {run["id"]: run["arm"] for run in read_results(file.parent)["runs"]}
+            arms = {run.id: run.arm for run in read_results(file.parent).runs}
         except UserError:
             continue  # a damaged study that is not needed must not stop this one
         if set(ids) <= set(arms):

@@ -1,333 +1,339 @@
-"""What each figure says, in a sentence computed from the runs and their uncertainty, never assumed."""
+"""The sentence below each figure, computed from a study's numbers and their uncertainty."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from distill.evaluation.comparisons import QUESTIONS, TEACHER_SMOOTHING
+from distill.evaluation.comparisons import excludes_zero, smoothing_pair
 from distill.evaluation.statistics import Paired, compare, mean_interval
-from distill.report.tables import last_information
+from distill.report.tables import Value, last_information, metric
+from distill.report.wording import change
+from distill.storage.study_results import RunResult, StudyResults
 
-Run = dict[str, Any]
-Value = Callable[[Run], float | None]
-TIGHT = "within_between_templates"  # in the space that the pictures' planes lie in
-HELPS_TEACHER = QUESTIONS["teacher", "loss.cross_entropy.smoothing"]
-HELPS_STUDENT = QUESTIONS["student", "loss.cross_entropy.smoothing"]
+MIN_EPOCHS = 10  # of a learning curve whose end is examined
+WITHIN_BETWEEN = "within_between_templates"  # in the space in which the planes of the figures lie
 
 
-def figure_captions(
-    results: dict[str, Any], curves: dict[str, list[list[float]]]
-) -> dict[str, str]:
-    """The sentence of each figure, by its name; none where there is nothing to say.
+@dataclass(frozen=True)
+class Subject:
+    """A number that a figure's sentence is about.
+
+    Attributes:
+        name: in a sentence.
+        value: the number of a run.
+        factor: multiplies it, as in 100 for percentages.
+        decimals: shown.
+        unit: follows the number.
+        remark: ends the sentence about a pair of arms.
+    """
+
+    name: str
+    value: Value
+    factor: float = 1
+    decimals: int = 3
+    unit: str = ""
+    remark: str = ""
+
+
+SUBJECTS: dict[str, Subject] = {
+    "reliability": Subject("the ECE", metric("test", "ece"), 100, 2, "%"),
+    "features_plane": Subject(
+        "the within/between-class variance ratio of training features",
+        metric("train", WITHIN_BETWEEN),
+    ),
+    "features_plane_2": Subject(
+        "the relative spread of distances to wrong templates, on training images,",
+        metric("train", "wrong_template_spread"),
+    ),
+    "features_pca": Subject(
+        "the class separation R² of training features", metric("train", "class_separation")
+    ),
+    "features_tsne": Subject(
+        "NC1 of training features (0 at full collapse)", metric("train", "nc1")
+    ),
+    "information": Subject(
+        "the information about single images at the end of training",
+        last_information,
+        decimals=2,
+        unit=" nats",
+        remark=f"; log 2 is {math.log(2):.2f} nats",
+    ),
+}
+ECE_SCALED = Subject("the ECE after temperature scaling", metric("test", "ece_scaled"), 100, 2, "%")
+
+
+def figure_captions(results: StudyResults, curves: dict[str, list[list[float]]]) -> dict[str, str]:
+    """Return the sentence of each figure by its name; figures without a finding are left out.
+
+    Where two arms differ in label smoothing alone, the sentences compare them. Otherwise they give
+    the range over all arms.
 
     Args:
         results: of the study.
         curves: validation accuracy by arm, seed and epoch.
     """
-    sentences = {"accuracy": _accuracy(results), "learning_curves": _still_learning(curves)}
     pair = smoothing_pair(results)
-    if pair:
-        sentences |= {
-            "reliability": _calibration(results, *pair),
-            "features_plane": _tightness(results, *pair),
-            "features_plane_2": _equidistance(results, *pair),
-            "features_pca": _separation(results, *pair),
-            "features_tsne": _collapse(results, *pair),
-            "information": _information(results, *pair),
-        }
-    else:
-        sentences |= {
-            "reliability": _range(results, "ECE", _of("test", "ece"), 100, 2, "%"),
-            "features_plane": _range(
-                results, "within/between of training features", _of("train", TIGHT), 1, 3
-            ),
-            "features_plane_2": _range(
-                results,
-                "the unequal distance to wrong templates",
-                _of("train", "wrong_template_spread"),
-                1,
-                3,
-            ),
-            "features_pca": _range(
-                results, "the class separation R²", _of("train", "class_separation"), 1, 3
-            ),
-            "features_tsne": _range(results, "NC1", _of("train", "nc1"), 1, 3),
-            "information": _range(
-                results, "the information about single images", last_information, 1, 2, " nats"
-            ),
-        }
-    sentences |= {"robustness": _robustness(results, pair), "fidelity": _fidelity(results)}
-    return {name: sentence for name, sentence in sentences.items() if sentence}
+    captions = {
+        "accuracy": _accuracy(results),
+        "learning_curves": _still_learning(curves),
+        "robustness": _robustness(results, pair),
+        "fidelity": _fidelity(results),
+    }
+    for figure, subject in SUBJECTS.items():
+        if pair is None:
+            captions[figure] = _range_over_arms(results, subject)
+        elif figure == "reliability":
+            captions[figure] = _calibration(results, *pair)
+        elif figure == "features_plane":
+            captions[figure] = _tightness(results, *pair)
+        else:
+            captions[figure] = _change_of(results, *pair, subject)
+    return {figure: sentence for figure, sentence in captions.items() if sentence}
 
 
-def smoothing_pair(results: dict[str, Any]) -> tuple[str, str] | None:
-    """A hard arm and its smoothed counterpart, of several the most smoothed: teachers where there are such, else
-    students alone."""
-    for question in (HELPS_TEACHER, HELPS_STUDENT, TEACHER_SMOOTHING):
-        pairs = [(c["a"], c["b"]) for c in results["comparisons"] if c["question"] == question]
-        if pairs:
-            return [pair for pair in pairs if pair[0] == pairs[0][0]][-1]
-    return None
+def paired(results: StudyResults, a: str, b: str, value: Value) -> Paired | None:
+    """Compare any number of the runs of two arms by seed; None if a run lacks the number."""
+    runs_a, runs_b = _runs_by_seed(results, a, b)
+    values_a = [value(run) for run in runs_a]
+    values_b = [value(run) for run in runs_b]
+    if not runs_a or None in values_a or None in values_b:
+        return None
+    return compare(values_a, values_b)
 
 
-def paired(results: dict[str, Any], a: str, b: str, value: Value) -> Paired | None:
-    """The paired difference b - a of any number of a run; None where a run has none."""
-    runs = {(run["arm"], run["seed"]): run for run in results["runs"]}
-    seeds = [s for s in results["seeds"] if (a, s) in runs and (b, s) in runs]
-    values = [[value(runs[arm, seed]) for seed in seeds] for arm in (a, b)]
-    return compare(*values) if seeds and None not in values[0] + values[1] else None
-
-
-def change(test: Paired, seeds: int, factor: float = 1.0, decimals: int = 2, unit: str = "") -> str:
-    """From where to where, by how much, and how sure that is."""
-    first, last, by = (factor * v for v in (test.mean_a, test.mean_b, test.difference))
-    text = f"from {first:.{decimals}f}{unit} to {last:.{decimals}f}{unit}"
-    if test.ci95 is None:
-        return f"{text} ({seeds} seed{'s' if seeds > 1 else ''} without spread: no uncertainty can be given)"
-    low, high = (factor * bound for bound in test.ci95)
-    known = "" if low > 0 or high < 0 else "; these seeds cannot tell it from no change"
-    return (
-        f"{text} ({by:+.{decimals}f}, 95% interval {low:+.{decimals}f} to {high:+.{decimals}f}, "
-        f"{seeds} seeds{known})"
-    )
-
-
-def _of(split: str, metric: str) -> Value:
-    return lambda run: run["metrics"][split][metric]
-
-
-def _range(
-    results: dict[str, Any], what: str, value: Value, factor: float, decimals: int, unit: str = ""
-) -> str:
-    """Between which arms a number lies, where no two arms differ in smoothing alone."""
-    means: dict[str, list[float]] = {}
-    for run in results["runs"]:
-        if value(run) is not None:
-            means.setdefault(run["arm"], []).append(factor * value(run))
-    if len(means) < 2:
-        return ""
-    ordered = sorted(means, key=lambda arm: np.mean(means[arm]))
-
-    def end(arm: str) -> str:
-        values = means[arm]
-        spread = f"{len(values)} seeds, standard deviation {mean_interval(values)[1]:.{decimals}f}"
-        return f"{np.mean(values):.{decimals}f}{unit} ({arm}, {spread if len(values) > 1 else 'one run'})"
-
-    ends = [end(arm) for arm in (ordered[0], ordered[-1])]
-    return f"By arm, {what} lies between {ends[0]} and {ends[1]}."
-
-
-def _counted(results: dict[str, Any], a: str, b: str, value: Value) -> str:
-    """In how many seeds b is below a."""
-    runs = {(run["arm"], run["seed"]): run for run in results["runs"]}
-    lower = [value(runs[b, s]) < value(runs[a, s]) for s in results["seeds"]]
-    return f"{sum(lower)} of {len(lower)}"
-
-
-def _accuracy(results: dict[str, Any]) -> str:
-    ranking = results["ranking"]
-    if len(ranking) < 2:
-        return ""
-    text = f"The student with the highest mean is {ranking[0]['arm']} ({100 * ranking[0]['mean']:.2f}%)"
-    judged = [row["difference_ci"] for row in ranking[1:] if row["difference_ci"]]
-    if not judged:
-        return f"{text}; how sure that is cannot be said."
-    behind = sum(1 for interval in judged if interval[1] < 0)
-    return f"{text}; behind it by more than chance, all pairs judged together: {behind} of {len(judged)}."
-
-
-def _still_learning(curves: dict[str, list[list[float]]]) -> str:
-    """Whether training was over: the gain of the last tenth of the epochs, by arm."""
-    gaining, judged = 0, 0
-    for seeds in curves.values():
-        table = np.asarray(seeds)
-        if len(table) < 2 or table.shape[1] < 10:
-            continue
-        judged += 1
-        gain = table[:, -1] - table[:, -1 - table.shape[1] // 10]
-        interval = mean_interval(list(gain))[2]
-        gaining += bool(interval and interval[0] > 0)
-    return (
-        (
-            f"In the last tenth of the epochs the validation accuracy of {gaining} of {judged} arms still rose by more "
-            "than chance (95% intervals, each arm by itself)."
-        )
-        if judged
-        else ""
-    )
-
-
-def _calibration(results: dict[str, Any], a: str, b: str) -> str:
-    count = len(results["seeds"])
-    plain, scaled = (paired(results, a, b, _of("test", metric)) for metric in ("ece", "ece_scaled"))
-    if not plain or not scaled:
-        return ""
-    return (
-        f"From {a} to {b} the ECE goes {change(plain, count, 100, 2, '%')}; after temperature scaling, "
-        f"{change(scaled, count, 100, 2, '%')}."
-    )
-
-
-def _tightness(results: dict[str, Any], a: str, b: str) -> str:
-    value = _of("train", TIGHT)
-    logs = paired(results, a, b, lambda run: math.log(value(run)) if value(run) else None)
-    if logs is None:
-        return ""
-    text = (
-        f"From {a} to {b}, within/between of the training features of all classes is lower in "
-        f"{_counted(results, a, b, value)} seeds: {math.exp(logs.difference):.2f} times what it was"
-    )
-    if logs.ci95:
-        low, high = (math.exp(bound) for bound in logs.ci95)
-        known = "" if low > 1 or high < 1 else "; these seeds cannot tell it from no change"
-        text += f" (95% interval {low:.2f} to {high:.2f} times{known})"
-    validation = paired(results, a, b, _of("validation", TIGHT))
-    return (
-        f"{text}; on validation images it goes {change(validation, len(results['seeds']), 1, 3)}."
-        if validation
-        else text + "."
-    )
-
-
-def _equidistance(results: dict[str, Any], a: str, b: str) -> str:
-    test = paired(results, a, b, _of("train", "wrong_template_spread"))
-    return (
-        f"From {a} to {b}, how unequally far training examples are from their wrong templates (standard deviation "
-        f"over mean) goes {change(test, len(results['seeds']), 1, 3)}."
-        if test
-        else ""
-    )
-
-
-def _separation(results: dict[str, Any], a: str, b: str) -> str:
-    test = paired(results, a, b, _of("train", "class_separation"))
-    return (
-        f"From {a} to {b}, the class separation R² of training features goes "
-        f"{change(test, len(results['seeds']), 1, 3)}."
-        if test
-        else ""
-    )
-
-
-def _collapse(results: dict[str, Any], a: str, b: str) -> str:
-    test = paired(results, a, b, _of("train", "nc1"))
-    return (
-        f"From {a} to {b}, NC1 of training features (0 is full collapse) goes "
-        f"{change(test, len(results['seeds']), 1, 3)}."
-        if test
-        else ""
-    )
-
-
-def _information(results: dict[str, Any], a: str, b: str) -> str:
-    test = paired(results, a, b, last_information)
-    return (
-        f"From {a} to {b}, the information about single images at the end of training goes "
-        f"{change(test, len(results['seeds']), 1, 2, ' nats')}; log 2 is {math.log(2):.2f}."
-        if test
-        else ""
-    )
-
-
-def _robustness(results: dict[str, Any], pair: tuple[str, str] | None) -> str:
-    runs = [run for run in results["runs"] if run["metrics"]["test"]["num_attacked"]]
-    if not runs:
-        return ""
-    text = ""
-    if pair:
-        test = paired(results, *pair, _of("test", "worst_linf"))
-        transferred = {
-            run["metrics"]["test"]["transfer"] is None for run in runs if run["arm"] in pair
-        }
-        if test and len(transferred) == 1:  # the same attacks on both
-            text = (
-                f"From {pair[0]} to {pair[1]}, what withstands all L∞ attacks goes "
-                f"{change(test, len(results['seeds']), 100, 1, '%')}. "
-            )
-    arms: dict[str, list[float]] = {}
-    for run in runs:
-        test = run["metrics"]["test"]
-        arms.setdefault(run["arm"], []).append(100 * (test["pgd_linf"] - test["worst_linf"]))
-    most = max(arms, key=lambda arm: np.mean(arms[arm]))
-    mean, _, interval = mean_interval(arms[most])
-    zero = max(run["metrics"]["test"]["zero_gradient"] for run in runs)
-    sure = (
-        f"95% interval {interval[0]:.1f} to {interval[1]:.1f}"
-        if interval
-        else "no uncertainty can be given"
-    )
-    return text + (
-        f"PGD by cross-entropy overlooks most at {most}: {mean:.1f} points that the other L∞ attacks find "
-        f"({sure}, {len(arms[most])} seeds). At most {100 * zero:.1f}% of a network's images give no "
-        "gradient at all."
-    )
-
-
-def _fidelity(results: dict[str, Any]) -> str:
-    """Over all students: agreement with the own teacher against that with a teacher they never saw."""
-    runs = [r for r in results["runs"] if r["metrics"]["test"]["agreement_control"] is not None]
-    if not runs:
-        return ""
-    seeds = sorted({run["seed"] for run in runs})
-
-    def means(metric: str) -> list[float]:
-        return [
-            float(np.mean([r["metrics"]["test"][metric] for r in runs if r["seed"] == s]))
-            for s in seeds
-        ]
-
-    test = compare(means("agreement_control"), means("agreement"))
-    return (
-        "From a teacher of another seed to their own, the students' agreement goes "
-        f"{change(test, len(seeds), 100, 2, '%')}."
-    )
-
-
-def temperature_map_caption(group: dict[tuple[float, float], list[Run]]) -> str:
-    """Whether temperature does the same to the students of the least and of the most smoothed teacher.
+def temperature_map_caption(group: Mapping[tuple[float, float], Sequence[RunResult]]) -> str:
+    """Return whether temperature has the same effect with a hard and with a smoothed teacher.
 
     Args:
-        group: runs by (smoothing of the teacher, temperature).
+        group: runs by (smoothing of the teacher, temperature); the corners of this map are
+            compared.
     """
-    smoothings, temperatures = (sorted({key[i] for key in group}) for i in (0, 1))
-    corners = [
-        (s, t) for s in (smoothings[0], smoothings[-1]) for t in (temperatures[0], temperatures[-1])
-    ]
-    if not all(corner in group for corner in corners):
-        return ""
-    by_seed = [
-        {run["seed"]: run["metrics"]["test"]["top1"] for run in group[corner]} for corner in corners
-    ]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    effects = [[low[s] for s in seeds] for low in by_seed]
-    hard, smoothed = ([b - a for a, b in zip(*effects[i : i + 2], strict=True)] for i in (0, 2))
-    test = compare(hard, smoothed)
+    smoothings = sorted({smoothing for smoothing, _ in group})
+    temperatures = sorted({temperature for _, temperature in group})
+    cold, hot = temperatures[0], temperatures[-1]
+    effects = []
+    for smoothing in (smoothings[0], smoothings[-1]):
+        if (smoothing, cold) not in group or (smoothing, hot) not in group:
+            return ""
+        effects.append(_accuracy_gain(group[smoothing, cold], group[smoothing, hot]))
+    seeds = sorted(effects[0].keys() & effects[1].keys())
+    test = compare([effects[0][seed] for seed in seeds], [effects[1][seed] for seed in seeds])
     return (
-        f"Raising the temperature from {temperatures[0]:g} to {temperatures[-1]:g} changes the student by "
-        f"{100 * test.mean_a:+.2f} points where the teacher's smoothing is {smoothings[0]:g} and by "
-        f"{100 * test.mean_b:+.2f} where it is {smoothings[-1]:g}: the effect goes "
-        f"{change(test, len(seeds), 100, 2)}."
+        f"Raising the temperature from {cold:g} to {hot:g} changes the student's accuracy by "
+        f"{100 * test.mean_a:+.2f} points with teacher smoothing {smoothings[0]:g} and by "
+        f"{100 * test.mean_b:+.2f} points with teacher smoothing {smoothings[-1]:g}. The effect "
+        f"goes {change(test, len(seeds), 100, 2)}."
     )
 
 
 def equivalent_smoothing_caption(curves: dict[str, dict[int, list[float]]]) -> str:
-    """Whether students of a tempered teacher and of smoothed ones beat the student alone: each curve's mean by seed.
+    """Return whether distilled students beat the student alone, each curve by its mean.
 
     Args:
         curves: accuracies by the curve's name and by seed.
     """
-    base = next((seeds for name, seeds in curves.items() if name.startswith("student alone")), None)
-    said = []
+    base: dict[int, list[float]] = {}
     for name, seeds in curves.items():
-        common = sorted(set(base or ()) & set(seeds))
+        if name.startswith("student alone"):
+            base = seeds
+    changes = []
+    for name, seeds in curves.items():
+        common = sorted(base.keys() & seeds.keys())
         if common and name.startswith("student of"):
-            test = compare(
-                [float(np.mean(base[s])) for s in common],
-                [float(np.mean(seeds[s])) for s in common],
-            )
-            said.append(f"to the {name}, {change(test, len(common), 100, 2, '%')}")
+            before = [float(np.mean(base[seed])) for seed in common]
+            after = [float(np.mean(seeds[seed])) for seed in common]
+            test = compare(before, after)
+            changes.append(f"to the {name}, {change(test, len(common), 100, 2, '%')}")
+    if not changes:
+        return ""
     return (
-        f"From the student alone, averaged over its smoothing: {'; '.join(said)}." if said else ""
+        "Mean accuracy over each curve, from the student alone (averaged over its smoothing): "
+        f"{'; '.join(changes)}."
     )
+
+
+# ------------------------------------------------------------------------------- of a pair of arms
+
+
+def _change_of(results: StudyResults, a: str, b: str, subject: Subject) -> str:
+    """Return how a number changes from one arm to another."""
+    test = paired(results, a, b, subject.value)
+    if test is None:
+        return ""
+    return f"From {a} to {b}, {_goes(results, subject, test)}{subject.remark}."
+
+
+def _goes(results: StudyResults, subject: Subject, test: Paired) -> str:
+    seeds = len(results.seeds)
+    text = change(test, seeds, subject.factor, subject.decimals, subject.unit)
+    return f"{subject.name} goes {text}"
+
+
+def _calibration(results: StudyResults, a: str, b: str) -> str:
+    ece = SUBJECTS["reliability"]
+    before_scaling = paired(results, a, b, ece.value)
+    after_scaling = paired(results, a, b, ECE_SCALED.value)
+    if before_scaling is None or after_scaling is None:
+        return ""
+    return (
+        f"From {a} to {b}, {_goes(results, ece, before_scaling)}; "
+        f"{_goes(results, ECE_SCALED, after_scaling)}."
+    )
+
+
+def _tightness(results: StudyResults, a: str, b: str) -> str:
+    """Return by what factor the clusters become tighter; the ratio is compared on a log scale."""
+    value = metric("train", WITHIN_BETWEEN)
+    runs_a, runs_b = _runs_by_seed(results, a, b)
+    values_a = [value(run) for run in runs_a]
+    values_b = [value(run) for run in runs_b]
+    # None and 0 have no logarithm
+    if not values_a or not all(values_a) or not all(values_b):
+        return ""
+    lower = sum(after < before for before, after in zip(values_a, values_b, strict=True))
+    logs = compare([math.log(v) for v in values_a], [math.log(v) for v in values_b])
+    text = (
+        f"From {a} to {b}, the within/between-class variance ratio of training features changes "
+        f"to {math.exp(logs.difference):.2f}× its value"
+    )
+    if logs.ci95:
+        low, high = (math.exp(bound) for bound in logs.ci95)
+        unsure = "" if excludes_zero(logs.ci95) else ", not significant"
+        text += f" (95% interval {low:.2f}× to {high:.2f}×{unsure})"
+    text += f" and falls in {lower} of {len(values_a)} seeds"
+    validation = paired(results, a, b, metric("validation", WITHIN_BETWEEN))
+    if validation:
+        text += f"; on validation images it goes {change(validation, len(results.seeds), 1, 3)}"
+    return f"{text}."
+
+
+def _runs_by_seed(results: StudyResults, a: str, b: str) -> tuple[list[RunResult], list[RunResult]]:
+    """Return the runs of two arms, of the seeds that both have."""
+    runs = {(run.arm, run.seed): run for run in results.runs}
+    seeds = [seed for seed in results.seeds if (a, seed) in runs and (b, seed) in runs]
+    return [runs[a, seed] for seed in seeds], [runs[b, seed] for seed in seeds]
+
+
+# ------------------------------------------------------------------------------------- of all arms
+
+
+def _range_over_arms(results: StudyResults, subject: Subject) -> str:
+    """Return the arms with the lowest and the highest mean of a number."""
+    values: dict[str, list[float]] = {}
+    for run in results.runs:
+        value = subject.value(run)
+        if value is not None:
+            values.setdefault(run.arm, []).append(subject.factor * value)
+    if len(values) < 2:
+        return ""
+    ordered = sorted(values, key=lambda arm: np.mean(values[arm]))
+    lowest = _mean_of_arm(ordered[0], values[ordered[0]], subject)
+    highest = _mean_of_arm(ordered[-1], values[ordered[-1]], subject)
+    return f"Over the arms, {subject.name} ranges from {lowest} to {highest}."
+
+
+def _mean_of_arm(arm: str, values: list[float], subject: Subject) -> str:
+    mean, sd, _ = mean_interval(values)
+    source = "one run"
+    if len(values) > 1:
+        source = f"{len(values)} seeds, standard deviation {sd:.{subject.decimals}f}"
+    return f"{mean:.{subject.decimals}f}{subject.unit} ({arm}, {source})"
+
+
+def _accuracy(results: StudyResults) -> str:
+    """Return the best student, and how many are significantly worse."""
+    if len(results.ranking) < 2:
+        return ""
+    best, *others = results.ranking
+    accuracy = f"{100 * best.mean:.2f}%"
+    text = f"The student with the highest mean accuracy is {best.arm} ({accuracy})"
+    tested = [row.difference_ci for row in others if row.difference_ci]
+    if not tested:
+        return f"{text}; there is no test of its lead."
+    worse = sum(interval[1] < 0 for interval in tested)
+    return (
+        f"{text}; {worse} of {len(tested)} others are significantly worse, adjusted for all pairs."
+    )
+
+
+def _still_learning(curves: dict[str, list[list[float]]]) -> str:
+    """Return how many arms were still gaining at the end of training."""
+    gaining = 0
+    tested = 0
+    for seeds in curves.values():
+        table = np.asarray(seeds)
+        if len(table) < 2 or table.shape[1] < MIN_EPOCHS:
+            continue
+        tested += 1
+        gain = table[:, -1] - table[:, -1 - table.shape[1] // 10]
+        interval = mean_interval(list(gain))[2]
+        if interval and interval[0] > 0:
+            gaining += 1
+    if not tested:
+        return ""
+    return (
+        "In the last tenth of the epochs, validation accuracy still rose significantly for "
+        f"{gaining} of {tested} arms (95% intervals, not adjusted for their number)."
+    )
+
+
+def _robustness(results: StudyResults, pair: tuple[str, str] | None) -> str:
+    """Return the effect of smoothing under attack, and where PGD alone would mislead."""
+    attacked = [run for run in results.runs if run.test.num_attacked]
+    if not attacked:
+        return ""
+    sentences = []
+    if pair and _same_attacks(attacked, pair):
+        worst = Subject("accuracy under all L∞ attacks", metric("test", "worst_linf"), 100, 1, "%")
+        sentences.append(_change_of(results, *pair, worst))
+    missed: dict[str, list[float]] = {}
+    for run in attacked:
+        points = 100 * (run.test.pgd_linf - run.test.worst_linf)
+        missed.setdefault(run.arm, []).append(points)
+    arm = max(missed, key=lambda name: np.mean(missed[name]))
+    mean, _, interval = mean_interval(missed[arm])
+    uncertainty = "no interval"
+    if interval:
+        uncertainty = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}"
+    seeds = f"{len(missed[arm])} seed{'' if len(missed[arm]) == 1 else 's'}"
+    sentences.append(
+        f"Cross-entropy PGD overestimates robustness most for {arm}: the other L∞ attacks lower "
+        f"its accuracy by another {mean:.1f} points ({uncertainty}, {seeds})."
+    )
+    zero = max(run.test.zero_gradient for run in attacked)
+    sentences.append(f"At most {100 * zero:.1f}% of a network's images have a zero gradient.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _same_attacks(attacked: list[RunResult], pair: tuple[str, str]) -> bool:
+    """Return whether the runs of both arms were attacked in the same ways."""
+    has_transfer = {run.test.transfer is not None for run in attacked if run.arm in pair}
+    return len(has_transfer) == 1
+
+
+def _fidelity(results: StudyResults) -> str:
+    """Return how much more students agree with their own teacher than with one of another seed."""
+    runs = [run for run in results.runs if run.test.agreement_control is not None]
+    if not runs:
+        return ""
+    seeds = sorted({run.seed for run in runs})
+    own = []
+    control = []
+    for seed in seeds:
+        tests = [run.test for run in runs if run.seed == seed]
+        own.append(float(np.mean([test.agreement for test in tests])))
+        control.append(float(np.mean([test.agreement_control for test in tests])))
+    test = compare(control, own)
+    return (
+        "From a teacher of another seed to their own teacher, the students' agreement goes "
+        f"{change(test, len(seeds), 100, 2, '%')}."
+    )
+
+
+def _accuracy_gain(before: Sequence[RunResult], after: Sequence[RunResult]) -> dict[int, float]:
+    """Return the gain in test accuracy by seed, of the seeds that both lists of runs have."""
+    first = {run.seed: run.test.top1 for run in before}
+    last = {run.seed: run.test.top1 for run in after}
+    return {seed: last[seed] - first[seed] for seed in first.keys() & last.keys()}

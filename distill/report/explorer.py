@@ -1,4 +1,4 @@
-"""A feature_plot of features as data for the page that shows it: small enough to be part of a report."""
+"""Turn a feature plot into data for the page's explorer, small enough to be part of a report."""
 
 import base64
 import io
@@ -9,95 +9,108 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, Network, FeatureView
 from distill.report.style import COLOURS
 
-COLUMNS = 40  # thumbnails in a row of their sheet
+THUMBNAILS_PER_ROW = 40  # of the sheet that has them all
 
 
 def explorer_data(feature_plot: FeaturePlot) -> dict[str, Any]:
-    """Everything that the page draws, as JSON values."""
-    rows = range(len(feature_plot.networks))
+    """Return everything that the explorer draws, as JSON values."""
+    thumbnails = feature_plot.thumbnails
     return {
         "classes": feature_plot.class_names,
         "splits": SPLITS,
         "colours": COLOURS,
         "labels": {split: feature_plot.labels[split].tolist() for split in SPLITS},
-        "sheets": {split: _sheet(feature_plot.thumbnails[split]) for split in SPLITS},
-        "networks": [
-            {
-                "title": n.title,
-                "epochs": n.epochs,
-                "predicted": {split: n.predicted[split].tolist() for split in SPLITS},
-                "confidence": {split: _rounded(n.confidence[split], 3) for split in SPLITS},
-            }
-            for n in feature_plot.networks
-        ],
-        "views": [
-            {
-                "name": _name(feature_plot, number),
-                "plane": view.kind == "plane",
-                "classes": view.classes,
-                "members": {split: view.example_indices[split].tolist() for split in SPLITS},
-                "points": [
-                    {split: _points(view.points[row][split]) for split in SPLITS} for row in rows
-                ],
-                "templates": [_points(view.templates[row]) for row in rows]
-                if view.templates
-                else None,
-                "ratios": [
-                    {split: _rounded(view.ratios[row][split], 4) for split in SPLITS}
-                    for row in rows
-                ]
-                if view.ratios
-                else None,
-            }
-            for number, view in enumerate(feature_plot.views)
-        ],
+        "sheets": {split: _thumbnail_sheet(thumbnails[split]) for split in SPLITS},
+        "networks": [_network_data(network) for network in feature_plot.networks],
+        "views": [_view_data(view, feature_plot.class_names) for view in feature_plot.views],
     }
 
 
-def _name(feature_plot: FeaturePlot, number: int) -> str:
-    view = feature_plot.views[number]
-    names = ", ".join(feature_plot.class_names[k] for k in view.classes)
-    return f"plane: {names}" if view.kind == "plane" else KINDS[view.kind]
+def _network_data(network: Network) -> dict[str, Any]:
+    return {
+        "title": network.title,
+        "epochs": network.epochs,
+        "predicted": {split: network.predicted[split].tolist() for split in SPLITS},
+        "confidence": {split: _rounded(network.confidence[split], 3) for split in SPLITS},
+    }
+
+
+def _view_data(view: FeatureView, class_names: list[str]) -> dict[str, Any]:
+    """Return one view: points by network and split, and templates and ratios of a plane."""
+    templates = None
+    if view.templates:
+        templates = [_coordinates(of_network) for of_network in view.templates]
+    ratios = None
+    if view.ratios:
+        ratios = []
+        for of_network in view.ratios:
+            ratios.append({split: _rounded(of_network[split], 4) for split in SPLITS})
+    points = []
+    for of_network in view.points:
+        points.append({split: _coordinates(of_network[split]) for split in SPLITS})
+    return {
+        "name": _view_name(view, class_names),
+        "plane": view.kind == "plane",
+        "classes": view.classes,
+        "members": {split: view.example_indices[split].tolist() for split in SPLITS},
+        "points": points,
+        "templates": templates,
+        "ratios": ratios,
+    }
+
+
+def _view_name(view: FeatureView, class_names: list[str]) -> str:
+    if view.kind == "plane":
+        return f"plane: {', '.join(class_names[index] for index in view.classes)}"
+    return KINDS[view.kind]
+
+
+def _coordinates(points: Tensor) -> list[Any]:
+    """Return points ``[E, n, 2]`` as E flat lists x, y, x, y, …, to about 1/2000 of their range."""
+    largest = 1.0
+    if points.numel():
+        largest = max(float(points.abs().max()), 1e-9)
+    decimals = 0
+    if math.isfinite(largest):
+        decimals = max(0, 3 - int(np.floor(np.log10(largest))))
+    return _rounded(points.flatten(1), decimals)
 
 
 def _rounded(values: Tensor, decimals: int) -> Any:
-    return _finite(np.round(values.double().numpy(), decimals).tolist())
+    return _null_if_not_finite(np.round(values.double().numpy(), decimals).tolist())
 
 
-def _finite(values: Any) -> Any:
-    """JSON has no infinity: null stands for what is no number."""
+def _null_if_not_finite(values: Any) -> Any:
+    """Replace NaN and infinity in nested lists by None, since JSON has neither."""
     if isinstance(values, list):
-        return [_finite(value) for value in values]
+        return [_null_if_not_finite(value) for value in values]
     return values if math.isfinite(values) else None
 
 
-def _points(values: Tensor) -> list[Any]:
-    """Coordinates to a two-thousandth of their reach, flat by epoch: x, y, x, y, …"""
-    reach = max(float(values.abs().max()), 1e-9) if values.numel() else 1.0
-    decimals = max(0, 3 - int(np.floor(np.log10(reach)))) if math.isfinite(reach) else 0
-    return _rounded(values.flatten(1), decimals)
-
-
-def _sheet(thumbnails: Tensor) -> dict[str, Any]:
-    """All thumbnails as one feature_plot, in rows of `COLUMNS`."""
+def _thumbnail_sheet(thumbnails: Tensor) -> dict[str, Any]:
+    """Return all thumbnails ``[N, C, h, w]`` as one image, in rows of `THUMBNAILS_PER_ROW`."""
     count, channels, height, width = thumbnails.shape
-    lines = -(-count // COLUMNS)
-    sheet = np.zeros((lines * height, COLUMNS * width, channels), np.uint8)
+    rows = math.ceil(count / THUMBNAILS_PER_ROW)
+    sheet = np.zeros((rows * height, THUMBNAILS_PER_ROW * width, channels), np.uint8)
     for i, image in enumerate(thumbnails.permute(0, 2, 3, 1).numpy()):
-        top, left = i // COLUMNS * height, i % COLUMNS * width
+        top = i // THUMBNAILS_PER_ROW * height
+        left = i % THUMBNAILS_PER_ROW * width
         sheet[top : top + height, left : left + width] = image
     file = io.BytesIO()
-    # photographs would be a megabyte as PNG
-    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(
-        file, *(("PNG",) if channels == 1 else ("JPEG",))
-    )
-    kind = "png" if channels == 1 else "jpeg"
+    if channels == 1:
+        kind = "png"
+        Image.fromarray(sheet[..., 0]).save(file, "PNG")
+    else:
+        # photographs would take a megabyte as PNG
+        kind = "jpeg"
+        Image.fromarray(sheet).save(file, "JPEG")
+    content = base64.b64encode(file.getvalue()).decode()
     return {
-        "url": f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}",
+        "url": f"data:image/{kind};base64,{content}",
         "width": width,
         "height": height,
-        "columns": COLUMNS,
+        "columns": THUMBNAILS_PER_ROW,
     }

@@ -1,4 +1,4 @@
-"""The report of a study: tables and figures from what is stored, in HTML and in the terminal."""
+"""The HTML report of a study, from what is stored beside its runs."""
 
 import base64
 from importlib.resources import files
@@ -10,14 +10,20 @@ import jinja2
 from distill.errors import UserError
 from distill.evaluation.feature_plot import FeaturePlot, load_feature_plot
 from distill.report import tables
+from distill.report.wording import FEW_SEEDS, verdict_sentence
 from distill.storage.files import write_text_atomically
-from distill.storage.run_store import RunStore, read_results
+from distill.storage.run_store import RunStore
+from distill.storage.study_results import StudyResults, read_results
 
 
 def write_report(study: Path, store: RunStore) -> None:
-    """`figures/` and `report.html` of a study's folder, from its files and its runs' predictions and history.
+    """Write `figures/` and `report.html` of a study's folder.
 
-    The page holds everything it shows: no other file, no network.
+    The page contains everything it shows: it needs no other file and no network.
+
+    Args:
+        study: the study's folder, with its results.
+        store: where its runs are: predictions and training histories are read from them.
     """
     from distill.report.drawing import draw
 
@@ -26,60 +32,54 @@ def write_report(study: Path, store: RunStore) -> None:
         feature_plot = load_feature_plot(study / "features.safetensors")
     except ValueError as error:
         raise UserError(f"{error}; `distill run` of the recipe makes it again") from None
-    told = draw(results, store, study / "figures", feature_plot)
-    pictures = {
-        path.stem: base64.b64encode(path.read_bytes()).decode()
-        for path in (study / "figures").glob("*.svg")
-    }
-    views = (
-        dict(zip(feature_plot.view_names(), feature_plot.views, strict=True))
-        if feature_plot
-        else {}
-    )
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            results=results,
-            tables=tables,
-            summary=tables.summary,
-            comparisons=tables.headline(results),
-            pictures=pictures,
-            told=told,
-            views=views,
-            explorer=_explorer(feature_plot),
-            recipe=(study / "recipe.yaml").read_text(encoding="utf-8"),
-            few=len(results["seeds"]) < 3,
-            seconds=sum({run["id"]: run["seconds"] for run in results["runs"]}.values()),
-            hardware=sorted({run["hardware"] for run in results["runs"]}),
-            tested=len(
-                [
-                    c
-                    for c in results["comparisons"]
-                    if c["metric"] == "top1" and c["p_value"] is not None
-                ]
-            ),
-        )
+    captions = draw(results, store, study / "figures", feature_plot)
+    template = _environment().get_template("report.html.jinja")
+    page = template.render(
+        results=results,
+        captions=captions,
+        figures=_encoded_figures(study / "figures"),
+        views=_views_by_name(feature_plot),
+        explorer=_explorer(feature_plot),
+        recipe=(study / "recipe.yaml").read_text(encoding="utf-8"),
+        comparisons=tables.accuracy_comparisons(results),
+        few_seeds=len(results.seeds) < FEW_SEEDS,
+        **_cost(results),
     )
     write_text_atomically(study / "report.html", page)
 
 
-def refuse_damage(results: dict[str, Any], store: RunStore) -> None:
-    """UserError if a run of a study is not what was written; `distill run` has looked already, and trained it again."""
-    for run_id in {run["id"]: None for run in results["runs"]}:
+def refuse_damage(results: StudyResults, store: RunStore) -> None:
+    """Check that the files of all runs of a study are what was written.
+
+    `distill run` needs no such check: it looks for damaged runs first and trains them again.
+
+    Raises:
+        UserError: if a file was changed or cannot be read.
+    """
+    run_ids = dict.fromkeys(run.id for run in results.runs)
+    for run_id in run_ids:
         damage = store.damage(run_id)
         if damage:
             raise UserError(f"{damage}; `distill run` of the recipe trains that run again")
 
 
 def write_explorer(feature_plot: FeaturePlot, to: Path) -> None:
-    """A page of its own for a feature_plot, as the report has it."""
-    write_text_atomically(
-        to,
-        _environment()
-        .get_template("explorer.page.html.jinja")
-        .render(explorer=_explorer(feature_plot)),
-    )
+    """Write a page that shows a feature plot alone, as the report does."""
+    template = _environment().get_template("explorer.page.html.jinja")
+    write_text_atomically(to, template.render(explorer=_explorer(feature_plot)))
+
+
+def _encoded_figures(folder: Path) -> dict[str, str]:
+    """Return the SVG figures of a folder in base64, by name."""
+    return {
+        path.stem: base64.b64encode(path.read_bytes()).decode() for path in folder.glob("*.svg")
+    }
+
+
+def _views_by_name(feature_plot: FeaturePlot | None) -> dict[str, Any]:
+    if feature_plot is None:
+        return {}
+    return dict(zip(feature_plot.view_names(), feature_plot.views, strict=True))
 
 
 def _explorer(feature_plot: FeaturePlot | None) -> dict[str, Any] | None:
@@ -88,21 +88,55 @@ def _explorer(feature_plot: FeaturePlot | None) -> dict[str, Any] | None:
     return explorer_data(feature_plot) if feature_plot else None
 
 
-def _environment() -> jinja2.Environment:
-    def template(name: str) -> str:
-        return files("distill.report").joinpath("templates", name).read_text("utf-8")
+def _cost(results: StudyResults) -> dict[str, Any]:
+    """Return the minutes of training, each run counted once, and the machines."""
+    seconds_by_id = {run.id: run.seconds for run in results.runs}
+    return {
+        "minutes": sum(seconds_by_id.values()) / 60,
+        "hardware": sorted({run.hardware for run in results.runs}),
+    }
 
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(template),
+        loader=jinja2.FunctionLoader(_template_source),
     )
-    environment.filters["interval"] = _interval
+    environment.filters |= {
+        "interval": _interval,
+        "percent": _percent,
+        "points": _points,
+        "sentence": _sentence,
+        "verdict": verdict_sentence,
+    }
+    environment.globals |= {"tables": tables, "arm_table": tables.arm_table}
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     return environment
 
 
-def _interval(bounds: list[float] | None, sign: str = "") -> str:
-    """Bounds of fractions, as percentages."""
-    return " to ".join(f"{100 * bound:{sign}.2f}" for bound in bounds) if bounds else "–"
+def _template_source(name: str) -> str:
+    return files("distill.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _points(fraction: float) -> str:
+    """Return a difference of fractions in percentage points, with its sign."""
+    return f"{100 * fraction:+.2f}"
+
+
+def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
+    """Return an interval of fractions in percent."""
+    if bounds is None:
+        return tables.NO_VALUE
+    low, high = (f"{100 * bound:{sign}.2f}" for bound in bounds)
+    return f"{low} to {high}"
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a full stop at its end, if it has none."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,15 +1,15 @@
-"""What all figures share: colours, markers, and how they are saved."""
+"""Share colours, markers and the way of saving between all figures."""
 
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # before pyplot: no screen is needed
+matplotlib.use("Agg")  # before pyplot is imported: no screen is needed
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision, and a marker for each
+# the palette of Okabe and Ito, distinguishable with any colour vision
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 STYLE = {
@@ -24,46 +24,43 @@ STYLE = {
 
 
 def colour(number: int) -> str:
-    """Of the number-th thing that is drawn; from the ninth on the marker differs too."""
+    """Return the colour of the number-th item; they repeat after eight items."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marker(number: int) -> str:
-    """Of the number-th thing: 64 pairs of colour and marker."""
+    """Return the marker of the number-th item: 64 items have different (colour, marker) pairs."""
     return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write `name`.png and `name`.svg; the same figure makes the same files."""
+    """Write `name`.png and `name`.svg, and return the latter; equal figures make equal files."""
     folder.mkdir(parents=True, exist_ok=True)
+    layout = {"bbox_inches": "tight", "pad_inches": 0.05}
     with plt.rc_context(STYLE):
-        figure.savefig(
-            folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.05
-        )
-        figure.savefig(
-            folder / f"{name}.png",
-            metadata={"Software": None},
-            bbox_inches="tight",
-            pad_inches=0.05,
-        )
+        # without these metadata the files hold neither the date nor the version of matplotlib
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, **layout)
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None}, **layout)
     plt.close(figure)
     return folder / f"{name}.svg"
 
 
 def label(name: str) -> str:
-    """A name for a legend, which would leave out one that begins with "_"."""
+    """Return a name for a legend; matplotlib leaves out names that begin with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
 def shortened(name: str, most: int = 24) -> str:
-    """A name that leaves room for others."""
+    """Return a name of at most that many characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def wrapped(text: str, width: int) -> str:
-    """An arm's name over several lines, broken between its axes."""
+    """Return an arm's name in lines of about that width, broken after slashes."""
+    *parts, last = text.split("/")
+    parts = [f"{part}/" for part in parts] + [last]
     lines = [""]
-    for part in text.replace("/", "/\0").split("\0"):
+    for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part

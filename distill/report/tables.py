@@ -1,191 +1,246 @@
-"""The tables of a report: a row an arm, mean ± standard deviation over its seeds."""
+"""The tables of a report, in HTML and in the terminal: mean ± standard deviation over seeds."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
 
-from distill.evaluation.comparisons import DISTILLED, SMOOTHING, answer
 from distill.evaluation.statistics import mean_interval
+from distill.report.wording import verdict_sentence
+from distill.storage.study_results import Comparison, QuestionCode, RunResult, StudyResults
 
-Columns = dict[str, tuple[str, float, int]]  # where a run has the number: heading, factor, decimals
+Value = Callable[[RunResult], float | None]
 
-ARMS: Columns = {
-    "parameters": ("million weights", 1e-6, 3),
-    "test.top1": ("accuracy, %", 100, 2),
-    "test.nll": ("NLL, nats", 1, 4),
-    "test.ece": ("ECE, %", 100, 2),
-    "test.ece_scaled": ("ECE scaled, %", 100, 2),
-    "test.fitted_temperature": ("fitted T", 1, 2),
-    "test.agreement": ("agreement, %", 100, 2),
-    "test.kl_to_teacher": ("KL to teacher", 1, 4),
-    "train.effective_smoothing": ("effective_smoothing", 1, 3),
-}
-CALIBRATION: Columns = {
-    "smoothing": ("smoothing", 1, 2),
-    "test.ece": ("ECE, %", 100, 2),
-    "test.ece_equal_mass": ("ECE, equal mass, %", 100, 2),
-    "test.ece_classwise": ("ECE, classwise, %", 100, 2),
-    "test.nll": ("NLL, nats", 1, 4),
-    "test.fitted_temperature": ("fitted T", 1, 2),
-    "test.ece_scaled": ("ECE scaled, %", 100, 2),
-    "test.nll_scaled": ("NLL scaled, nats", 1, 4),
-}
-FEATURES: Columns = {
-    "train.examples": ("images a class, train", 1, 0),
-    "validation.examples": ("validation", 1, 0),
-    "train.within_between_templates": ("within/ between, train", 1, 3),
-    "validation.within_between_templates": ("within/ between, validation", 1, 3),
-    "train.within_between": ("of whole features, train", 1, 3),
-    "train.class_separation": ("R², train", 1, 3),
-    "train.nc1": ("NC1, train", 1, 3),
-    "train.wrong_template_spread": ("wrong templates, train", 1, 3),
-    "template_spread": ("template norms", 1, 3),
-    "train.logit_gap": ("logit gap, train", 1, 2),
-    "train.logit_gap_sd": ("its spread", 1, 2),
-    "optimal_gap": ("its optimum", 1, 2),
-}
-INFORMATION: Columns = {"information": ("I(X; Y), nats", 1, 3)}
-FIDELITY: Columns = {
-    "test.agreement": ("agreement, %", 100, 2),
-    "test.agreement_control": ("with another's, %", 100, 2),
-    "test.kl_to_teacher": ("KL to teacher", 1, 4),
-    "test.kl_control": ("KL to another's", 1, 4),
-    "train.stability": ("stability, train", 1, 4),
-    "test.stability": ("stability, test", 1, 4),
-    "diffusion": ("diffusion", 1, 3),
-}
-ROBUSTNESS: Columns = {
-    "test.unattacked": ("no attack, %", 100, 1),
-    "test.fgsm": ("FGSM, %", 100, 1),
-    "test.pgd_linf": ("PGD L∞, %", 100, 1),
-    "test.margin_linf": ("margin L∞, %", 100, 1),
-    "test.transfer": ("transfer L∞, %", 100, 1),
-    "test.worst_linf": ("all L∞, %", 100, 1),
-    "test.pgd_l2": ("PGD L2, %", 100, 1),
-    "test.zero_gradient": ("no gradient, %", 100, 1),
-}
+MOST_COMPARISONS = 18  # shown one by one; a table in the page has all of them
+NO_VALUE = "–"
+# Comparisons are listed in this order of their questions, then by question.
+FIRST_QUESTIONS = (
+    QuestionCode.TEACHER_SMOOTHING_ON_STUDENT,
+    QuestionCode.STUDENT_SMOOTHING,
+    QuestionCode.TEACHER_SMOOTHING,
+    QuestionCode.DISTILLATION,
+)
 
 
-MOST = 18  # comparisons that are told one by one; of the others there is a table in the page
-# of an arm, the same in all of its runs
-SETTINGS = ("parameters", "smoothing", "optimal_gap", "train.examples", "validation.examples")
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of arms.
+
+    Attributes:
+        heading: of the column.
+        value: the number of a run, None where it has none.
+        factor: multiplies the number, as in 100 for percentages.
+        decimals: shown.
+        is_setting: whether the number is the same in all runs of an arm. It has no standard
+            deviation, and an arm that has nothing but settings is left out of the table.
+    """
+
+    heading: str
+    value: Value
+    factor: float = 1
+    decimals: int = 2
+    is_setting: bool = False
 
 
-def arms_of(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each arm, in the recipe's order."""
-    arms: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        arms.setdefault(run["arm"], []).append(run)
-    return arms
+@dataclass(frozen=True)
+class Row:
+    """One arm of a table, with the text of its cells."""
+
+    arm: str
+    role: str
+    model: str
+    seeds: int
+    cells: list[str]
 
 
-def summary(results: dict[str, Any], columns: Columns = ARMS) -> list[dict[str, Any]]:
-    """A row an arm that has one of the numbers, its numbers by column; what does not apply is a dash."""
+@dataclass(frozen=True)
+class ArmTable:
+    """A table with a row for each arm; columns without any number are left out."""
+
+    headings: list[str]
+    rows: list[Row]
+
+
+def metric(split: str, name: str) -> Value:
+    """Return the function that reads a metric of a run on a split."""
+    return lambda run: getattr(run.metrics[split], name)
+
+
+def last_information(run: RunResult) -> float | None:
+    """Return I(X; Y) at the end of training, in nats."""
+    return run.information[-1].nats if run.information else None
+
+
+ACCURACY = Column("accuracy, %", metric("test", "top1"), 100)
+NLL = Column("NLL, nats", metric("test", "nll"), decimals=4)
+ECE = Column("ECE, %", metric("test", "ece"), 100)
+ECE_SCALED = Column("ECE scaled, %", metric("test", "ece_scaled"), 100)
+FITTED_TEMPERATURE = Column("fitted T", metric("test", "fitted_temperature"))
+AGREEMENT = Column("agreement, %", metric("test", "agreement"), 100)
+KL_TO_TEACHER = Column("KL to teacher, nats", metric("test", "kl_to_teacher"), decimals=4)
+EFFECTIVE_SMOOTHING = Column("γ", metric("train", "effective_smoothing"), decimals=3)
+
+ARMS = [
+    Column("weights, millions", lambda run: run.parameters, 1e-6, 3, is_setting=True),
+    ACCURACY,
+    NLL,
+    ECE,
+    ECE_SCALED,
+    FITTED_TEMPERATURE,
+    AGREEMENT,
+    KL_TO_TEACHER,
+    EFFECTIVE_SMOOTHING,
+]
+TERMINAL = [ACCURACY, NLL, ECE, ECE_SCALED, AGREEMENT, EFFECTIVE_SMOOTHING]
+CALIBRATION = [
+    Column("smoothing", lambda run: run.smoothing, is_setting=True),
+    ECE,
+    Column("ECE, equal mass, %", metric("test", "ece_equal_mass"), 100),
+    Column("ECE, classwise, %", metric("test", "ece_classwise"), 100),
+    NLL,
+    FITTED_TEMPERATURE,
+    ECE_SCALED,
+    Column("NLL scaled, nats", metric("test", "nll_scaled"), decimals=4),
+]
+FEATURES = [
+    Column("images per class (train)", metric("train", "examples"), 1, 0, is_setting=True),
+    Column("images per class (val.)", metric("validation", "examples"), 1, 0, is_setting=True),
+    Column("within/ between (train)", metric("train", "within_between_templates"), decimals=3),
+    Column("within/ between (val.)", metric("validation", "within_between_templates"), decimals=3),
+    Column("within/ between, all dimensions", metric("train", "within_between")),
+    Column("R²", metric("train", "class_separation"), decimals=3),
+    Column("NC1", metric("train", "nc1")),
+    Column("spread of wrong templates", metric("train", "wrong_template_spread"), decimals=3),
+    Column("spread of template norms", lambda run: run.template_spread),
+    Column("logit gap, mean", metric("train", "logit_gap")),
+    Column("logit gap, std.", metric("train", "logit_gap_sd")),
+    Column("optimal logit gap", lambda run: run.optimal_gap, is_setting=True),
+]
+INFORMATION = [Column("I(X; Y), nats", last_information, decimals=3)]
+FIDELITY = [
+    AGREEMENT,
+    Column("agreement, control, %", metric("test", "agreement_control"), 100),
+    KL_TO_TEACHER,
+    Column("KL to control, nats", metric("test", "kl_control"), decimals=4),
+    Column("stability (train)", metric("train", "stability"), decimals=4),
+    Column("stability (test)", metric("test", "stability"), decimals=4),
+    Column("diffusion", lambda run: run.diffusion, decimals=3),
+]
+ROBUSTNESS = [
+    Column("no attack, %", metric("test", "unattacked"), 100, 1),
+    Column("FGSM, %", metric("test", "fgsm"), 100, 1),
+    Column("PGD L∞, %", metric("test", "pgd_linf"), 100, 1),
+    Column("margin L∞, %", metric("test", "margin_linf"), 100, 1),
+    Column("transfer L∞, %", metric("test", "transfer"), 100, 1),
+    Column("all L∞, %", metric("test", "worst_linf"), 100, 1),
+    Column("PGD L2, %", metric("test", "pgd_l2"), 100, 1),
+    Column("zero gradient, %", metric("test", "zero_gradient"), 100, 1),
+]
+
+
+def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
+    """Return a table with a row for each arm that has a number; None if no arm has any."""
     rows = []
-    for name, runs in arms_of(results).items():
-        row: dict[str, Any] = {
-            "arm": name,
-            "role": runs[0]["role"],
-            "model": runs[0]["model"],
-            "seeds": len(runs),
-        }
-        row |= {
-            path: _cell([_number(run, path) for run in runs], *columns[path][1:], path in SETTINGS)
-            for path in columns
-        }
-        if any(row[path] != "–" for path in columns if path not in SETTINGS):
-            rows.append(row)
-    return rows
+    for arm, runs in results.arms().items():
+        cells = [_cell(runs, column) for column in columns]
+        has_number = False
+        for cell, column in zip(cells, columns, strict=True):
+            if cell != NO_VALUE and not column.is_setting:
+                has_number = True
+        if has_number:
+            rows.append(Row(arm, runs[0].role, runs[0].model, len(runs), cells))
+    if not rows:
+        return None
+    used = []
+    for i in range(len(columns)):
+        if any(row.cells[i] != NO_VALUE for row in rows):
+            used.append(i)
+    headings = [columns[i].heading for i in used]
+    return ArmTable(headings, [replace(row, cells=[row.cells[i] for i in used]) for row in rows])
 
 
-def used(rows: list[dict[str, Any]], columns: Columns) -> Columns:
-    """The columns in which some row has a number."""
-    return {
-        path: column for path, column in columns.items() if any(row[path] != "–" for row in rows)
-    }
+def accuracy_comparisons(results: StudyResults) -> list[Comparison]:
+    """Return the comparisons of accuracy, those on smoothing and distillation first.
+
+    Those of one question stand together, the smallest p-value first.
+    """
+    order = {code: number for number, code in enumerate(FIRST_QUESTIONS)}
+
+    def rank(comparison: Comparison) -> tuple[int, str, float]:
+        p_value = 1.0 if comparison.p_value is None else comparison.p_value
+        first = order.get(comparison.question_code, len(order))
+        return first, comparison.question, p_value
+
+    return sorted((one for one in results.comparisons if one.metric == "top1"), key=rank)
 
 
-def last_information(run: dict[str, Any]) -> float | None:
-    """I(X; Y) at the end of training, in nats."""
-    return run["information"][-1]["nats"] if run["information"] else None
-
-
-def _number(run: dict[str, Any], path: str) -> float | None:
-    if path == "information":
-        return last_information(run)
-    split, _, metric = path.rpartition(".")
-    return run["metrics"][split][metric] if split else run[metric]
-
-
-def _cell(values: list[float | None], factor: float, decimals: int, setting: bool) -> str:
-    if None in values:
-        return "–"
-    mean, sd, _ = mean_interval([factor * v for v in values])
-    return f"{mean:.{decimals}f}" + (
-        f" ± {sd:.{decimals}f}" if len(values) > 1 and not setting else ""
-    )
-
-
-def headline(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The accuracies' comparisons, those on smoothing and distillation first and the surest of a question first."""
-    order = {question: number for number, question in enumerate((*SMOOTHING, DISTILLED))}
-    chosen = [c | {"answer": answer(c)} for c in results["comparisons"] if c["metric"] == "top1"]
-
-    def place(c: dict[str, Any]) -> tuple[int, str, float]:
-        return (
-            order.get(c["question"], len(order)),
-            c["question"],
-            1.0 if c["p_value"] is None else c["p_value"],
-        )
-
-    return sorted(chosen, key=place)
+def terminal_tables(results: StudyResults) -> list[Table]:
+    """Return the report's main numbers for a terminal: the arms, and the comparisons."""
+    tables = [_terminal_arms(results)]
+    if results.comparisons:
+        tables.append(_terminal_comparisons(results))
+    return tables
 
 
 def metrics_table(found: dict[str, dict[str, Any]]) -> Table:
-    """Every metric of some networks, by their names, a row a metric."""
+    """Return every metric of some networks for a terminal, a row for each metric.
+
+    Args:
+        found: metrics by the network's name.
+    """
     table = Table(title="fractions, and nats", title_justify="left")
-    for heading in ("", *found):
-        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
-    for metric in next(iter(found.values()), {}):
-        values = [one[metric] for one in found.values()]
-        table.add_row(
-            metric,
-            *("–" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in values),
-        )
+    table.add_column("", overflow="fold")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    networks = list(found.values())
+    names = list(networks[0]) if networks else []
+    for name in names:
+        cells = [_metric_text(metrics[name]) for metrics in networks]
+        table.add_row(name, *cells)
     return table
 
 
-def terminal_tables(results: dict[str, Any]) -> list[Table]:
-    """What the report says, for a terminal."""
-    accuracy = Table(
-        title=f"{results['study']}: test split, mean ± standard deviation", title_justify="left"
+def _cell(runs: list[RunResult], column: Column) -> str:
+    values = [column.value(run) for run in runs]
+    if None in values:
+        return NO_VALUE
+    mean, sd, _ = mean_interval([column.factor * value for value in values])
+    text = f"{mean:.{column.decimals}f}"
+    if len(values) > 1 and not column.is_setting:
+        text += f" ± {sd:.{column.decimals}f}"
+    return text
+
+
+def _metric_text(value: float | int | None) -> str:
+    if value is None:
+        return NO_VALUE
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _terminal_arms(results: StudyResults) -> Table:
+    table = Table(
+        title=f"{results.study}: test split, mean ± standard deviation", title_justify="left"
     )
-    rows, columns = (
-        summary(results),
-        [
-            "test.top1",
-            "test.nll",
-            "test.ece",
-            "test.ece_scaled",
-            "test.agreement",
-            "train.effective_smoothing",
-        ],
-    )
-    columns = list(used(rows, {metric: ARMS[metric] for metric in columns}))
-    accuracy.add_column("arm", overflow="fold")
-    for metric in columns:
-        accuracy.add_column(ARMS[metric][0], justify="right")
-    accuracy.add_column("seeds", justify="right")
-    for row in rows:
-        accuracy.add_row(row["arm"], *(row[m] for m in columns), str(row["seeds"]))
-    questions = Table(
+    arms = arm_table(results, TERMINAL)
+    table.add_column("arm", overflow="fold")
+    for heading in arms.headings:
+        table.add_column(heading, justify="right")
+    table.add_column("seeds", justify="right")
+    for row in arms.rows:
+        table.add_row(row.arm, *row.cells, str(row.seeds))
+    return table
+
+
+def _terminal_comparisons(results: StudyResults) -> Table:
+    table = Table(
         title="comparisons of accuracy, b against a, paired by seed", title_justify="left"
     )
     for heading in ("question", "a", "b", "answer"):
-        questions.add_column(heading, overflow="fold")
-    answers = headline(results)
-    for comparison in answers[:MOST]:
-        questions.add_row(*(comparison[key] for key in ("question", "a", "b", "answer")))
-    if len(answers) > MOST:
-        questions.caption = f"{len(answers) - MOST} more stand in the report"
-    return [accuracy, questions] if results["comparisons"] else [accuracy]
+        table.add_column(heading, overflow="fold")
+    comparisons = accuracy_comparisons(results)
+    for one in comparisons[:MOST_COMPARISONS]:
+        table.add_row(one.question, one.a, one.b, verdict_sentence(one))
+    if len(comparisons) > MOST_COMPARISONS:
+        table.caption = f"{len(comparisons) - MOST_COMPARISONS} more are in the report"
+    return table

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from distill.errors import UserError, suggest
-from distill.storage.run_store import RunStore, read_results
+from distill.storage.run_store import RunStore
+from distill.storage.study_results import read_results
 
 
 def find_runs(store: RunStore, name: str) -> list[str]:
@@ -28,9 +29,9 @@ def find_runs(store: RunStore, name: str) -> list[str]:
 def _runs_of_arm(store: RunStore, study: str, arm: str) -> list[str]:
     """Return the ids of an arm's runs in the results of a study."""
     runs = read_results(store.root / study)["runs"]
-    found = [run["id"] for run in runs if run["arm"] == arm]
+    found = [run.id for run in runs if run.arm == arm]
     if not found:
-        known = {run["arm"] for run in runs}
+        known = {run.arm for run in runs}
         raise UserError(f"study {study} has no arm '{arm}'; {suggest(arm, known)}")
     return found
 

@@ -247,25 +247,3 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _short_digest(identity: dict[str, Any]) -> str:
     """Return eight digits that distinguish identities in names of files."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def read_results(study: Path) -> dict[str, Any]:
-    """A study's `results.json`.
-
-    Raises:
-        UserError: if there is none, or it is not one.
-    """
-    path = study / "results.json"
-    try:
-        results = json.loads(path.read_text("utf-8"))
-        if not {"runs", "comparisons", "study"} <= set(results):
-            raise ValueError("not a study's results")
-        if not has_valid_checksum(results):
-            raise ValueError("it is not what was written, by its seal")
-        return {key: value for key, value in results.items() if key != "seal"}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is not readable: {error}; `distill run` of the recipe writes it again"
-        ) from None

@@ -1,118 +1,166 @@
-"""What a recipe does that is known to go wrong, or to mean something else than it seems: told, not forbidden."""
+"""Warnings about a study: data that are too few, and recipes that are known to mislead."""
 
 import math
 from collections.abc import Iterator
 from typing import Any
 
-from distill.data.splits import Splits
+from distill.data.splits import Split, Splits
 from distill.errors import pluralize
-from distill.losses import LOSSES, optimal_logit_gap
-from distill.recipe.loss_terms import loss_settings_model
+from distill.losses import optimal_logit_gap
 from distill.recipe.schema import Arm, Recipe
 
-FEW_IMAGES = 100
-SMOOTHERS = ("confidence_penalty", "max_sup", "mbls", "online_smoothing", "zipf")
+FEW_IMAGES = 100  # with fewer, a single image is more than a point of accuracy
+MOST_NAMES = 5  # class names that a note lists
+MOST_ARMS = 3  # arm names that a note lists
+# terms that keep a network from being too confident without a setting `smoothing`
+OTHER_SMOOTHERS = ("confidence_penalty", "max_sup", "mbls", "online_smoothing", "zipf")
+DEFAULT_SCALE = 16.0  # of a cosine head
+
+Loss = dict[str, dict[str, Any]]
 
 
 def describe_data(splits: Splits) -> list[str]:
-    """Sentences on the images of a study: what was left out or held out, and what they are too few for."""
+    """Return notes on a study's images: what was left out or held out, and what is too little."""
     notes = [f"data: {note}" for note in splits.notes]
     for name, split in (("validation", splits.validation), ("test", splits.test)):
-        counts = split.labels.bincount(minlength=len(splits.class_names))
-        absent = [
-            splits.class_names[i]
-            for i in (counts == 0).nonzero()[:, 0].tolist()
-            if not (splits.settings.background and i == 0)
-        ]
+        absent = _absent_classes(splits, split)
         if absent:
-            more = f" and {len(absent) - 5} others" if len(absent) > 5 else ""
+            listed = ", ".join(repr(class_name) for class_name in absent[:MOST_NAMES])
+            if len(absent) > MOST_NAMES:
+                listed += f" and {len(absent) - MOST_NAMES} others"
             notes.append(
-                f"data: no image of {', '.join(map(repr, absent[:5]))}{more} is in the {name} split: nothing "
-                "is known of how well they are told apart"
+                f"data: the {name} split has no image of {listed}, so accuracy on "
+                f"{'this class' if len(absent) == 1 else 'these classes'} is unknown"
             )
         if len(split) < FEW_IMAGES:
             notes.append(
-                f"data: the {name} split has {pluralize(len(split), 'image')}: one of them is "
-                f"{100 / len(split):.1f} points of accuracy"
+                f"data: the {name} split has {pluralize(len(split), 'image')}, so a single image "
+                f"is {100 / len(split):.1f} points of accuracy"
             )
     return notes
 
 
 def lint_recipe(recipe: Recipe, classes: int) -> list[str]:
-    """Sentences on the arms of a recipe, each with its reason and source; arms with the same fault share one."""
-    found: dict[str, list[str]] = {}
+    """Return warnings about the arms of a recipe, each with its reason.
+
+    Args:
+        recipe: of the study.
+        classes: number of classes.
+
+    Returns:
+        a note for each problem, which begins with the names of the arms that have it.
+    """
+    arms_by_warning: dict[str, list[str]] = {}
     for arm in recipe.arms:
-        terms = {
-            name: loss_settings_model(LOSSES[name])(**settings).model_dump()
-            for name, settings in (arm.loss or {}).items()
-        }
-        for sentence in (
-            *_smoothed_teacher(recipe, arm, terms),
-            *_smoothed_twice(terms),
-            *_uniform(terms, classes),
-            *_out_of_reach(arm, terms, classes),
-        ):
-            found.setdefault(sentence, []).append(arm.name)
-    return [
-        f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}: {sentence}"
-        for sentence, names in found.items()
-    ]
+        for warning in _warnings(recipe, arm, classes):
+            arms_by_warning.setdefault(warning, []).append(arm.name)
+    notes = []
+    for warning, names in arms_by_warning.items():
+        listed = ", ".join(names[:MOST_ARMS])
+        if len(names) > MOST_ARMS:
+            listed += " and others"
+        notes.append(f"{listed}: {warning}")
+    return notes
 
 
-def _smoothed(terms: dict[str, dict[str, Any]]) -> list[str]:
-    return [name for name, settings in terms.items() if settings.get("smoothing", 0) > 0]
+def _absent_classes(splits: Splits, split: Split) -> list[str]:
+    """Return the names of classes without an image in a split."""
+    counts = split.labels.bincount(minlength=len(splits.class_names)).tolist()
+    absent = []
+    for index, count in enumerate(counts):
+        is_background = splits.settings.background and index == 0
+        if count == 0 and not is_background:
+            absent.append(splits.class_names[index])
+    return absent
 
 
-def _smoothed_teacher(recipe: Recipe, arm: Arm, terms: dict[str, dict[str, Any]]) -> Iterator[str]:
-    smoothed = any(_smoothed(recipe.arm(name).loss or {}) for name in arm.teachers)
-    hottest = max(
-        (
-            t
-            for settings in terms.values()
-            for key in ("temperature", "final_temperature")
-            if (t := settings.get(key))
-        ),
-        default=1,
-    )
-    if smoothed and hottest > 1:
+def _warnings(recipe: Recipe, arm: Arm, classes: int) -> Iterator[str]:
+    loss = arm.loss or {}
+    yield from _smoothed_teacher(recipe, arm)
+    yield from _smoothed_twice(loss)
+    yield from _uniform_targets(loss, classes)
+    yield from _unreachable_gap(arm, loss, classes)
+
+
+def _smoothed_terms(loss: Loss) -> list[str]:
+    """Return the names of the terms with label smoothing."""
+    return [name for name, settings in loss.items() if settings.get("smoothing", 0) > 0]
+
+
+def _highest_temperature(loss: Loss) -> float:
+    """Return the highest temperature of any term, at any time in training; 1 without one."""
+    highest = 1.0
+    for settings in loss.values():
+        for key in ("temperature", "final_temperature"):
+            highest = max(highest, settings.get(key) or 1.0)
+    return highest
+
+
+def _smoothed_teacher(recipe: Recipe, arm: Arm) -> Iterator[str]:
+    has_smoothed_teacher = False
+    for name in arm.teachers:
+        if _smoothed_terms(recipe.arm(name).loss or {}):
+            has_smoothed_teacher = True
+    if has_smoothed_teacher and _highest_temperature(arm.loss or {}) > 1:
         yield (
-            "learns from a smoothed teacher at a temperature above 1, which smooths its answers further; smoothed "
-            "teachers have told their students less of the classes (Müller et al. 2019), and more so the higher "
-            "the temperature (Chandrasegaran et al. 2022). gamma shows by how much; T = 1 is the usual remedy"
+            "this student learns from a label-smoothed teacher at T > 1. Smoothing removes "
+            "class-similarity information from the teacher's logits (Müller et al. 2019), and "
+            "temperature makes it worse (Chandrasegaran et al. 2022); the effective smoothing γ "
+            "in the report shows by how much. Use T = 1 or a teacher without smoothing"
         )
 
 
-def _smoothed_twice(terms: dict[str, dict[str, Any]]) -> Iterator[str]:
-    smoothed, others = _smoothed(terms), [name for name in SMOOTHERS if name in terms]
+def _smoothed_twice(loss: Loss) -> Iterator[str]:
+    smoothed = _smoothed_terms(loss)
+    others = [name for name in OTHER_SMOOTHERS if name in loss]
     if smoothed and others:
-        yield f"{smoothed[0]} is smoothed and {others[0]} smooths as well; to compare them, leave one out"
-
-
-def _uniform(terms: dict[str, dict[str, Any]], classes: int) -> Iterator[str]:
-    for name in _smoothed(terms):
-        settings = terms[name]
-        highest = (classes - 1) / classes if settings.get("smooth_over") == "wrong" else 1
-        if not settings.get("prior") and settings["smoothing"] >= highest:
-            yield f"the smoothed targets of {name} are uniform, so the labels teach it nothing"
-
-
-def _out_of_reach(arm: Arm, terms: dict[str, dict[str, Any]], classes: int) -> Iterator[str]:
-    """The largest gap of s·cos logits is that of features at their templates, and templates on a simplex."""
-    scale = arm.model_args.get("scale", 16.0) if arm.model == "cosine_head" and classes > 1 else 0
-    for name in _smoothed(terms) if scale else ():
-        settings = terms[name]
-        margin = settings.get("margin", 0)
-        own = {
-            "arcface": scale * math.cos(margin),
-            "am_softmax": scale * (1 - margin),
-            "sm_softmax": scale - margin,
-        }
-        largest = own.get(name, scale) + scale / (classes - 1)
-        wanted = optimal_logit_gap(
-            classes, min(settings["smoothing"], 1), settings.get("smooth_over", "all")
+        yield (
+            f"{smoothed[0]} has label smoothing and {others[0]} smooths as well. "
+            "Leave one of them out to compare them"
         )
+
+
+def _uniform_targets(loss: Loss, classes: int) -> Iterator[str]:
+    for name in _smoothed_terms(loss):
+        settings = loss[name]
+        uniform_at = 1.0
+        if settings.get("smooth_over") == "wrong":
+            uniform_at = (classes - 1) / classes
+        if not settings.get("prior") and settings["smoothing"] >= uniform_at:
+            yield f"the smoothed targets of {name} are uniform, so the labels have no effect"
+
+
+def _unreachable_gap(arm: Arm, loss: Loss, classes: int) -> Iterator[str]:
+    """Warn of smoothing that asks for a larger logit gap than a cosine head of its scale has.
+
+    The largest gap of logits s·cos is that of features at their template, with the templates on a
+    simplex.
+    """
+    if arm.model != "cosine_head" or classes < 2:
+        return
+    scale = arm.model_args.get("scale", DEFAULT_SCALE)
+    if not scale:
+        return
+    for name in _smoothed_terms(loss):
+        settings = loss[name]
+        largest = _largest_own_logit(name, settings, scale) + scale / (classes - 1)
+        smoothing = settings["smoothing"]
+        wanted = optimal_logit_gap(classes, min(smoothing, 1), settings.get("smooth_over", "all"))
         if largest < wanted:
             yield (
-                f"{name} with smoothing {settings['smoothing']:g} wants a logit gap of {wanted:.1f}, but a cosine "
-                f"head of scale {scale:g} allows {max(largest, 0):.1f} at most: take a larger scale"
+                f"{name} with smoothing {smoothing:g} has its optimum at a logit gap of "
+                f"{wanted:.1f}, but a cosine head of scale {scale:g} reaches "
+                f"{max(largest, 0):.1f} at most. Use a larger scale"
             )
+
+
+def _largest_own_logit(name: str, settings: dict[str, Any], scale: float) -> float:
+    """Return the label's logit of a feature at its template, after the margin of the term."""
+    margin = settings.get("margin", 0)
+    if name == "arcface":
+        return scale * math.cos(margin)
+    if name == "am_softmax":
+        return scale * (1 - margin)
+    if name == "sm_softmax":
+        return scale - margin
+    return scale

@@ -1,9 +1,8 @@
-"""What a study found: `results.json`, from what is stored alone, and the files beside it."""
+"""Collect what a study found, from what is stored alone, and write its folder."""
 
-import csv
-import io
 import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,275 +10,338 @@ import numpy as np
 import yaml
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
 from distill.evaluation.comparisons import compare_arms, rank_students
 from distill.evaluation.feature_plot import load_feature_plot
 from distill.evaluation.fidelity import diffusion
 from distill.evaluation.geometry import near_classes, shared_probability
 from distill.evaluation.metrics import metrics
-from distill.losses import LOSSES, Outputs, ensemble, optimal_logit_gap
+from distill.losses import Outputs, ensemble, optimal_logit_gap
 from distill.models.factory import replaced_head_note
-from distill.recipe.loss_terms import loss_settings_model
 from distill.recipe.schema import Recipe
-from distill.storage.files import with_checksum, write_text_atomically
+from distill.report.wording import question_sentence
+from distill.storage.files import write_text_atomically
 from distill.storage.run import Run, teacher_field
-from distill.storage.run_store import read_results
+from distill.storage.study_results import (
+    DataSummary,
+    InformationEstimate,
+    Metrics,
+    RunResult,
+    StudyResults,
+    read_results,
+    write_results,
+)
 from distill.storage.versions import versions
 from distill.study.context import StudyContext
 from distill.study.lint import describe_data, lint_recipe
 from distill.training.teacher import at_chance
 
-GEOMETRY = (
-    "examples",
-    "within_between",
-    "within_between_templates",
-    "class_separation",
-    "nc1",
-    "wrong_template_spread",
-)
-ATTACKS = (
-    "num_attacked",
-    "unattacked",
-    "fgsm",
-    "pgd_linf",
-    "margin_linf",
-    "pgd_l2",
-    "transfer",
-    "worst_linf",
-    "zero_gradient",
-)
-Predictions = dict[str, dict[str, Tensor]]
+Predictions = dict[str, Tensor]  # ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]``
 
 
-def collect(ctx: StudyContext, runs: list[Run], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The content of `results.json`.
+@dataclass(frozen=True)
+class _Stored:
+    """The runs of a study with what is stored of them, by the run's id."""
+
+    runs: list[Run]
+    predictions: dict[str, Predictions]
+    found: dict[str, dict[str, Any]]
+
+
+def collect(ctx: StudyContext, runs: list[Run], found: dict[str, dict[str, Any]]) -> StudyResults:
+    """Collect the results of a study whose runs are all stored.
 
     Args:
         ctx: of the study.
-        runs: all of it, stored.
-        found: within each run by its id, as `distill.explain.inside.analyse_runs` returns it.
+        runs: all runs of the study.
+        found: analysis of each run by its id, as `distill.evaluation.analyse.analyse_runs`
+            returns it.
+
+    Returns:
+        the content of `results.json`.
     """
-    predictions: Predictions = {}
-    for run in runs:
-        if run.id not in predictions:
-            predictions[run.id] = ctx.store.predictions(run.id)
-    rows = [_row(ctx, run, runs, predictions, found[run.id]) for run in runs]
-    classes = len(ctx.splits.class_names)
-    for run, row in zip(runs, rows, strict=True):
-        row["diffusion"] = _diffusion(run, row, rows, predictions, found, classes)
-    return {
-        "study": ctx.recipe.name,
-        "versions": versions(),
-        "classes": ctx.splits.class_names,
-        "data": {
-            "source": ctx.recipe.data.source,
-            "train": len(ctx.splits.train),
-            "validation": len(ctx.splits.validation),
-            "test": len(ctx.splits.test),
-        },
-        "precision": ctx.accelerator.mixed_precision,
-        "device": ctx.accelerator.device.type,
-        "seeds": ctx.recipe.seeds,
-        "analysis": ctx.recipe.analysis.model_dump(),
-        "notes": study_notes(ctx) + _untrained(runs, predictions),
-        "runs": rows,
-        "comparisons": compare_arms(ctx.recipe, rows, _right(runs, predictions)),
-        "ranking": rank_students(ctx.recipe, rows),
-    }
-
-
-def _row(
-    ctx: StudyContext, run: Run, runs: list[Run], predictions: Predictions, found: dict[str, Any]
-) -> dict[str, Any]:
-    """A run's part of `results.json`."""
-    loss = run.arm.loss or {}
-    full = {name: loss_settings_model(LOSSES[name])(**settings) for name, settings in loss.items()}
-    hard, kd = full.get("cross_entropy"), full.get("kd")
-    temperature = (kd.final_temperature or kd.temperature) if kd else None
-    smoothing = hard.smoothing if hard else None
-    optimum = None
-    if smoothing and len(loss) == 1:  # with other terms it is another
-        optimum = optimal_logit_gap(len(ctx.splits.class_names), smoothing, hard.smooth_over)
-    own = _together([predictions[teacher.id] for teacher in run.teachers])
-    other = _control(ctx, run, runs)
-    judged = metrics(
-        predictions[run.id], own, temperature, predictions[other.id] if other else None
+    stored = _Stored(runs, _all_predictions(ctx, runs), found)
+    run_results = _run_results(ctx, stored)
+    comparisons = compare_arms(ctx.recipe, run_results, _correct(stored))
+    splits = ctx.splits
+    return StudyResults(
+        study=ctx.recipe.name,
+        versions=versions(),
+        data=DataSummary(
+            source=ctx.recipe.data.source,
+            train=len(splits.train),
+            validation=len(splits.validation),
+            test=len(splits.test),
+        ),
+        precision=ctx.accelerator.mixed_precision,
+        device=ctx.accelerator.device.type,
+        seeds=ctx.recipe.seeds,
+        runs=run_results,
+        comparisons=[replace(one, question=question_sentence(one)) for one in comparisons],
+        ranking=rank_students(ctx.recipe, run_results),
+        classes=splits.class_names,
+        analysis=ctx.recipe.analysis.model_dump(),
+        notes=study_notes(ctx) + _untrained_notes(stored),
     )
-    for split, values in judged.items():
-        values |= dict.fromkeys(GEOMETRY) | _finite(found["geometry"].get(split, {}))
-    judged["test"] |= dict.fromkeys(ATTACKS) | found["robustness"]
-    record = ctx.store.record(run.id)
-    return {
-        "id": run.id,
-        "role": run.arm.role,
-        "arm": run.arm.name,
-        "axes": run.arm.axes,
-        "seed": run.seed,
-        "model": record["model"],
-        "parameters": record["parameters"],
-        "teacher": teacher_field([teacher.id for teacher in run.teachers]),
-        "epochs": record["epochs"],
-        "seconds": record["seconds"],
-        "hardware": record["versions"]["hardware"],
-        "smoothing": smoothing,
-        "temperature": temperature,
-        "template_spread": found["template_spread"],
-        "optimal_gap": optimum,
-        "information": [state | _finite({"nats": state["nats"]}) for state in found["information"]],
-        "metrics": judged,
-    }
-
-
-def _right(runs: list[Run], predictions: Predictions) -> dict[str, np.ndarray]:
-    """Whether each test image was classified rightly, by run."""
-    return {
-        run.id: (stored["test.logits"].argmax(1) == stored["test.labels"]).numpy()
-        for run in runs
-        for stored in [predictions[run.id]]
-    }
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity: classes whose means coincide have no ratio."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _together(teachers: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
-    """The predictions of the teacher that a student has, an ensemble's as it learns from them."""
-    if not teachers:
-        return None
-    return {
-        name: ensemble([Outputs(t[name]) for t in teachers]).logits
-        if name.endswith(".logits")
-        else value
-        for name, value in teachers[0].items()
-    }
-
-
-def _control(ctx: StudyContext, run: Run, runs: list[Run]) -> Run | None:
-    """A teacher that the run never saw, made like its own: the next seed's; None where there is none."""
-    seeds = ctx.recipe.seeds
-    if len(run.teachers) != 1 or len(seeds) < 2 or run.teachers[0].seed not in seeds:
-        return None
-    seed = seeds[(seeds.index(run.teachers[0].seed) + 1) % len(seeds)]
-    return next(r for r in runs if r.arm.name == run.teachers[0].arm.name and r.seed == seed)
-
-
-def _diffusion(
-    run: Run,
-    row: dict[str, Any],
-    rows: list[dict[str, Any]],
-    predictions: Predictions,
-    found: dict[str, dict[str, Any]],
-    classes: int,
-) -> float | None:
-    """Of a student's features, against the same student at T = 1; similar are the classes that its teacher confuses."""
-    if row["temperature"] in (None, 1) or len(run.teachers) != 1:
-        return None
-
-    def rest(r: dict[str, Any]) -> tuple[Any, ...]:
-        axes = {key: value for key, value in r["axes"].items() if key != "temperature"}
-        return r["seed"], r["model"], r["teacher"], r["arm"].split("/")[0], axes
-
-    base = next((r for r in rows if r["temperature"] == 1 and rest(r) == rest(row)), None)
-    means = [found[r["id"]]["class_means"] for r in (base, row)] if base else [None]
-    if any(m is None for m in means):
-        return None
-    stored = predictions[run.teachers[0].id]
-    shared = shared_probability(stored["train.logits"].numpy(), stored["train.labels"].numpy())
-    value = diffusion(
-        *(np.asarray(m) for m in means), near_classes(shared, max(1, (classes - 1) // 10))
-    )
-    return value if math.isfinite(value) else None
 
 
 def study_notes(ctx: StudyContext) -> list[str]:
-    """What a reader of the study should know of its data and its recipe."""
-    return [
-        *describe_data(ctx.splits),
-        *_new_heads(ctx),
-        *lint_recipe(ctx.recipe, len(ctx.splits.class_names)),
-    ]
+    """Return what a reader of the study should know about its data and its recipe."""
+    classes = len(ctx.splits.class_names)
+    notes = describe_data(ctx.splits)
+    for arm in ctx.recipe.arms:
+        note = replaced_head_note(arm, classes)
+        if note and note not in notes:
+            notes.append(note)
+    return notes + lint_recipe(ctx.recipe, classes)
 
 
-def _new_heads(ctx: StudyContext) -> list[str]:
-    arms, classes = ctx.recipe.arms, len(ctx.splits.class_names)
-    return list(dict.fromkeys(told for arm in arms if (told := replaced_head_note(arm, classes))))
-
-
-def _untrained(runs: list[Run], predictions: dict[str, dict[str, Tensor]]) -> list[str]:
-    """Arms that learned nothing: what is said of them is about their training, not about their loss."""
-    failed: dict[str, int] = {}
-    for run in [run for run in runs if not run.arm.frozen]:
-        stored = predictions[run.id]
-        if at_chance(stored["validation.logits"], stored["validation.labels"]):
-            failed[run.arm.name] = failed.get(run.arm.name, 0) + 1
-    return [
-        f"{name}: {count} of its runs are no better than chance on the validation split, so they did not train; "
-        "lower train.lr or the weight of the loss, or clip with train.clip_grad"
-        for name, count in failed.items()
-    ]
-
-
-def write_study(folder: Path, recipe: Recipe, results: dict[str, Any]) -> None:
-    """`recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
+def write_study(folder: Path, recipe: Recipe, results: StudyResults) -> None:
+    """Write `recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").unlink(
-        missing_ok=True
-    )  # a report of older results must not outlive them
-    write_text_atomically(
-        folder / "recipe.yaml", yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True)
-    )
-    write_text_atomically(
-        folder / "results.json",
-        json.dumps(with_checksum(results), indent=1, allow_nan=False) + "\n",
-    )
-    axes = list(dict.fromkeys(axis for run in results["runs"] for axis in run["axes"]))
-    columns = [
-        "id",
-        "role",
-        "arm",
-        "seed",
-        "model",
-        "parameters",
-        "teacher",
-        "epochs",
-        "seconds",
-        "smoothing",
-        "temperature",
-        "optimal_gap",
-        "template_spread",
-        "diffusion",
-    ]
-    rows = []
-    for run in results["runs"]:
-        row = {name: run[name] for name in columns} | {
-            f"axis.{axis}": run["axes"].get(axis) for axis in axes
-        }
-        rows.append(
-            row
-            | {
-                f"{split}.{metric}": value
-                for split, values in run["metrics"].items()
-                for metric, value in values.items()
-            }
-        )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_atomically(folder / "results.csv", text.getvalue())
+    # a report of older results must not outlive them
+    (folder / "report.html").unlink(missing_ok=True)
+    text = yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True)
+    write_text_atomically(folder / "recipe.yaml", text)
+    write_results(folder, results)
 
 
-def is_written(folder: Path, recipe: Recipe, results: dict[str, Any]) -> bool:
-    """Whether the study's folder says just this already; drawing is the slow part of a study that is done."""
+def is_written(folder: Path, recipe: Recipe, results: StudyResults) -> bool:
+    """Return whether a study's folder holds exactly these results, with a report.
+
+    Drawing is the slow part of a study whose runs are all stored; this saves it.
+    """
     try:
-        same = read_results(folder) == json.loads(json.dumps(results))
-        load_feature_plot(folder / "features.safetensors")  # raises if it is damaged
-        return (
-            same
-            and yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")) == recipe.source
-            and (folder / "report.html").is_file()
-        )
+        written = read_results(folder)
+        # raises ValueError if the file is damaged
+        load_feature_plot(folder / "features.safetensors")
+        source = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
     except (UserError, OSError, ValueError, yaml.YAMLError):
         return False
+    same_results = _as_json(written) == _as_json(results)
+    return same_results and source == recipe.source and (folder / "report.html").is_file()
+
+
+def _as_json(results: StudyResults) -> Any:
+    """Return the results as JSON reads them, with lists for tuples."""
+    return json.loads(json.dumps(results.to_dict()))
+
+
+# -------------------------------------------------------------------------------------------- loss
+
+
+def loss_temperature(loss: dict[str, dict[str, Any]] | None) -> float | None:
+    """Return the temperature under which a run with this loss is filed.
+
+    It is that of `kd`, else the one that all terms with a temperature have in common. A temperature
+    that changes during training counts with its last value.
+    """
+    values = []
+    for settings in _terms_with(loss, "temperature", main_term="kd"):
+        values.append(settings.get("final_temperature") or settings["temperature"])
+    return _common(values)
+
+
+def loss_smoothing(loss: dict[str, dict[str, Any]] | None) -> float | None:
+    """Return the label smoothing under which a run with this loss is filed.
+
+    It is that of `cross_entropy`, else the one that all terms with smoothing have in common.
+    """
+    terms = _terms_with(loss, "smoothing", main_term="cross_entropy")
+    return _common([settings["smoothing"] for settings in terms])
+
+
+def _terms_with(
+    loss: dict[str, dict[str, Any]] | None, key: str, main_term: str
+) -> list[dict[str, Any]]:
+    """Return the settings of the main term if the loss has it, else of all terms with the key."""
+    loss = loss or {}
+    if main_term in loss:
+        return [loss[main_term]]
+    return [settings for settings in loss.values() if key in settings]
+
+
+def _common(values: list[float]) -> float | None:
+    """Return the one value of a list; None if there are several, or none."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def _optimal_gap(loss: dict[str, dict[str, Any]] | None, classes: int) -> float | None:
+    """Return the logit gap at which the loss is smallest, for smoothed cross-entropy alone."""
+    if not loss or set(loss) != {"cross_entropy"}:
+        return None
+    settings = loss["cross_entropy"]
+    if not settings["smoothing"]:
+        return None
+    return optimal_logit_gap(classes, settings["smoothing"], settings["smooth_over"])
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def _all_predictions(ctx: StudyContext, runs: list[Run]) -> dict[str, Predictions]:
+    """Read the stored predictions of each run, once where two arms state the same run."""
+    predictions: dict[str, Predictions] = {}
+    for run in runs:
+        if run.id not in predictions:
+            predictions[run.id] = ctx.store.predictions(run.id)
+    return predictions
+
+
+def _run_results(ctx: StudyContext, stored: _Stored) -> list[RunResult]:
+    """Return the result of every run, in the order of the runs."""
+    results = [_run_result(ctx, run, stored) for run in stored.runs]
+    complete = []
+    for run, result in zip(stored.runs, results, strict=True):
+        value = _diffusion(run, result, results, stored)
+        complete.append(replace(result, diffusion=value))
+    return complete
+
+
+def _run_result(ctx: StudyContext, run: Run, stored: _Stored) -> RunResult:
+    """Return the result of one run, all but its diffusion, which needs another run's result."""
+    found = stored.found[run.id]
+    record = ctx.store.record(run.id)
+    information = []
+    for estimate in found["information"]:
+        nats = _finite(estimate["nats"])
+        information.append(
+            InformationEstimate(estimate["epoch"], nats, examples=estimate["examples"])
+        )
+    return RunResult(
+        id=run.id,
+        role=run.arm.role,
+        arm=run.arm.name,
+        axes=run.arm.axes,
+        seed=run.seed,
+        model=record["model"],
+        parameters=record["parameters"],
+        teacher=teacher_field([teacher.id for teacher in run.teachers]),
+        epochs=record["epochs"],
+        seconds=record["seconds"],
+        hardware=record["versions"]["hardware"],
+        metrics=_metrics(ctx, run, stored),
+        loss=run.arm.loss,
+        smoothing=loss_smoothing(run.arm.loss),
+        temperature=loss_temperature(run.arm.loss),
+        template_spread=found["template_spread"],
+        optimal_gap=_optimal_gap(run.arm.loss, len(ctx.splits.class_names)),
+        information=information,
+    )
+
+
+def _metrics(ctx: StudyContext, run: Run, stored: _Stored) -> dict[str, Metrics]:
+    """Return the metrics of a run by split: from its predictions, and from its analysis."""
+    control = _control_teacher(ctx, run, stored.runs)
+    from_predictions = metrics(
+        stored.predictions[run.id],
+        _teacher_predictions(run, stored),
+        loss_temperature(run.arm.loss),
+        stored.predictions[control.id] if control else None,
+    )
+    found = stored.found[run.id]
+    result = {}
+    for split, values in from_predictions.items():
+        geometry = found["geometry"].get(split, {})
+        values = values | {name: _finite(value) for name, value in geometry.items()}
+        if split == "test":
+            values = values | found["robustness"]
+        result[split] = Metrics(**values)
+    return result
+
+
+def _finite(value: float) -> float | None:
+    """Return None for infinity and NaN, which JSON lacks: some ratios have a zero below."""
+    return value if math.isfinite(value) else None
+
+
+def _teacher_predictions(run: Run, stored: _Stored) -> Predictions | None:
+    """Return the predictions of a run's teacher: of an ensemble, the mean of its probabilities."""
+    teachers = [stored.predictions[teacher.id] for teacher in run.teachers]
+    if not teachers:
+        return None
+    together = {}
+    for name, value in teachers[0].items():
+        if name.endswith(".logits"):
+            value = ensemble([Outputs(teacher[name]) for teacher in teachers]).logits
+        together[name] = value
+    return together
+
+
+def _control_teacher(ctx: StudyContext, run: Run, runs: list[Run]) -> Run | None:
+    """Return a teacher that a student never saw, trained like its own: that of the next seed."""
+    seeds = ctx.recipe.seeds
+    if len(run.teachers) != 1 or len(seeds) < 2:
+        return None
+    own = run.teachers[0]
+    if own.seed not in seeds:
+        return None
+    next_seed = seeds[(seeds.index(own.seed) + 1) % len(seeds)]
+    for other in runs:
+        if other.arm.name == own.arm.name and other.seed == next_seed:
+            return other
+    return None
+
+
+def _diffusion(
+    run: Run, result: RunResult, results: list[RunResult], stored: _Stored
+) -> float | None:
+    """Return the diffusion of a student's features, against the same student at T = 1.
+
+    Classes count as similar if the student's teacher confuses them on training images.
+    """
+    if result.temperature in (None, 1) or len(run.teachers) != 1:
+        return None
+    base = None
+    for other in results:
+        if other.temperature == 1 and _all_but_temperature(other) == _all_but_temperature(result):
+            base = other
+            break
+    if base is None:
+        return None
+    means_before = stored.found[base.id]["class_means"]
+    means_after = stored.found[run.id]["class_means"]
+    if means_before is None or means_after is None:
+        return None
+    teacher = stored.predictions[run.teachers[0].id]
+    shared = shared_probability(teacher["train.logits"].numpy(), teacher["train.labels"].numpy())
+    similar = near_classes(shared, max(1, (len(shared) - 1) // 10))
+    return _finite(diffusion(np.asarray(means_before), np.asarray(means_after), similar))
+
+
+def _all_but_temperature(result: RunResult) -> tuple[Any, ...]:
+    """Return what two students share that differ in their temperature alone."""
+    axes = {}
+    for axis, value in result.axes.items():
+        if axis.split(".")[-1] != "temperature":
+            axes[axis] = value
+    return result.seed, result.model, result.teacher, result.arm.split("/")[0], axes
+
+
+def _correct(stored: _Stored) -> dict[str, np.ndarray]:
+    """Return whether each test image is classified correctly, by run."""
+    correct = {}
+    for run_id, predictions in stored.predictions.items():
+        predicted = predictions["test.logits"].argmax(1)
+        correct[run_id] = (predicted == predictions["test.labels"]).numpy()
+    return correct
+
+
+def _untrained_notes(stored: _Stored) -> list[str]:
+    """Return a note for each arm with runs at chance: they say nothing about the arm's loss."""
+    failed: dict[str, int] = {}
+    for run in stored.runs:
+        predictions = stored.predictions[run.id]
+        if run.arm.frozen:
+            continue
+        if at_chance(predictions["validation.logits"], predictions["validation.labels"]):
+            failed[run.arm.name] = failed.get(run.arm.name, 0) + 1
+    notes = []
+    for name, count in failed.items():
+        verb = "is" if count == 1 else "are"
+        notes.append(
+            f"{name}: {pluralize(count, 'run')} of this arm {verb} no better than chance on the "
+            "validation split, so training failed. Lower train.lr or the weight of the loss, or "
+            "clip gradients with train.clip_grad"
+        )
+    return notes

@@ -1,0 +1,465 @@
+"""The content of a study's `results.json` as types, and how that file is read and written."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UserError
+from distill.storage.files import has_valid_checksum, with_checksum, write_text_atomically
+
+Interval = tuple[float, float]
+SPLITS = ("test", "validation", "train")
+
+
+class QuestionCode(StrEnum):
+    """What a comparison of two arms is about; `distill.report.wording` has the sentences."""
+
+    DISTILLATION = "distillation"
+    STUDENT_SMOOTHING = "student_smoothing"
+    MORE_STUDENT_SMOOTHING = "more_student_smoothing"  # arm a is smoothed already
+    TEACHER_SMOOTHING_ON_STUDENT = "teacher_smoothing_on_student"
+    TEACHER_SMOOTHING = "teacher_smoothing"
+    MORE_TEACHER_SMOOTHING = "more_teacher_smoothing"
+    TEMPERATURE = "temperature"
+    LOSS_VS_CROSS_ENTROPY = "loss_vs_cross_entropy"
+    LOSS_VS_KD = "loss_vs_kd"
+    STUDENT_MODEL = "student_model"
+    TEACHER_MODEL = "teacher_model"
+    TEACHER = "teacher"
+    SETTING = "setting"  # any other setting, named in `Comparison.setting`
+
+
+class Verdict(StrEnum):
+    """What a comparison shows about arm b against arm a.
+
+    "Significant" means that the 95% interval of the paired difference excludes 0. `better` and
+    `worse` respect the metric: a lower NLL or ECE is better.
+    """
+
+    BETTER = "better"  # significant, also after Holm's adjustment
+    WORSE = "worse"
+    MAYBE_BETTER = "maybe_better"  # significant on its own, not after Holm's adjustment
+    MAYBE_WORSE = "maybe_worse"
+    NO_DIFFERENCE = "no_difference"  # not significant: no proof that the two arms are equal
+    ONE_SEED = "one_seed"  # no test is possible
+    NO_SPREAD = "no_spread"  # the difference is the same in every seed, so there is no test
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Every metric of one run on one split.
+
+    Fractions are in [0, 1], losses and divergences in nats. None where a metric does not apply.
+
+    Attributes:
+        top1: accuracy.
+        top5: top-5 accuracy, for more than 5 classes.
+        errors: number of misclassified images.
+        count: number of images.
+        nll: mean cross-entropy with the labels.
+        brier: Brier score.
+        ece: expected calibration error with 15 bins of equal width.
+        ece_equal_mass: the same with 15 bins of equally many images.
+        ece_classwise: the same for each class's probability, averaged over classes.
+        fitted_temperature: divides the logits; fitted on the validation split.
+        ece_scaled: `ece` after division by `fitted_temperature`.
+        nll_scaled: `nll` after division by `fitted_temperature`.
+        logit_gap: mean of ``z_y - z_k`` over images and wrong classes k.
+        logit_gap_sd: standard deviation of the same.
+        stability: 1 minus the variance of the probabilities within classes (Shen et al. 2021).
+        effective_smoothing: γ, the label smoothing that probabilities amount to: a network's own
+            at temperature 1 without a teacher, else its teacher's at the temperature of the loss.
+        agreement: share of images on which student and teacher predict the same class.
+        kl_to_teacher: mean ``KL(p_teacher ‖ p_student)`` at temperature 1.
+        agreement_control: `agreement` with a teacher of another seed, which the student never saw.
+        kl_control: `kl_to_teacher` for that same teacher.
+        examples: images of each class that the numbers on features below come from.
+        within_between: variance within classes over variance between class means, of features.
+        within_between_templates: the same in the space spanned by the templates' differences.
+        class_separation: R² of cosine distances (Kornblith et al. 2021).
+        nc1: ``tr(Σ_W Σ_B⁺) / K`` (Papyan et al. 2020), 0 at full collapse.
+        wrong_template_spread: standard deviation over mean of the distances to wrong templates.
+        num_attacked: images that were attacked (test split only, like all that follow).
+        unattacked: accuracy on these images before the attack.
+        fgsm: accuracy under FGSM.
+        pgd_linf: accuracy under L∞ PGD on the cross-entropy.
+        margin_linf: accuracy under L∞ PGD on the margin of the logits.
+        pgd_l2: accuracy under L2 PGD.
+        transfer: accuracy under L∞ PGD on another network.
+        worst_linf: share of images that withstand every L∞ attack.
+        zero_gradient: share of images whose gradient is exactly 0.
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+    errors: int | None = None
+    count: int | None = None
+    nll: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    fitted_temperature: float | None = None
+    ece_scaled: float | None = None
+    ece_equal_mass: float | None = None
+    ece_classwise: float | None = None
+    nll_scaled: float | None = None
+    logit_gap: float | None = None
+    logit_gap_sd: float | None = None
+    stability: float | None = None
+    effective_smoothing: float | None = None
+    agreement: float | None = None
+    kl_to_teacher: float | None = None
+    agreement_control: float | None = None
+    kl_control: float | None = None
+    examples: float | None = None
+    within_between: float | None = None
+    within_between_templates: float | None = None
+    class_separation: float | None = None
+    nc1: float | None = None
+    wrong_template_spread: float | None = None
+    num_attacked: int | None = None
+    unattacked: float | None = None
+    fgsm: float | None = None
+    pgd_linf: float | None = None
+    margin_linf: float | None = None
+    pgd_l2: float | None = None
+    transfer: float | None = None
+    worst_linf: float | None = None
+    zero_gradient: float | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Metrics":
+        """Return the metrics that a JSON object names; the others are None."""
+        return cls(**_known_fields(cls, values))
+
+
+@dataclass(frozen=True)
+class InformationEstimate:
+    """I(X; Y) about single training images at one epoch, in nats; None if it is not finite."""
+
+    epoch: int
+    nats: float | None
+    examples: int
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Where the images come from, and how many each split has."""
+
+    source: str
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One trained (or frozen) network of a study.
+
+    Attributes:
+        id: of the run, and name of its folder.
+        role: "teacher" or "student".
+        arm: full name of the arm.
+        axes: the values of the arm's sweeps, by their short names.
+        seed: None for a frozen network.
+        model: name of the network.
+        parameters: number of its weights.
+        teacher: id of the teacher's run, a list of ids for an ensemble, None without a teacher.
+        epochs: passes over the training split.
+        seconds: of training.
+        hardware: on which it was trained.
+        metrics: by split.
+        loss: every term with its full settings, defaults included; None for a frozen network.
+        smoothing: label smoothing of the loss, None if no term has that setting.
+        temperature: of the loss, None if no term has one. The last one if it changes in training.
+        template_spread: standard deviation over mean of the templates' squared norms.
+        optimal_gap: logit gap at which a smoothed cross-entropy, as the only term, is smallest.
+        information: estimates of I(X; Y) by epoch, the finished network last.
+        diffusion: log ratio by which similar classes have come nearer than others, against the
+            same student at T = 1.
+    """
+
+    id: str
+    role: str
+    arm: str
+    axes: dict[str, Any]
+    seed: int | None
+    model: str
+    parameters: int
+    teacher: str | list[str] | None
+    epochs: int
+    seconds: float
+    hardware: str
+    metrics: dict[str, Metrics]
+    loss: dict[str, dict[str, Any]] | None = None
+    smoothing: float | None = None
+    temperature: float | None = None
+    template_spread: float | None = None
+    optimal_gap: float | None = None
+    information: list[InformationEstimate] = field(default_factory=list)
+    diffusion: float | None = None
+
+    @property
+    def test(self) -> Metrics:
+        """Return the metrics of the test split."""
+        return self.metrics["test"]
+
+    @property
+    def validation(self) -> Metrics:
+        """Return the metrics of the validation split."""
+        return self.metrics["validation"]
+
+    @property
+    def train(self) -> Metrics:
+        """Return the metrics of the training split."""
+        return self.metrics["train"]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
+        """Return the run that a JSON object describes."""
+        known = _known_fields(cls, values)
+        splits = known["metrics"].items()
+        known["metrics"] = {split: Metrics.from_dict(metrics) for split, metrics in splits}
+        estimates = known.get("information", [])
+        known["information"] = [InformationEstimate(**estimate) for estimate in estimates]
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison of two arms on the test split, over seeds.
+
+    Attributes:
+        question_code: what the two arms answer.
+        question: the same as a sentence.
+        role: "teacher" or "student": what both arms are.
+        setting: dotted key of the one setting in which the arms differ, as in
+            "loss.kd.temperature"; None where they differ in a whole loss or in having a teacher.
+        a: name of the arm that is compared against.
+        b: name of the other arm.
+        metric: "top1", "nll" or "ece".
+        mean_a: mean over the seeds.
+        mean_b: likewise.
+        difference: mean of b - a.
+        ci95: 95% interval of the difference over seeds; None with one seed or without spread.
+        ci95_images: 95% interval over test images, with these networks; only of accuracies.
+        p_value: of this comparison alone.
+        p_holm: adjusted for all comparisons of this metric in the study.
+        seeds: number of seeds.
+        verdict: what follows from all this.
+    """
+
+    question_code: QuestionCode
+    question: str
+    role: str
+    setting: str | None
+    a: str
+    b: str
+    metric: str
+    mean_a: float
+    mean_b: float
+    difference: float
+    ci95: Interval | None
+    ci95_images: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    seeds: int
+    verdict: Verdict
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
+        """Return the comparison that a JSON object describes."""
+        known = _known_fields(cls, values)
+        known["question_code"] = QuestionCode(known["question_code"])
+        known["verdict"] = Verdict(known["verdict"])
+        known["ci95"] = _interval(known["ci95"])
+        known["ci95_images"] = _interval(known["ci95_images"])
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class RankedStudent:
+    """A student's rank by mean test accuracy, and its paired difference to the best student.
+
+    The best student is picked by these same numbers. So `difference_ci` and `p_adjusted` are
+    adjusted as if all pairs of students had been compared (Bonferroni). Both are None for the best
+    student, with one seed, and without spread over the seeds.
+    """
+
+    rank: int
+    arm: str
+    mean: float
+    sd: float
+    ci95: Interval | None
+    difference: float
+    difference_ci: Interval | None
+    p_adjusted: float | None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RankedStudent":
+        """Return the row that a JSON object describes."""
+        known = _known_fields(cls, values)
+        known["ci95"] = _interval(known["ci95"])
+        known["difference_ci"] = _interval(known["difference_ci"])
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything that a study found.
+
+    Attributes:
+        study: name of the recipe.
+        versions: of the libraries, and the hardware.
+        data: source and sizes of the splits.
+        precision: "no" (float32), "bf16" or "fp16".
+        device: type of the device, "cpu" or "cuda".
+        seeds: of the recipe.
+        runs: teachers before students, each arm by seed.
+        comparisons: of all pairs of arms that answer a question, for each metric.
+        ranking: students by mean test accuracy, best first.
+        classes: names of the classes.
+        analysis: the recipe's settings of the analysis.
+        notes: whole sentences on the data, the recipe and failed training.
+    """
+
+    study: str
+    versions: dict[str, str]
+    data: DataSummary
+    precision: str
+    device: str
+    seeds: list[int]
+    runs: list[RunResult]
+    comparisons: list[Comparison]
+    ranking: list[RankedStudent] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    analysis: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def arms(self) -> dict[str, list[RunResult]]:
+        """Return the runs of each arm by its name, in the recipe's order."""
+        arms: dict[str, list[RunResult]] = {}
+        for run in self.runs:
+            arms.setdefault(run.arm, []).append(run)
+        return arms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the results as values that `json.dumps` writes."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StudyResults":
+        """Return the results that a JSON object describes; unknown keys are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: if the object has another layout.
+        """
+        known = _known_fields(cls, values)
+        known["data"] = DataSummary(**known["data"])
+        known["runs"] = [RunResult.from_dict(run) for run in known["runs"]]
+        known["comparisons"] = [Comparison.from_dict(one) for one in known["comparisons"]]
+        known["ranking"] = [RankedStudent.from_dict(row) for row in known.get("ranking", [])]
+        return cls(**known)
+
+
+def read_results(study: Path) -> StudyResults:
+    """Read a study's `results.json`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or of another version.
+    """
+    path = study / "results.json"
+    again = "`distill run` of the recipe writes it again"
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict) or not {"study", "runs", "comparisons"} <= values.keys():
+            raise ValueError("it does not hold the results of a study")
+        if not has_valid_checksum(values):
+            raise ValueError("its content was changed, the checksum does not match")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable: {error}; {again}") from None
+    try:
+        return StudyResults.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is of another version ({error}); {again}") from None
+
+
+def write_results(study: Path, results: StudyResults) -> None:
+    """Write a study's `results.json` and `results.csv`, each whole or not at all."""
+    text = json.dumps(with_checksum(results.to_dict()), indent=1, allow_nan=False)
+    write_text_atomically(study / "results.json", text + "\n")
+    write_text_atomically(study / "results.csv", results_csv(results))
+
+
+def results_csv(results: StudyResults) -> str:
+    """Return the runs of a study as CSV: a row a run, metrics in columns like ``test.top1``."""
+    all_axes = [axis for run in results.runs for axis in run.axes]
+    axes = list(dict.fromkeys(all_axes))
+    rows = [_csv_row(run, axes) for run in results.runs]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+CSV_COLUMNS = (
+    "id",
+    "role",
+    "arm",
+    "seed",
+    "model",
+    "parameters",
+    "teacher",
+    "epochs",
+    "seconds",
+    "smoothing",
+    "temperature",
+    "optimal_gap",
+    "template_spread",
+    "diffusion",
+)
+ATTACK_METRICS = frozenset(
+    {
+        "num_attacked",
+        "unattacked",
+        "fgsm",
+        "pgd_linf",
+        "margin_linf",
+        "pgd_l2",
+        "transfer",
+        "worst_linf",
+        "zero_gradient",
+    }
+)
+
+
+def _csv_row(run: RunResult, axes: list[str]) -> dict[str, Any]:
+    row = {name: getattr(run, name) for name in CSV_COLUMNS}
+    for axis in axes:
+        row[f"axis.{axis}"] = run.axes.get(axis)
+    for split in SPLITS:
+        for name, value in asdict(run.metrics[split]).items():
+            # only test images are attacked
+            if split == "test" or name not in ATTACK_METRICS:
+                row[f"{split}.{name}"] = value
+    return row
+
+
+def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a JSON object that are fields of a dataclass."""
+    return {item.name: values[item.name] for item in fields(cls) if item.name in values}
+
+
+def _interval(bounds: list[float] | None) -> Interval | None:
+    """Return an interval from JSON, which has lists for tuples."""
+    if bounds is None:
+        return None
+    low, high = bounds
+    return low, high
