@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, Network, FeatureView
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, FeatureView, NetworkFeatures
 from distill.report.style import COLOURS
 
 THUMBNAILS_PER_ROW = 40  # of the sheet that has them all
@@ -29,7 +29,7 @@ def explorer_data(feature_plot: FeaturePlot) -> dict[str, Any]:
     }
 
 
-def _network_data(network: Network) -> dict[str, Any]:
+def _network_data(network: NetworkFeatures) -> dict[str, Any]:
     return {
         "title": network.title,
         "epochs": network.epochs,

@@ -28,7 +28,7 @@ def find_runs(store: RunStore, name: str) -> list[str]:
 
 def _runs_of_arm(store: RunStore, study: str, arm: str) -> list[str]:
     """Return the ids of an arm's runs in the results of a study."""
-    runs = read_results(store.root / study)["runs"]
+    runs = read_results(store.root / study).runs
     found = [run.id for run in runs if run.arm == arm]
     if not found:
         known = {run.arm for run in runs}
