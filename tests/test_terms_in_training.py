@@ -455,7 +455,9 @@ def test_a_checkpoint_without_parts_is_read_by_a_run_without_them(recipe, study_
     run = next(r for r in plan(ctx) if r.arm.name == "weight_decay_params")
 
     def begin():
-        return start(run, ctx.build(run.arm, 3), {}, ctx.splits.class_frequencies, 9, ctx.accelerator, False)
+        return start(
+            run, ctx.build(run.arm, 3), {}, ctx.splits.class_frequencies, 9, ctx.accelerator, False
+        )
 
     member = begin()
     member.epoch = 2

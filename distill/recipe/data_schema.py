@@ -58,6 +58,11 @@ class Augment(Strict):
         """Whether two views of one image can differ before images are mixed."""
         return self.shift > 0 or self.crop is not None or self.scale < 1 or self.flip
 
+    @property
+    def mixes(self) -> bool:
+        """Return whether a view is mixed with that of another image, so that labels are soft."""
+        return self.mixup > 0 or self.cutmix > 0
+
 
 class Synthetic(Strict):
     """The size of ``source: synthetic``: noise with random labels (torchvision's FakeData)."""

@@ -58,7 +58,9 @@ def features(feature_plot: FeaturePlot, view: FeatureView) -> Figure:
     return figure
 
 
-def _draw_examples(axis: Axes, feature_plot: FeaturePlot, view: FeatureView, row: int, split: str) -> None:
+def _draw_examples(
+    axis: Axes, feature_plot: FeaturePlot, view: FeatureView, row: int, split: str
+) -> None:
     """Draw a point for each image, with a colour and a marker for each class."""
     points = view.points[row][split][-1].numpy()
     labels = feature_plot.labels[split][view.example_indices[split]].numpy()

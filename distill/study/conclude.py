@@ -57,16 +57,16 @@ def _warn_of_missing_snapshots(ctx: StudyContext, runs: list[Run]) -> None:
 def _analyse(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """Analyse every run, each process its share; return findings by run id on the main one."""
     # Its imports take a second, which a study that is stored and written need not wait for.
-    from distill.evaluation.analyse import analyse_runs
+    from distill.evaluation.analyse import AnalysisContext, analyse_runs
+
+    analysis = AnalysisContext(
+        ctx.splits, ctx.store, ctx.recipe.analysis, ctx.accelerator.device, ctx.recipe.seeds
+    )
 
     def analyse(share: slice) -> dict[str, dict[str, Any]]:
         return analyse_runs(
+            analysis,
             runs,
-            ctx.splits,
-            ctx.store,
-            ctx.recipe.analysis,
-            ctx.accelerator.device,
-            ctx.recipe.seeds,
             share,
             lambda new: ctx.progress.track(new, "analysing networks", "networks"),
             ctx.progress.log,

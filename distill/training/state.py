@@ -23,6 +23,7 @@ from distill.losses import (
     required_outputs,
     resolve_priors,
 )
+from distill.losses.registry import terms_with_modules
 from distill.models.factory import blank_images
 from distill.models.hooks import capture_outputs, weight_decay_params
 from distill.recipe.schema import Train
@@ -284,7 +285,7 @@ def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -
     Raises:
         UserError: if the networks lack what a term needs.
     """
-    if not needs_modules(run.arm.loss):
+    if not terms_with_modules(run.arm.loss):
         return nn.ModuleDict()
     memory_format = memory_format_of(run.arm.train)
     was_training = model.training
