@@ -297,7 +297,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         print(f"  {run['id']}  {'stored' if run['stored'] else '      '}  {run['name']}")
     print(f"{len(plan['cohorts'])} cohorts to train:")
     for cohort in plan["cohorts"]:
-        runs, answers = cohort["runs"], cohort["answers"]
+        runs, answers = cohort["runs"], cohort["teacher_logits"]
         others = f"; and {len(runs) - 4} others" if len(runs) > 4 else ""
         print(
             f"  {len(runs)} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
