@@ -25,7 +25,7 @@ from PIL import Image
 RECIPE = """\
 data: {{source: {source}, root: {root}, resident_gb: 0, workers: 1, image_size: 16, validation: 0.01, test: 0.01}}
 train: {{epochs: 1000, batch_size: 100, lr: 0.01, checkpoint_minutes: 1}}
-analysis: {{examples: 0, attacked: 0, draws: 0}}
+analysis: {{examples: 0, num_attacked: 0, num_views: 0}}
 check_teachers: false
 students: {{long: {{model: mlp_32, loss: {{cross_entropy: {{smoothing: 0.1}}}}}}}}
 """

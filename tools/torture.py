@@ -30,7 +30,7 @@ import psutil
 RECIPE = """\
 data: {source: digits, augment: {shift: 1}}
 train: {epochs: 8, batch_size: 8, lr: 0.02, checkpoint_minutes: 0, snapshots: 2}
-analysis: {examples: 10, attacked: 20, draws: 2, steps: 2}
+analysis: {examples: 10, num_attacked: 20, num_views: 2, steps: 2}
 teachers:
   hard: {model: {name: mlp_32, drop_rate: 0.2}, loss: {cross_entropy: {}}}
   smoothed: {model: mlp_32, loss: {cross_entropy: {smoothing: 0.1}}}
