@@ -48,7 +48,7 @@ def test_it_is_the_loop_one_would_write(tiny, study_context):
         "train.optimizer={name: sgd, filter_bias_and_bn: false}",
         "train.clip_grad=0.5",
     )
-    assert ctx.splits.resident
+    ctx.splits.load_into_memory()
     run = next(r for r in plan(ctx) if r.arm.name == "alone")
     trained = train_generation(ctx, [run])["alone"]
 

@@ -148,7 +148,7 @@ class Bench:
             0, 256, (count + BATCH, *pair.shape), generator=generator, dtype=torch.uint8
         )
         labels = torch.randint(CLASSES, (len(pixels),), generator=generator)
-        images = ImageDataset(labels, None, str, channels, pair.shape[1:], pixels)
+        images = ImageDataset.from_pixels(pixels, labels, "noise")
         train, rest = (
             Split(images, torch.arange(count)),
             Split(images, torch.arange(count, len(pixels))),
