@@ -18,7 +18,7 @@ from PIL import Image
 from distill import load_recipe, run_study
 from distill.errors import UserError
 from distill.evaluation.evaluate import map_labels
-from distill.models.factory import build_model, load_run_model
+from distill.models.factory import ModelSpec, build_model, load_run_model
 from distill.storage.run_store import RunStore
 from distill.study.run_locks import STALE, RunLocks, Shard, _kernel, parse_shard
 
@@ -221,9 +221,8 @@ def test_networks_of_every_kind_are_exported(tmp_path, name):
     from distill.export.onnx import TOLERANCE, export_onnx
 
     args = {"base": "cifar_resnet8"} if name == "cosine_head" else {}
-    model = build_model(
-        name, args, classes=5, shape=(3, 32, 32), seed=0, mean=(0.4,) * 3, std=(0.2,) * 3
-    )
+    spec = ModelSpec(name, 5, (3, 32, 32), (0.4,) * 3, (0.2,) * 3, model_args=args)
+    model = build_model(spec, seed=0)
     assert export_onnx(model, tmp_path / "x.onnx", 1.3) <= TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
 

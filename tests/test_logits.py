@@ -275,7 +275,7 @@ def test_a_process_that_decodes_images_does_not_keep_the_lock(tmp_path, tiny, st
     train_generation(study_context(tiny, *data), split(plan(study_context(tiny, *data)))[0])
     ctx = study_context(tiny, *data)  # whose processes start while the store is locked
     train_generation(ctx, split(plan(ctx))[1])
-    assert ctx.splits.train.images.idle is not None
+    assert ctx.splits.train.images.pool.idle is not None
     (path,) = ctx.store.root.glob("logits/*.logits")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

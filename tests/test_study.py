@@ -168,7 +168,7 @@ def test_comparisons_are_paired_tests_of_what_is_stored(study):
 def test_a_run_is_a_timm_folder_with_the_stored_logits(study):
     folder, _ = study
     splits = load_splits(load_recipe(folder / "tiny.yaml").data)
-    assert splits.resident
+    splits.load_into_memory()
     for run in results_of(folder)["runs"][::4]:
         place = folder / "runs" / "models" / run["id"]
         model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()

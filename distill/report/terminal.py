@@ -10,20 +10,22 @@ from distill.errors import pluralize
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from distill.storage.study_results import StudyResults
 
-def results_json(results: Any, indent: int | None = None) -> str:
+
+def results_json(results: "StudyResults", indent: int | None = None) -> str:
     """Return the results of a study as JSON."""
-    return json.dumps(results, indent=indent)
+    return json.dumps(results.to_dict(), indent=indent)
 
 
-def best_student(results: Any) -> str | None:
-    """Return ``STUDY:ARM`` of the student with the highest accuracy, if there is a student."""
-    for row in results["ranking"]:
-        return f"{results['study']}:{row['arm']}"
-    return None
+def best_student(results: "StudyResults") -> str | None:
+    """Return `STUDY:ARM` of the student with the highest accuracy, if there is a student."""
+    if not results.ranking:
+        return None
+    return f"{results.study}:{results.ranking[0].arm}"
 
 
-def print_results(results: Any) -> None:
+def print_results(results: "StudyResults") -> None:
     """Print the tables of a study's results."""
     from distill.report.tables import terminal_tables
 
@@ -75,7 +77,7 @@ def _cohort_lines(cohort: dict[str, Any]) -> list[str]:
     epochs = pluralize(cohort["epochs"], "epoch")
     lines = [f"  {runs}, {epochs}, about {_duration(cohort['seconds'])}: {shown}"]
 
-    caches = cohort["answers"]
+    caches = cohort["teacher_logits"]
     if caches:
         stored = sum(cache["stored"] for cache in caches)
         total = cohort["epochs"] * len(caches)
