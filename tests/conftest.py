@@ -10,9 +10,10 @@ import hypothesis
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.analysed_study import TrainedStudy, analysed_recipe
 from helpers.recipes import TINY_YAML
 
-from distill import load_recipe
+from distill import load_recipe, run_study
 from distill.data.splits import load_splits
 from distill.recipe.schema import Recipe
 from distill.storage.run_store import RunStore
@@ -48,3 +49,12 @@ def study_context(tmp_path, accelerator):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def analysed_study(tmp_path_factory) -> TrainedStudy:
+    """Run the small analysed study from recipe to report; do not change its files."""
+    recipe = analysed_recipe()
+    root = tmp_path_factory.mktemp("analysed_study") / "runs"
+    run_study(recipe, root)
+    return TrainedStudy(recipe, load_splits(recipe.data), RunStore(root))

@@ -1,4 +1,4 @@
-"""Reference definitions of what goes on inside a network, in plain Python: slow, obvious, independent of torch."""
+"""Slow reference definitions for analyses of networks, in plain Python and independent of torch."""
 
 import math
 
@@ -54,9 +54,9 @@ def log_mean_exp(values):
 
 
 def class_separation(features, labels):
-    """1 - within/total: within = sum_kmn (1 - cos(x_km, x_kn)) / (K N_k^2), total = sum_jkmn of it / (K^2 N_j N_k).
+    """1 - within/total of cosine distances d = 1 - cos.
 
-    Pairs of a vector with itself count (Kornblith et al. 2021, Eq. 11); K = the classes that occur.
+    within = sum_kmn d(x_km, x_kn) / (K N_k^2), total = sum_jkmn d(x_jm, x_kn) / (K^2 N_j N_k). Pairs of a vector with itself count (Kornblith et al. 2021, Eq. 11); K = the classes that occur.
     """
     groups = by_class(features, labels)
     within = 0.0
@@ -79,7 +79,7 @@ def outer_mean(rows):
 
 
 def symmetric_eigen(matrix, sweeps=100):
-    """(values, vectors) of a symmetric matrix by Jacobi rotations; vectors[i] belongs to values[i]."""
+    """(eigenvalues, eigenvectors) of a symmetric matrix, in one order, by Jacobi rotations."""
     size = len(matrix)
     a = [list(row) for row in matrix]
     v = [[1.0 if i == j else 0.0 for j in range(size)] for i in range(size)]
@@ -101,7 +101,7 @@ def symmetric_eigen(matrix, sweeps=100):
 
 
 def pseudo_inverse(matrix, cutoff=1e-10):
-    """sum_i v_i v_i^T / e_i over the eigenvalues e_i of a symmetric matrix with |e_i| > cutoff * max |e|."""
+    """sum_i v_i v_i^T / e_i over the eigenvalues of a symmetric matrix, |e_i| > cutoff max |e|."""
     size = len(matrix)
     values, vectors = symmetric_eigen(matrix)
     kept = [i for i in range(size) if abs(values[i]) > cutoff * max(abs(e) for e in values)]
@@ -112,9 +112,9 @@ def pseudo_inverse(matrix, cutoff=1e-10):
 
 
 def nc1(features, labels):
-    """(1/K) tr(S_W S_B^+): S_W = mean_i (h_i-m_c(i))(h_i-m_c(i))^T, S_B = mean_c (m_c-m_G)(m_c-m_G)^T.
+    """(1/K) tr(S_W S_B^+).
 
-    m_G = mean_c m_c; K = the classes that occur.
+    S_W = mean_i (h_i-m_c(i))(h_i-m_c(i))^T, S_B = mean_c (m_c-m_G)(m_c-m_G)^T, m_G = mean_c m_c; K = the classes that occur.
     """
     means = {c: centroid(rows) for c, rows in by_class(features, labels).items()}
     middle = centroid(list(means.values()))
@@ -168,7 +168,10 @@ def smoothed_loss(gap, smoothing, classes):
 
 
 def optimal_gap(smoothing, classes):
-    """argmin over g in [-50, 100] of smoothed_loss(g), by golden section (good to about 1e-6); inf at smoothing 0."""
+    """argmin over g in [-50, 100] of smoothed_loss(g), by golden section, to about 1e-6.
+
+    inf at smoothing 0.
+    """
     if smoothing == 0:
         return math.inf
     golden = (math.sqrt(5) - 1) / 2
@@ -194,7 +197,8 @@ def margin_loss(logits_row, label):
 def mutual_information(draws, values):
     """mean_x [-(y_x-m_x)^2/(2s^2) - log mean_x' exp(-(y_x-m_x')^2/(2s^2))].
 
-    m_x = mean(draws[x]), s^2 = mean_x (y_x-m_x)^2; where s^2 = 0: mean_x of -log(#{x': m_x' = y_x} / N).
+    m_x = mean(draws[x]), s^2 = mean_x (y_x-m_x)^2.
+    Where s^2 = 0: mean_x of -log(#{x': m_x' = y_x} / N).
     """
     centres = [mean(row) for row in draws]
     count = len(values)
@@ -210,7 +214,10 @@ def mutual_information(draws, values):
 
 
 def literal_information(draws, values):
-    """mean_x [-(y_x-m_x)^2/(2s^2)] - log mean_x exp(-(y_x-m_x)^2/(2s^2)): the misprint; 0 where s^2 = 0."""
+    """mean_x [-(y_x-m_x)^2/(2s^2)] - log mean_x exp(-(y_x-m_x)^2/(2s^2)): the misprint.
+
+    0 where s^2 = 0.
+    """
     centres = [mean(row) for row in draws]
     variance = mean([(y - m) ** 2 for y, m in zip(values, centres, strict=True)])
     if variance == 0:
@@ -220,9 +227,9 @@ def literal_information(draws, values):
 
 
 def two_cluster_information(centres, sd, steps):
-    """integral of mean_x p(y|x) log(p(y|x)/p(y)) dy, p(y|x) = Normal(centres[x], sd^2), p(y) = mean_x p(y|x).
+    """integral of mean_x p(y|x) log(p(y|x)/p(y)) dy.
 
-    Trapezoid with `steps` intervals over [min - 12 sd, max + 12 sd]; a step should be below sd / 2.
+    p(y|x) = Normal(centres[x], sd^2), p(y) = mean_x p(y|x). Trapezoid with `steps` intervals over [min - 12 sd, max + 12 sd]; a step should be below sd / 2.
     """
     low, high = min(centres) - 12 * sd, max(centres) + 12 * sd
     width = (high - low) / steps
@@ -252,7 +259,10 @@ def binned_gap(bin_of, observed, predicted):
 
 
 def equal_mass_ece(confidence, correct, bins=15):
-    """sum_b n_b/N |accuracy - mean confidence|, bin of i = floor(bins * #{j: c_j < c_i} / N): ties share a bin."""
+    """sum_b n_b/N |accuracy - mean confidence|, the bin of i is floor(bins * #{j: c_j < c_i} / N).
+
+    Ties share a bin.
+    """
     bin_of = [
         bins * sum(1 for other in confidence if other < c) // len(confidence) for c in confidence
     ]
@@ -260,7 +270,10 @@ def equal_mass_ece(confidence, correct, bins=15):
 
 
 def classwise_ece(probabilities, labels, bins=15):
-    """mean_k sum_b n_bk/N |mean 1[y=k] - mean p_k|, equal bins (lo, hi] of p_k, p_k = 0 in the first."""
+    """mean_k sum_b n_bk/N |mean 1[y=k] - mean p_k|, equal bins (lo, hi] of p_k.
+
+    p_k = 0 is in the first.
+    """
     per_class = []
     for k in range(len(probabilities[0])):
         column = [row[k] for row in probabilities]
@@ -270,7 +283,7 @@ def classwise_ece(probabilities, labels, bins=15):
 
 
 def stability(probabilities, labels):
-    """1 - mean_c mean_{i in c} |p_i - mean of p over c|^2, over the classes that occur (Shen et al. 2021)."""
+    """1 - mean_c mean_{i in c} |p_i - mean of p over c|^2, classes c that occur (Shen et al. 2021)."""
     spreads = []
     for rows in by_class(probabilities, labels).values():
         middle = centroid(rows)
@@ -279,7 +292,7 @@ def stability(probabilities, labels):
 
 
 def near_classes(probabilities, labels, count):
-    """[k]: the set of the `count` classes j != k with the largest P_kj + P_jk, ties to the smaller j.
+    """[k]: the set of `count` classes j != k with the largest P_kj + P_jk, ties to the smaller j.
 
     P_kj = mean of p_ij over the i with label k, 0 for a class that does not occur.
     """
@@ -295,7 +308,10 @@ def near_classes(probabilities, labels, count):
 
 
 def diffusion(base, moved, near):
-    """mean of log(|m_k-m_j| / |b_k-b_j|) over ordered pairs j != k, j not in near[k], minus it over j in near[k]."""
+    """mean of log(|m_k-m_j| / |b_k-b_j|) over j not in near[k], minus it over j in near[k].
+
+    Over ordered pairs j != k.
+    """
     inside, outside = [], []
     for k in range(len(base)):
         for j in range(len(base)):
