@@ -109,7 +109,7 @@ FEATURES = [
     Column("within/ between (train)", metric("train", "within_between_templates"), decimals=3),
     Column("within/ between (val.)", metric("validation", "within_between_templates"), decimals=3),
     Column("within/ between, all dimensions", metric("train", "within_between")),
-    Column("R²", metric("train", "class_separation"), decimals=3),
+    Column("R²", metric("train", "class_separation")),
     Column("NC1", metric("train", "nc1")),
     Column("spread of wrong templates", metric("train", "wrong_template_spread"), decimals=3),
     Column("spread of template norms", lambda run: run.template_spread),

@@ -1,7 +1,5 @@
 """The content of a study's `results.json` as types, and how that file is read and written."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +11,6 @@ from distill.errors import UserError
 from distill.storage.files import has_valid_checksum, with_checksum, write_text_atomically
 
 Interval = tuple[float, float]
-SPLITS = ("test", "validation", "train")
 
 
 class QuestionCode(StrEnum):
@@ -131,11 +128,6 @@ class Metrics:
     worst_linf: float | None = None
     zero_gradient: float | None = None
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Metrics":
-        """Return the metrics that a JSON object names; the others are None."""
-        return cls(**_known_fields(cls, values))
-
 
 @dataclass(frozen=True)
 class InformationEstimate:
@@ -222,8 +214,10 @@ class RunResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """Return the run that a JSON object describes."""
         known = _known_fields(cls, values)
-        splits = known["metrics"].items()
-        known["metrics"] = {split: Metrics.from_dict(metrics) for split, metrics in splits}
+        known["metrics"] = {
+            split: Metrics(**_known_fields(Metrics, values))
+            for split, values in known["metrics"].items()
+        }
         estimates = known.get("information", [])
         known["information"] = [InformationEstimate(**estimate) for estimate in estimates]
         return cls(**known)
@@ -242,8 +236,7 @@ class Comparison:
         a: name of the arm that is compared against.
         b: name of the other arm.
         metric: "top1", "nll" or "ece".
-        mean_a: mean over the seeds.
-        mean_b: likewise.
+        mean_a, mean_b: means over the seeds.
         difference: mean of b - a.
         ci95: 95% interval of the difference over seeds; None with one seed or without spread.
         ci95_images: 95% interval over test images, with these networks; only of accuracies.
@@ -391,65 +384,9 @@ def read_results(study: Path) -> StudyResults:
 
 
 def write_results(study: Path, results: StudyResults) -> None:
-    """Write a study's `results.json` and `results.csv`, each whole or not at all."""
+    """Write a study's `results.json`, whole or not at all."""
     text = json.dumps(with_checksum(results.to_dict()), indent=1, allow_nan=False)
     write_text_atomically(study / "results.json", text + "\n")
-    write_text_atomically(study / "results.csv", results_csv(results))
-
-
-def results_csv(results: StudyResults) -> str:
-    """Return the runs of a study as CSV: a row a run, metrics in columns like ``test.top1``."""
-    all_axes = [axis for run in results.runs for axis in run.axes]
-    axes = list(dict.fromkeys(all_axes))
-    rows = [_csv_row(run, axes) for run in results.runs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-CSV_COLUMNS = (
-    "id",
-    "role",
-    "arm",
-    "seed",
-    "model",
-    "parameters",
-    "teacher",
-    "epochs",
-    "seconds",
-    "smoothing",
-    "temperature",
-    "optimal_gap",
-    "template_spread",
-    "diffusion",
-)
-ATTACK_METRICS = frozenset(
-    {
-        "num_attacked",
-        "unattacked",
-        "fgsm",
-        "pgd_linf",
-        "margin_linf",
-        "pgd_l2",
-        "transfer",
-        "worst_linf",
-        "zero_gradient",
-    }
-)
-
-
-def _csv_row(run: RunResult, axes: list[str]) -> dict[str, Any]:
-    row = {name: getattr(run, name) for name in CSV_COLUMNS}
-    for axis in axes:
-        row[f"axis.{axis}"] = run.axes.get(axis)
-    for split in SPLITS:
-        for name, value in asdict(run.metrics[split]).items():
-            # only test images are attacked
-            if split == "test" or name not in ATTACK_METRICS:
-                row[f"{split}.{name}"] = value
-    return row
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
