@@ -11,6 +11,7 @@ from distill.errors import UserError
 from distill.storage.files import has_valid_checksum, with_checksum, write_text_atomically
 
 Interval = tuple[float, float]
+REMEDY = "`distill run` of the recipe writes it"
 
 
 class QuestionCode(StrEnum):
@@ -69,8 +70,8 @@ class Metrics:
         logit_gap: mean of ``z_y - z_k`` over images and wrong classes k.
         logit_gap_sd: standard deviation of the same.
         stability: 1 minus the variance of the probabilities within classes (Shen et al. 2021).
-        effective_smoothing: γ, the label smoothing that probabilities amount to: a network's own
-            at temperature 1 without a teacher, else its teacher's at the temperature of the loss.
+        effective_smoothing: γ, the label smoothing that probabilities amount to: those of its
+            teacher at the temperature of the loss; without a teacher its own at temperature 1.
         agreement: share of images on which student and teacher predict the same class.
         kl_to_teacher: mean ``KL(p_teacher ‖ p_student)`` at temperature 1.
         agreement_control: `agreement` with a teacher of another seed, which the student never saw.
@@ -171,8 +172,7 @@ class RunResult:
         template_spread: standard deviation over mean of the templates' squared norms.
         optimal_gap: logit gap at which a smoothed cross-entropy, as the only term, is smallest.
         information: estimates of I(X; Y) by epoch, the finished network last.
-        diffusion: log ratio by which similar classes have come nearer than others, against the
-            same student at T = 1.
+        diffusion: log ratio by which similar classes came nearer than others, relative to T = 1.
     """
 
     id: str
@@ -313,7 +313,7 @@ class StudyResults:
         device: type of the device, "cpu" or "cuda".
         seeds: of the recipe.
         runs: teachers before students, each arm by seed.
-        comparisons: of all pairs of arms that answer a question, for each metric.
+        comparisons: of all pairs of arms to compare, for each metric.
         ranking: students by mean test accuracy, best first.
         classes: names of the classes.
         analysis: the recipe's settings of the analysis.
@@ -366,7 +366,6 @@ def read_results(study: Path) -> StudyResults:
         UserError: if the file is missing, damaged, or of another version.
     """
     path = study / "results.json"
-    again = "`distill run` of the recipe writes it again"
     try:
         values = json.loads(path.read_text("utf-8"))
         if not isinstance(values, dict) or not {"study", "runs", "comparisons"} <= values.keys():
@@ -374,13 +373,13 @@ def read_results(study: Path) -> StudyResults:
         if not has_valid_checksum(values):
             raise ValueError("its content was changed, the checksum does not match")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
+        raise UserError(f"{path} does not exist; {REMEDY}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable: {error}; {again}") from None
+        raise UserError(f"{path} is not readable: {error}; {REMEDY}") from None
     try:
         return StudyResults.from_dict(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is of another version ({error}); {again}") from None
+        raise UserError(f"{path} is of another version ({error}); {REMEDY}") from None
 
 
 def write_results(study: Path, results: StudyResults) -> None:
