@@ -156,8 +156,10 @@ def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
     for i in range(len(columns)):
         if any(row.cells[i] != NO_VALUE for row in rows):
             used.append(i)
-    headings = [columns[i].heading for i in used]
-    return ArmTable(headings, [replace(row, cells=[row.cells[i] for i in used]) for row in rows])
+    shown = []
+    for row in rows:
+        shown.append(replace(row, cells=[row.cells[i] for i in used]))
+    return ArmTable([columns[i].heading for i in used], shown)
 
 
 def accuracy_comparisons(results: StudyResults) -> list[Comparison]:

@@ -395,7 +395,4 @@ def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _interval(bounds: list[float] | None) -> Interval | None:
     """Return an interval from JSON, which has lists for tuples."""
-    if bounds is None:
-        return None
-    low, high = bounds
-    return low, high
+    return None if bounds is None else (bounds[0], bounds[1])
