@@ -1,1 +1,1 @@
-"""Take a run elsewhere: an ONNX file, and the model card in its folder."""
+"""Hand a finished network on: as an ONNX file, and with a model card."""

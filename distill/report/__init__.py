@@ -1,1 +1,1 @@
-"""Reports: tables in the terminal, figures, and the HTML page of a study."""
+"""The report of a study: tables, figures and sentences, from stored results alone."""
