@@ -182,21 +182,25 @@ class LogitCache:
 
     def _prepare(self, epochs: int) -> None:
         """Claim space, and remove files of another identity and of killed processes."""
-        stored_identity = self._stored_identity()
-        claimed = max(self.size(epochs), claimed_bytes(self.path))
+        claim = self.size(epochs)
         # Only this process writes here now, so every temporary file is of one that was killed.
         for path in self.path.glob(".*"):
             if path.name != LOCK:
                 path.unlink(missing_ok=True)
-        if stored_identity != self._identity_text():
-            leftovers = _epoch_files(self.path)
-            if leftovers:
-                self.log(f"{self.path} has logits of another identity; they are computed again")
-            for path in leftovers:
-                path.unlink(missing_ok=True)
-            claimed = self.size(epochs)
-        content = {**json.loads(self._identity_text()), "claimed_bytes": claimed}
+        if self._stored_identity() == self._identity_text():
+            claim = max(claim, _stored_claim(self.path))
+        else:
+            self._remove_epochs()
+        content = {**json.loads(self._identity_text()), "claimed_bytes": claim}
         write_text_atomically(self.path / IDENTITY, json.dumps(content, indent=1) + "\n")
+
+    def _remove_epochs(self) -> None:
+        """Remove the logits of another identity."""
+        paths = _epoch_files(self.path)
+        if paths:
+            self.log(f"{self.path} has logits of another identity; they are computed again")
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def begin(self, epoch: int) -> None:
         """Start to write an epoch; does nothing if this process may not write."""
@@ -302,8 +306,13 @@ def claimed_bytes(path: Path) -> int:
     if not path.is_dir():
         return _size(path)
     size = sum(_size(file) for file in path.glob("*"))
-    claimed = _read_identity(path).get("claimed_bytes", 0)
-    return max(size, claimed) if isinstance(claimed, int) else size
+    return max(size, _stored_claim(path))
+
+
+def _stored_claim(path: Path) -> int:
+    """Return the bytes that the cache in a folder has claimed; 0 if unknown."""
+    claim = _read_identity(path).get("claimed_bytes")
+    return claim if isinstance(claim, int) else 0
 
 
 def _size(file: Path) -> int:
