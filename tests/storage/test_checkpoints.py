@@ -41,6 +41,7 @@ def test_damage_is_found(tmp_path, fault):
     assert checkpoints.damaged_snapshot("run") == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "pattern"),
     [(cut_in_half, "*.partial"), (flip_bit, "*.epochs/epoch-0000.safetensors")],

@@ -1,4 +1,4 @@
-"""A disk that is full at any point is reported; with room again, the study is what it would have been."""
+"""A full disk is reported; with room again, the study is what it would have been."""
 
 import resource
 import subprocess

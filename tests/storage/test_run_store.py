@@ -64,6 +64,7 @@ def test_a_damaged_run_is_trained_again_to_the_same_content(study, capfd):
     assert (study.out / "models" / f"{run_id}.damaged").is_dir()
 
 
+@pytest.mark.slow
 def test_damaged_caches_of_logits_and_analysis_are_made_again(study, capfd):
     caches = [*study.out.glob("logits/*/*.npy"), *study.out.glob("analysis/*")]
     assert len(caches) == 2 + 4
@@ -81,6 +82,7 @@ def test_damaged_caches_of_logits_and_analysis_are_made_again(study, capfd):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["results.json", "features.safetensors"])
 def test_a_damaged_study_is_refused_by_report_and_written_again_by_run(
     study, monkeypatch, capsys, name

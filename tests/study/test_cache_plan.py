@@ -1,4 +1,4 @@
-"""The plan of the logit cache: what is cached already, what is going to be written, and what it depends on."""
+"""The plan of the logit cache: what is there, what will be written, what it depends on."""
 
 from dataclasses import replace
 from types import SimpleNamespace

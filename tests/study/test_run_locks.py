@@ -1,4 +1,4 @@
-"""Jobs share out a study's runs: each run is trained by one job, and what a killed job left is taken over."""
+"""Each run is trained by one of several jobs; what a killed job left is taken over."""
 
 import multiprocessing
 import os

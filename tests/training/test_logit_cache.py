@@ -1,4 +1,4 @@
-"""The cache returns an epoch of the right identity and content, or nothing; a full disk only stops caching."""
+"""The cache returns the right epoch or nothing, and a full disk only stops caching."""
 
 import errno
 import json
@@ -19,6 +19,7 @@ from distill.training.logit_cache import LogitCache, claimed_bytes, count_stored
 from distill.training.logit_codec import Codec
 
 ROWS = torch.arange(160, dtype=torch.uint8).view(10, 16)
+FOUR_CLASSES = Codec(4)
 GIGABYTE = 1e9
 
 
@@ -33,7 +34,7 @@ def cache(tmp_path, log):
     return make_cache(tmp_path, log)
 
 
-def make_cache(folder, log, teacher="t", codec=Codec(4)):
+def make_cache(folder, log, teacher="t", codec=FOUR_CLASSES):
     return LogitCache(folder / "logits" / "cache", {"teacher": teacher}, 10, codec, log.append)
 
 
@@ -255,9 +256,7 @@ def test_the_claim_is_as_large_as_the_files_become(cache):
 def test_damaged_claims_and_unknown_files_count_with_their_size(tmp_path, cache):
     write(cache, 0)
     (cache.path / "identity.json").write_text(json.dumps({"claimed_bytes": "many"}))
-    assert claimed_bytes(cache.path) == sum(
-        path.stat().st_size for path in cache.path.iterdir()
-    )
+    assert claimed_bytes(cache.path) == sum(path.stat().st_size for path in cache.path.iterdir())
     (tmp_path / "file").write_bytes(bytes(100))
     assert claimed_bytes(tmp_path / "file") == 100
     assert claimed_bytes(tmp_path / "nothing") == 0

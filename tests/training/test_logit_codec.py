@@ -1,4 +1,4 @@
-"""Logits come back exactly in their own precision; the top k keep values, classes and the remaining mass."""
+"""Logits come back exactly in their own precision; the top k keep values and mass."""
 
 import pytest
 import torch
