@@ -147,16 +147,12 @@ class LogitCache:
             yield
             return
         lock = FileLock(self.path / LOCK)
-        try:
+        # Where another process has the lock, it writes the same logits.
+        with self._errors_stop_writing(), suppress(Timeout):
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
             self._prepare(epochs)
             self._is_writable = True
-        except Timeout:
-            # Another process writes the same logits.
-            pass
-        except (OSError, UserError) as error:
-            self._stop_writing(error)
         try:
             yield
         finally:
@@ -184,9 +180,8 @@ class LogitCache:
         """Claim space, and remove files of another identity and of killed processes."""
         claim = self.size(epochs)
         # Only this process writes here now, so every temporary file is of one that was killed.
-        for path in self.path.glob(".*"):
-            if path.name != LOCK:
-                path.unlink(missing_ok=True)
+        for path in [*self.path.glob(".epoch-*"), *self.path.glob(f".{IDENTITY}.*")]:
+            path.unlink(missing_ok=True)
         if self._stored_identity() == self._identity_text():
             claim = max(claim, _stored_claim(self.path))
         else:
@@ -207,31 +202,25 @@ class LogitCache:
         self._discard_epoch()
         if not self._is_writable:
             return
-        try:
+        with self._errors_stop_writing():
             for path in _epoch_files(self.path, epoch):
                 path.unlink(missing_ok=True)
             self._writer = _EpochWriter(self, epoch)
-        except OSError as error:
-            self._stop_writing(error)
 
     def add(self, rows: Tensor) -> None:
         """Write the next encoded logits of the epoch, bytes `[n, width]` on the CPU."""
         if self._writer is None:
             return
-        try:
+        with self._errors_stop_writing():
             self._writer.add(rows)
-        except OSError as error:
-            self._stop_writing(error)
 
     def end(self) -> None:
         """Finish the epoch: if all of its examples were written, its file gets its name."""
         if self._writer is None:
             return
-        try:
-            if self._writer.rows_written == self.rows:
+        if self._writer.rows_written == self.rows:
+            with self._errors_stop_writing():
                 self._writer.publish()
-        except OSError as error:
-            self._stop_writing(error)
         self._discard_epoch()
 
     def _discard_epoch(self) -> None:
@@ -240,11 +229,15 @@ class LogitCache:
             self._writer.discard()
             self._writer = None
 
-    def _stop_writing(self, error: Exception) -> None:
-        """Write no more; the study goes on without the cache."""
-        self._is_writable = False
-        self._discard_epoch()
-        self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
+    @contextmanager
+    def _errors_stop_writing(self) -> Iterator[None]:
+        """If the block cannot write, write no more: the study goes on without the cache."""
+        try:
+            yield
+        except (OSError, UserError, NotImplementedError) as error:
+            self._is_writable = False
+            self._discard_epoch()
+            self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
 
 
 class _EpochWriter:

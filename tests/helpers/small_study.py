@@ -39,7 +39,7 @@ def train(out: Path) -> Study:
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
     """Return results without the time that training took."""
-    runs = [{key: run[key] for key in run if key != "seconds"} for run in results["runs"]]
+    runs = [run | {"seconds": None} for run in results["runs"]]
     return {**results, "runs": runs}
 
 
