@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from distill import cli
 from distill.errors import UserError
-from distill.terminal import best_student, plan_lines
+from distill.report.terminal import best_student, plan_lines
 
 
 def exit_status(monkeypatch, *words):

@@ -1,4 +1,7 @@
-"""A run: one network trained with one seed. Its id is a fingerprint of everything that its weights depend on."""
+"""A run: one network trained with one seed.
+
+Its id is a fingerprint, a hash of everything that its weights depend on.
+"""
 
 import hashlib
 import json
@@ -40,7 +43,7 @@ class Run:
 
     @property
     def generation(self) -> int:
-        """Return 0 for a run without teachers, 1 for a student of such runs, 2 for their students, and so on."""
+        """Return 0 for a run without teachers, 1 for students of such runs, and so on."""
         return 1 + max((teacher.generation for teacher in self.teachers), default=-1)
 
     @property
@@ -90,7 +93,8 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def _fingerprint_settings(arm: Arm, data_identity: dict[str, Any]) -> dict[str, Any]:
     """Return what the weights of any run of an arm depend on, trained or frozen.
 
-    Defaults are left out, so that an option that a later version adds does not change old fingerprints.
+    Defaults are left out, so that an option that a later version adds does not change old
+    fingerprints.
     """
     settings = {
         "format": FORMAT,
@@ -123,13 +127,13 @@ def _training_settings(
 
 
 def _cache_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the precision of the logit cache where it rounds what students learn from, else nothing."""
+    """Return the precision of the logit cache if it rounds logits, else nothing."""
     precision = recipe.data.logit_cache
     return {} if precision == "exact" else {"store": precision}
 
 
 def _without_defaults(loss: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return a loss without settings at their defaults: a default that is written out is the same run."""
+    """Return a loss without settings at their defaults, since these do not change the run."""
     stripped = {}
     for name, settings in loss.items():
         model = loss_settings_model(LOSSES[name])(**settings)
