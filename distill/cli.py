@@ -13,7 +13,13 @@ from typing import Annotated
 
 import typer
 
-from distill.report.terminal import best_student, plan_lines, print_results, print_tables, results_json
+from distill.report.terminal import (
+    best_student,
+    plan_lines,
+    print_results,
+    print_tables,
+    results_json,
+)
 
 app = typer.Typer(
     name="distill",
