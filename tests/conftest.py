@@ -13,19 +13,14 @@ import hypothesis
 import pytest
 import torch
 from accelerate import Accelerator
-<<<<<<< HEAD
 from helpers.analysed_study import TrainedStudy, analysed_recipe
-from helpers.recipes import TINY_YAML
-
-from distill import load_recipe, run_study
-from distill.data.splits import load_splits
-=======
 from helpers.recipes import TINY_YAML, make_recipe
 from helpers.training import make_context
 
-from distill import load_recipe
->>>>>>> tests-training
+from distill import load_recipe, run_study
+from distill.data.splits import load_splits
 from distill.recipe.schema import Recipe
+from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext
 
 torch.set_num_threads(1)
