@@ -64,7 +64,11 @@ def test_temporary_files_of_ended_processes_are_removed_and_others_kept(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {ours.name, elsewhere.name}
 
 
-@pytest.mark.parametrize(("process", "alive"), [(os.getpid(), True), (1, True), (10**30, True)])
+@pytest.mark.parametrize(
+    ("process", "alive"),
+    [(os.getpid(), True), (1, True), (10**30, True)],
+    ids=["this process", "init", "beyond any number"],
+)
 def test_a_process_is_alive_if_in_doubt(process, alive):
     assert files.is_process_alive(process) is alive
     assert not files.is_process_alive(a_process_that_has_ended())

@@ -102,7 +102,11 @@ def test_the_lock_of_an_ended_process_of_this_machine_is_taken_over_at_once(tmp_
     assert not make_jobs(tmp_path, 1)[0].acquire("run")
 
 
-@pytest.mark.parametrize("owner", ["1 on another-machine", f"{os.getpid()} on here", ""])
+@pytest.mark.parametrize(
+    "owner",
+    ["1 on another-machine", f"{os.getpid()} on here", ""],
+    ids=["another machine", "this machine", "nobody"],
+)
 def test_another_lock_is_taken_over_when_it_has_not_been_touched_for_two_minutes(
     tmp_path, clock, owner
 ):
