@@ -137,7 +137,7 @@ def _open_split(
     options: StoredOptions,
     notes: list[str],
 ) -> tuple[ImageDataset, list[str] | None]:
-    """Open one split, without unreadable images where the recipe says so.
+    """Open one split, without unreadable images if ``data.on_error`` is skip.
 
     Args:
         data: the recipe's data settings.

@@ -1,4 +1,4 @@
-"""The table of data sets: each source is opened, what it cannot be is refused."""
+"""Each kind of source in the table of data sets is opened; wrong sources are refused."""
 
 import gc
 import gzip
