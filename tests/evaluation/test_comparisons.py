@@ -74,9 +74,7 @@ def test_an_interval_over_images_averages_each_image_over_seeds():
         by_seed = [int(correct[f"focal-{s}"][i]) - int(correct[f"hard-{s}"][i]) for s in range(3)]
         gains.append(sum(by_seed) / 3)
     expected = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
-    assert accuracy_comparison(found, "hard", "focal").ci95_images == pytest.approx(
-        tuple(expected)
-    )
+    assert accuracy_comparison(found, "hard", "focal").ci95_images == pytest.approx(tuple(expected))
 
 
 def test_an_interval_over_images_of_one_seed_is_that_of_paired_proportions():
