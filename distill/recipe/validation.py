@@ -57,32 +57,34 @@ def check(
         return model.model_validate(value)
     except pydantic.ValidationError as failure:
         errors = failure.errors(include_url=False)
-    for place, alternatives in _group_by_place(errors, value).items():
-        if only is not None and place[:1] and place[0] not in only:
+    for location, alternatives in _group_by_location(errors, value).items():
+        if only is not None and location[:1] and location[0] not in only:
             continue
-        code, message = _describe(model, (*key, *place), place, alternatives)
-        problems.add((*key, *place), code, message)
+        code, message = _describe(model, (*key, *location), location, alternatives)
+        problems.add((*key, *location), code, message)
     return None
 
 
-def _group_by_place(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
+def _group_by_location(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
     """Return errors by the keys that lead to them.
 
     A value of a union type (``int | list[int]``) has an error for each type that it might have. The
-    errors at one place belong together; an error further inside is more exact and replaces them.
+    errors at one location belong together; an error further inside is more exact and replaces them.
     """
     groups: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
         groups.setdefault(_place(error, value), []).append(error)
     return {
-        place: group
-        for place, group in groups.items()
-        if len(place) == len(group[0]["loc"]) or not _has_deeper(place, groups)
+        location: group
+        for location, group in groups.items()
+        if len(location) == len(group[0]["loc"]) or not _has_deeper(location, groups)
     }
 
 
-def _has_deeper(place: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
-    return any(len(other) > len(place) and other[: len(place)] == place for other in groups)
+def _has_deeper(location: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
+    return any(
+        len(other) > len(location) and other[: len(location)] == location for other in groups
+    )
 
 
 def _place(error: ErrorDetails, value: Any) -> Key:
@@ -91,15 +93,15 @@ def _place(error: ErrorDetails, value: Any) -> Key:
     pydantic's location also has names for the types of a union, such as ``list[int]``, which are no
     keys of the user's. They are left out: they do not exist in the value.
     """
-    place: list[str | int] = []
+    location: list[str | int] = []
     for part in error["loc"]:
         exists = _contains(value, part)
         if exists:
             value = value[part]
         # These two kinds of errors may be about a key that does not exist.
         if exists or error["type"] == "missing" or is_recipe_error(error):
-            place.append(part)
-    return tuple(place)
+            location.append(part)
+    return tuple(location)
 
 
 def _contains(value: Any, part: str | int) -> bool:
@@ -109,13 +111,13 @@ def _contains(value: Any, part: str | int) -> bool:
 
 
 def _describe(
-    model: type[BaseModel], key: Key, place: Key, alternatives: list[ErrorDetails]
+    model: type[BaseModel], key: Key, location: Key, alternatives: list[ErrorDetails]
 ) -> tuple[str, str]:
-    """Return the code and the message for the errors at one place of a model's value."""
+    """Return the code and the message for the errors at one location of a model's value."""
     error = alternatives[0]
     name = str(key[-1]) if key else ""
     if error["type"] == "extra_forbidden":
-        owner = _model_at(model, place[:-1])
+        owner = _model_at(model, location[:-1])
         new = RENAMED_KEYS.get((owner.__name__, name)) if owner else None
         if new is not None:
             return "renamed_key", renamed_key_message(name, new, error["input"])
@@ -132,9 +134,9 @@ def _describe(
     return error["type"], message
 
 
-def _model_at(model: type[BaseModel], place: Key) -> type[BaseModel] | None:
-    """Return the model that checks the mapping at a place; None if no model does."""
-    for part in place:
+def _model_at(model: type[BaseModel], location: Key) -> type[BaseModel] | None:
+    """Return the model that checks the mapping at a location; None if no model does."""
+    for part in location:
         field = model.model_fields.get(str(part))
         if field is None:
             return None
