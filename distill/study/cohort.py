@@ -237,6 +237,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_error(run: Run) -> UserError:
     """Return the message for a run that does not fit into memory."""
     return UserError(
-        f"{run.display_name}: out of memory; lower train.batch_size, raise train.accumulate, or set "
-        "train.precision=bf16"
+        f"{run.display_name}: out of memory; lower train.batch_size, raise train.accumulate, "
+        "or set train.precision=bf16"
     )
