@@ -1,4 +1,4 @@
-"""The contract of loss functions: their parameters say what they need."""
+"""The contract of loss functions: their parameters are what they need."""
 
 import inspect
 import re
