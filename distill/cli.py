@@ -112,14 +112,15 @@ def report(
 ) -> None:
     """Print the tables of stored studies and write their reports anew; nothing is trained."""
     from distill.report.html import refuse_damage, write_report
-    from distill.storage.run_store import RunStore, read_results
+    from distill.storage.run_store import RunStore
+    from distill.storage.study_results import read_results
 
     for name in studies:
         has_results = (Path(name) / "results.json").is_file()
         folder = Path(name) if has_results else out / name
         results = read_results(folder)
         store = RunStore(folder.resolve().parent)
-        with store.locked(folder.resolve().name):
+        with store.lock_study(folder.resolve().name):
             refuse_damage(results, store)
             write_report(folder, store)
         if as_json:

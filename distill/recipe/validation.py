@@ -57,51 +57,49 @@ def check(
         return model.model_validate(value)
     except pydantic.ValidationError as failure:
         errors = failure.errors(include_url=False)
-    for location, alternatives in _group_by_location(errors, value).items():
-        if only is not None and location[:1] and location[0] not in only:
+    for path, alternatives in _group_by_path(errors, value).items():
+        if only is not None and path[:1] and path[0] not in only:
             continue
-        code, message = _describe(model, (*key, *location), location, alternatives)
-        problems.add((*key, *location), code, message)
+        code, message = _describe(model, (*key, *path), path, alternatives)
+        problems.add((*key, *path), code, message)
     return None
 
 
-def _group_by_location(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
+def _group_by_path(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
     """Return errors by the keys that lead to them.
 
     A value of a union type (``int | list[int]``) has an error for each type that it might have. The
-    errors at one location belong together; an error further inside is more exact and replaces them.
+    errors at one path belong together; an error further inside is more exact and replaces them.
     """
     groups: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
-        groups.setdefault(_place(error, value), []).append(error)
+        groups.setdefault(_path(error, value), []).append(error)
     return {
-        location: group
-        for location, group in groups.items()
-        if len(location) == len(group[0]["loc"]) or not _has_deeper(location, groups)
+        path: group
+        for path, group in groups.items()
+        if len(path) == len(group[0]["loc"]) or not _has_deeper(path, groups)
     }
 
 
-def _has_deeper(location: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
-    return any(
-        len(other) > len(location) and other[: len(location)] == location for other in groups
-    )
+def _has_deeper(path: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
+    return any(len(other) > len(path) and other[: len(path)] == path for other in groups)
 
 
-def _place(error: ErrorDetails, value: Any) -> Key:
+def _path(error: ErrorDetails, value: Any) -> Key:
     """Return the path of an error within a value.
 
     pydantic's location also has names for the types of a union, such as ``list[int]``, which are no
     keys of the user's. They are left out: they do not exist in the value.
     """
-    location: list[str | int] = []
+    path: list[str | int] = []
     for part in error["loc"]:
         exists = _contains(value, part)
         if exists:
             value = value[part]
         # These two kinds of errors may be about a key that does not exist.
         if exists or error["type"] == "missing" or is_recipe_error(error):
-            location.append(part)
-    return tuple(location)
+            path.append(part)
+    return tuple(path)
 
 
 def _contains(value: Any, part: str | int) -> bool:
@@ -111,13 +109,13 @@ def _contains(value: Any, part: str | int) -> bool:
 
 
 def _describe(
-    model: type[BaseModel], key: Key, location: Key, alternatives: list[ErrorDetails]
+    model: type[BaseModel], key: Key, path: Key, alternatives: list[ErrorDetails]
 ) -> tuple[str, str]:
-    """Return the code and the message for the errors at one location of a model's value."""
+    """Return the code and the message for the errors at one path of a model's value."""
     error = alternatives[0]
     name = str(key[-1]) if key else ""
     if error["type"] == "extra_forbidden":
-        owner = _model_at(model, location[:-1])
+        owner = _model_at(model, path[:-1])
         new = RENAMED_KEYS.get((owner.__name__, name)) if owner else None
         if new is not None:
             return "renamed_key", renamed_key_message(name, new, error["input"])
@@ -134,9 +132,9 @@ def _describe(
     return error["type"], message
 
 
-def _model_at(model: type[BaseModel], location: Key) -> type[BaseModel] | None:
-    """Return the model that checks the mapping at a location; None if no model does."""
-    for part in location:
+def _model_at(model: type[BaseModel], path: Key) -> type[BaseModel] | None:
+    """Return the model that checks the mapping at a path; None if no model does."""
+    for part in path:
         field = model.model_fields.get(str(part))
         if field is None:
             return None
