@@ -56,7 +56,8 @@ def log_mean_exp(values):
 def class_separation(features, labels):
     """1 - within/total of cosine distances d = 1 - cos.
 
-    within = sum_kmn d(x_km, x_kn) / (K N_k^2), total = sum_jkmn d(x_jm, x_kn) / (K^2 N_j N_k). Pairs of a vector with itself count (Kornblith et al. 2021, Eq. 11); K = the classes that occur.
+    within = sum_kmn d(x_km, x_kn) / (K N_k^2), total = sum_jkmn d(x_jm, x_kn) / (K^2 N_j N_k).
+    Pairs of a vector with itself count (Kornblith et al. 2021, Eq. 11); K = the classes that occur.
     """
     groups = by_class(features, labels)
     within = 0.0
@@ -114,7 +115,8 @@ def pseudo_inverse(matrix, cutoff=1e-10):
 def nc1(features, labels):
     """(1/K) tr(S_W S_B^+).
 
-    S_W = mean_i (h_i-m_c(i))(h_i-m_c(i))^T, S_B = mean_c (m_c-m_G)(m_c-m_G)^T, m_G = mean_c m_c; K = the classes that occur.
+    S_W = mean_i (h_i-m_c(i))(h_i-m_c(i))^T, S_B = mean_c (m_c-m_G)(m_c-m_G)^T, m_G = mean_c m_c; K
+    = the classes that occur.
     """
     means = {c: centroid(rows) for c, rows in by_class(features, labels).items()}
     middle = centroid(list(means.values()))
@@ -229,7 +231,8 @@ def literal_information(draws, values):
 def two_cluster_information(centres, sd, steps):
     """integral of mean_x p(y|x) log(p(y|x)/p(y)) dy.
 
-    p(y|x) = Normal(centres[x], sd^2), p(y) = mean_x p(y|x). Trapezoid with `steps` intervals over [min - 12 sd, max + 12 sd]; a step should be below sd / 2.
+    p(y|x) = Normal(centres[x], sd^2), p(y) = mean_x p(y|x). Trapezoid with `steps` intervals over
+    [min - 12 sd, max + 12 sd]; a step should be below sd / 2.
     """
     low, high = min(centres) - 12 * sd, max(centres) + 12 * sd
     width = (high - low) / steps
@@ -283,7 +286,7 @@ def classwise_ece(probabilities, labels, bins=15):
 
 
 def stability(probabilities, labels):
-    """1 - mean_c mean_{i in c} |p_i - mean of p over c|^2, classes c that occur (Shen et al. 2021)."""
+    """1 - mean_c mean_{i in c} |p_i - mean of p over c|^2 (Shen et al. 2021), c occurring."""
     spreads = []
     for rows in by_class(probabilities, labels).values():
         middle = centroid(rows)
