@@ -1,31 +1,76 @@
-"""A YAML document that knows where each of its keys stands, so that every problem can name its place.
+"""Errors that the user can fix, and helpers to word their messages.
 
-In reading order: the errors; YAML with line numbers; overrides from the command line; checking a part of
-the document by a pydantic model, with problems as sentences and the suggest known key.
+This module imports nothing of the package, so that every other module can use it.
 """
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 
 class UserError(Exception):
-    """A mistake of the person at the keyboard: shown as a sentence, with exit status 2, never a traceback."""
+    """A mistake that the user can fix.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe, with its location.
+
+    Attributes:
+        source: the file, or the override (``override 'train.lr=x'``) that the mistake is in.
+        line: line in the file, from 1; None where there is no file.
+        key: path of the key, as in ``students.alone.loss``; empty for the whole document.
+        code: kind of mistake in one word, for programs: ``unknown_key``, or an error type of
+            pydantic such as ``greater_than``.
+        message: what is wrong and how to fix it, in English.
+    """
+
+    source: str
+    line: int | None
+    key: str
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return ``file:line: key: message``, without the parts that are not known."""
+        location = self.source if self.line is None else f"{self.source}:{self.line}"
+        if self.key:
+            return f"{location}: {self.key}: {self.message}"
+        return f"{location}: {self.message}"
 
 
 class RecipeError(UserError):
-    """Every problem of one recipe, a line each."""
+    """All problems that were found in one recipe; the message has one line for each."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
 
 
 def pluralize(count: int, noun: str) -> str:
-    """ "1 run", "2 runs"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Return a count with its noun in the right form: ``1 run``, ``2 runs``, ``1,000 runs``."""
+    ending = "" if count == 1 else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def closest(word: Any, known: Iterable[str]) -> str | None:
+    """Return the known word that is spelt most like `word`; None if none is similar."""
+    names = [str(name) for name in known]
+    matches = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def suggest(word: Any, known: Iterable[str]) -> str:
-    """``did you mean …?`` where something known is close, else the list of what is known."""
+    """Return a hint for an unknown word: ``did you mean 'x'?``, or the list of all known words."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return (
-        f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known) or 'nothing'}"
-    )
+    match = closest(word, known)
+    if match is not None:
+        return f"did you mean '{match}'?"
+    return f"known here: {', '.join(known) or 'nothing'}"

@@ -1,12 +1,9 @@
 """What leaves the project: cards, ONNX files, evaluations elsewhere, trackers, wheels; and jobs that share a study."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
@@ -15,12 +12,11 @@ import torch
 from helpers.recipes import ROOT
 from PIL import Image
 
-from distill import load_recipe, run_study
+from distill import load_recipe
 from distill.errors import UserError
 from distill.evaluation.evaluate import map_labels
-from distill.models.factory import build_model, load_run_model
+from distill.models.factory import ModelSpec, build_model, load_run_model
 from distill.storage.run_store import RunStore
-from distill.study.run_locks import STALE, RunLocks, Shard, _kernel, parse_shard
 
 
 def distill(folder, *words, status=0):
@@ -221,106 +217,10 @@ def test_networks_of_every_kind_are_exported(tmp_path, name):
     from distill.export.onnx import TOLERANCE, export_onnx
 
     args = {"base": "cifar_resnet8"} if name == "cosine_head" else {}
-    model = build_model(
-        name, args, classes=5, shape=(3, 32, 32), seed=0, mean=(0.4,) * 3, std=(0.2,) * 3
-    )
+    spec = ModelSpec(name, 5, (3, 32, 32), (0.4,) * 3, (0.2,) * 3, model_args=args)
+    model = build_model(spec, seed=0)
     assert export_onnx(model, tmp_path / "x.onnx", 1.3) <= TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
-
-
-# --------------------------------------------------------------------------------------------- jobs on one study
-
-
-@pytest.mark.parametrize(("text", "shard"), [("1/1", (0, 1)), ("3/8", (2, 8))])
-def test_shards_are_counted_from_one(text, shard):
-    assert parse_shard(text) == shard
-
-
-@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1.0/2"])
-def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(UserError, match="expected I/N"):
-        parse_shard(text)
-
-
-def test_a_claim_is_of_one_job_and_of_nobody_once_it_is_old(tmp_path, monkeypatch):
-    one, two = RunLocks(tmp_path, Shard(0, 2)), RunLocks(tmp_path, Shard(1, 2))
-    assert one.take("run") and one.take("run") and not two.take("run")
-    one.release("run")
-    assert two.take("run") and not one.take("run")
-    path = tmp_path / ".run.claim"
-    path.write_text("1 on another machine")
-    now = RunLocks._now
-    monkeypatch.setattr(RunLocks, "_now", lambda claims: now(claims) + STALE - 5)
-    assert not one.take("run")
-    monkeypatch.setattr(RunLocks, "_now", lambda claims: now(claims) + STALE + 5)
-    assert one.take("run")
-
-
-def test_of_many_that_claim_one_run_one_gets_it(tmp_path):
-    """Again and again, from eight threads at once, fresh and stale ones."""
-    for turn in range(20):
-        path = tmp_path / f".{turn}.claim"
-        if turn % 2:
-            path.write_text("99999999 on nowhere")
-            os.utime(path, (0, 0))
-        jobs, got, start = (
-            [RunLocks(tmp_path, Shard(i, 8)) for i in range(8)],
-            [],
-            threading.Barrier(8),
-        )
-
-        def take(job, turn=turn, got=got, start=start):
-            start.wait()
-            got.append(job.take(str(turn)))
-
-        threads = [threading.Thread(target=take, args=(job,)) for job in jobs]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-        assert sum(got) == 1
-
-
-def test_two_jobs_share_out_a_study_and_one_writes_it(study, tmp_path):
-    """Both at once on one folder: each run is trained by one of them, to the weights of a single job."""
-    folder, results = study
-    (tmp_path / "tiny.yaml").write_text((folder / "tiny.yaml").read_text())
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-m", "distill", "run", "tiny.yaml", "--shard", f"{i}/2"],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in (1, 2)
-    ]
-    said = [job.communicate(timeout=300)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
-    for run in results["runs"]:
-        name = f"runs/models/{run['id']}/model.safetensors"
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    trained = sum(
-        int(n) for text in said for n in re.findall(r", seed 0, (\d+) runs?: 3 epochs in", text)
-    )
-    assert trained == len(results["runs"]) == 4
-    assert (
-        sum("report: " in text for text in said) >= 1
-        and (tmp_path / "runs/tiny/report.html").is_file()
-    )
-    assert not list((tmp_path / "runs" / "models").glob(".*claim*"))
-
-
-def test_a_job_goes_on_with_what_a_killed_one_left(tiny, tmp_path):
-    """RunLocks of a process of this machine that is gone hold nobody up."""
-    (tmp_path / "runs" / "models").mkdir(parents=True)
-    recipe = load_recipe(tiny)
-    from distill.study.dry_run import dry_run
-
-    for run in dry_run(recipe, tmp_path / "runs")["runs"]:
-        (tmp_path / "runs" / "models" / f".{run['id']}.claim").write_text(
-            f"99999999 on {_kernel()} as x"
-        )
-    results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
-    assert len(results["runs"]) == 4
 
 
 # ---------------------------------------------------------------------------------------------------- packages

@@ -168,7 +168,7 @@ def test_comparisons_are_paired_tests_of_what_is_stored(study):
 def test_a_run_is_a_timm_folder_with_the_stored_logits(study):
     folder, _ = study
     splits = load_splits(load_recipe(folder / "tiny.yaml").data)
-    assert splits.resident
+    splits.load_into_memory()
     for run in results_of(folder)["runs"][::4]:
         place = folder / "runs" / "models" / run["id"]
         model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
@@ -371,7 +371,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path):
         error = process.communicate(timeout=60)[1]
         assert process.returncode == status and "Traceback" not in error, error
         assert not (tmp_path / "killed" / "runs" / "tiny").exists()
-    assert "the same command goes on" in error
+    assert "the same command continues" in error
     command("run", "tiny.yaml", cwd=tmp_path / "killed")
     run_study(load_recipe(tmp_path / "whole" / "tiny.yaml"), tmp_path / "whole" / "runs")
     expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")

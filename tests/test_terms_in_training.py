@@ -73,7 +73,7 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(recipe, study_c
     teachers = {t.id: Teacher(ctx.load(t), {"features"}) for r in students for t in r.teachers}
 
     def begin(run, steps):
-        model, shares = ctx.build(run.arm, 3), ctx.splits.shares
+        model, shares = ctx.build(run.arm, 3), ctx.splits.class_frequencies
         return start(run, model, teachers, shares, steps, ctx.accelerator, False)
 
     class StopHereError(Exception):
@@ -424,7 +424,7 @@ def test_shares_of_the_data_are_a_prior_and_balanced_weights(recipe, study_conte
     ctx = study_context(recipe, loss)
     labels = ctx.splits.train.labels
     shares = [(labels == k).double().mean().item() for k in range(10)]
-    assert ctx.splits.shares == pytest.approx(shares)
+    assert ctx.splits.class_frequencies == pytest.approx(shares)
     assert sum(1 / (10 * shares[k]) for k in labels.tolist()) / len(labels) == pytest.approx(
         1
     )  # weights of mean 1
@@ -455,7 +455,9 @@ def test_a_checkpoint_without_parts_is_read_by_a_run_without_them(recipe, study_
     run = next(r for r in plan(ctx) if r.arm.name == "weight_decay_params")
 
     def begin():
-        return start(run, ctx.build(run.arm, 3), {}, ctx.splits.shares, 9, ctx.accelerator, False)
+        return start(
+            run, ctx.build(run.arm, 3), {}, ctx.splits.class_frequencies, 9, ctx.accelerator, False
+        )
 
     member = begin()
     member.epoch = 2

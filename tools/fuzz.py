@@ -24,7 +24,8 @@ from PIL import Image
 
 from distill import load_recipe
 from distill.cli import main as distill
-from distill.data.image_dataset import ImageDataset
+from distill.data.decoding import ImageFormat
+from distill.data.image_dataset import ImageDataset, ImageReader
 from distill.errors import UserError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -249,7 +250,10 @@ def image_case(folder: Path, dice: random.Random) -> str:
     import torch
 
     images = ImageDataset(
-        torch.zeros(1).long(), lambda _: _opened(path), lambda _: "image", 3, (16, 16)
+        torch.zeros(1).long(),
+        name=lambda _: "image",
+        reader=ImageReader(lambda _: _opened(path)),
+        format=ImageFormat(3, (16, 16)),
     )
     got = images[0]
     if isinstance(got, str):

@@ -1,1 +1,1 @@
-"""ImageDataset: where they come from (sources), what a network is shown of them (views), in batches (loaders)."""
+"""Images: data sets by name, their splits, augmentation, and batches on the device."""

@@ -1,8 +1,9 @@
-"""Folders of images: which of them are splits, which are classes, and what is left out of them."""
+"""Folders of images: find the splits, the classes and the image files."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,148 +12,236 @@ from PIL import Image
 from timm.utils.misc import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from distill.data.image_dataset import ImageDataset
+from distill.data.image_dataset import ImageDataset, ImageReader
 from distill.errors import UserError, pluralize, suggest
 from distill.recipe.schema import Data
 
-SYNONYMS = {
+SPLIT_SYNONYMS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-ENDINGS = (*IMG_EXTENSIONS, ".gif")
+IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+
+
+# ------------------------------------------------------------------------------------------- splits
 
 
 def find_splits(data: Data, notes: list[str]) -> dict[str, str | None]:
-    """The folder (or tar file) of each split; only `train` where the splits are to be held out of one."""
+    """Find the folder or tar file of each split below ``data.root``.
+
+    A folder named for validation, without one for test, becomes the test split, as in ImageNet.
+
+    Args:
+        data: the recipe's data settings.
+        notes: receives a sentence if a test split was found that the recipe does not name.
+
+    Returns:
+        The path of each split, None for splits that are to be held out of the training split.
+
+    Raises:
+        UserError: if the root or a named split does not exist.
+    """
     root = Path(data.root or ".")
     if not root.exists():
         raise UserError(f"data.root: {root} does not exist")
 
-    def find(name: str) -> str | None:
-        names = SYNONYMS.get(name, (name,))
-        found = [
-            root / f"{n}{end}"
-            for n in names
-            for end in ("", ".tar")
-            if (root / f"{n}{end}").exists()
-        ]
-        return str(found[0]) if found and root.is_dir() else None
+    validation = _named_split(root, data.validation) if isinstance(data.validation, str) else None
+    test = _named_split(root, data.test) if isinstance(data.test, str) else None
 
-    def named(value: str) -> str:
-        path = find(value)
-        if path is None:
-            here = [p.name for p in root.iterdir()] if root.is_dir() else []
-            raise UserError(f"data: {root} has no split '{value}'; {suggest(value, here)}")
-        return path
+    # If the recipe names no split, the root may contain the classes themselves.
+    names_a_split = "train" in data.model_fields_set or test or validation
+    train = _named_split(root, data.train) if names_a_split else _find_split(root, data.train)
 
-    validation = named(data.validation) if isinstance(data.validation, str) else None
-    test = named(data.test) if isinstance(data.test, str) else None
-    asked = (
-        "train" in data.model_fields_set or test or validation
-    )  # else the folder may hold the classes themselves
-    train = named(data.train) if asked else find(data.train)
     if train and data.test is None:
-        own = find("validation")
-        test = find("test") or (own if own != validation else None)
-        if own and own != test and "validation" not in data.model_fields_set:
-            validation = own
+        validation_folder = _find_split(root, "validation")
+        test = _find_split(root, "test")
+        if test is None and validation_folder != validation:
+            test = validation_folder
+        is_free = validation_folder and validation_folder != test
+        if is_free and "validation" not in data.model_fields_set:
+            validation = validation_folder
         if test:
             notes.append(f"test split: {test}")
     return {"train": train or str(root), "test": test, "validation": validation}
 
 
+def _find_split(root: Path, name: str) -> str | None:
+    """Return the folder or tar file of a split, also under a synonym of its name, or None."""
+    if not root.is_dir():
+        return None
+    for synonym in SPLIT_SYNONYMS.get(name, (name,)):
+        for path in (root / synonym, root / f"{synonym}.tar"):
+            if path.exists():
+                return str(path)
+    return None
+
+
+def _named_split(root: Path, name: str) -> str:
+    """Return the folder or tar file of a split that the recipe names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = _find_split(root, name)
+    if path is None:
+        existing = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+        raise UserError(f"data: {root} has no split '{name}'; {suggest(name, existing)}")
+    return path
+
+
+# ------------------------------------------------------------------------------------------ classes
+
+
 def open_folder(
-    root: Path, split: str, known: list[str] | None, notes: list[str]
+    root: Path, split: str, class_names: list[str] | None, notes: list[str]
 ) -> tuple[ImageDataset, list[str]]:
-    """One split: each folder directly in `root` is a class, and all images in it, however deep, are of this class.
+    """Open one split: each folder directly in `root` is a class, with all images below it.
 
     Args:
         root: the split's folder.
-        split: what to call it.
-        known: the classes of training, where they are known.
-        notes: gets what is left out.
+        split: the split's name, for messages.
+        class_names: the classes of the training split; None if this is the training split.
+        notes: receives sentences on files that are left out.
+
+    Returns:
+        The images in natural order of their paths, and the class names.
 
     Raises:
-        UserError: if there are no images, or if they are of classes that training does not have.
+        UserError: if there are no images, or if a class is missing in the training split.
     """
-    found: dict[str, list[str]] = {}  # paths below root, by class
-    other, deep = Counter(), 0
-    for path in _files(root):
-        ending, depth = os.path.splitext(path)[1].lower(), path.count(os.sep)
-        if ending not in ENDINGS:
-            other[ending or os.path.basename(path)] += 1
-        else:
-            found.setdefault(path.partition(os.sep)[0] if depth else "", []).append(path)
-            deep += depth > 1
-    loose = found.pop("", [])
-    endings = ", ".join(f"{count} {name}" for name, count in other.most_common(5))
-    if not found:
-        lie = (
-            f"; {pluralize(len(loose), 'image')}, as {loose[0]}, not in a class's folder"
-            if loose
-            else ""
-        )
-        lie += (
-            f"; other files: {endings}, which are not read: convert them to JPEG" if other else ""
-        )
-        raise UserError(
-            f"data: {root} has no images ({', '.join(ENDINGS)}) in folders{lie}. ImageDataset must lie in one "
-            "folder for each class"
-        )
-    if loose:
-        notes.append(
-            f"{pluralize(len(loose), 'image')} not in a class's folder, but directly in {root}, left out: "
-            f"{loose[0]}{' and others' if len(loose) > 1 else ''}"
-        )
-    if other:
-        notes.append(
-            f"{pluralize(other.total(), 'file')} of {root} not of the kinds of images that are read, left out: "
-            f"{endings}"
-        )
-    names = known or sorted(found, key=natural_key)
-    unknown = sorted(found.keys() - set(names))
+    listing = _list_images(root)
+    if not listing.classes:
+        raise UserError(_no_images_message(root, listing))
+    notes.extend(_left_out_notes(root, listing))
+
+    names = class_names or sorted(listing.classes, key=natural_key)
+    unknown = sorted(listing.classes.keys() - set(names))
     if unknown:
         raise UserError(
-            f"data: the {split} split {root} has {len(found)} classes, training has {len(names)}: "
-            f"'{unknown[0]}' is not among them; {suggest(unknown[0], names)}"
+            f"data: the {split} split {root} has {len(listing.classes)} classes, the training "
+            f"split has {len(names)}: it has no class '{unknown[0]}'; {suggest(unknown[0], names)}"
         )
-    if deep and not known:
+    if listing.num_nested and class_names is None:
         notes.append(
-            f"the classes are the {len(names)} folders directly in {root}; {deep} images in folders within "
-            "them belong to these"
+            f"the classes are the {len(names)} folders directly in {root}; "
+            f"images in their subfolders ({listing.num_nested}) belong to these classes"
         )
         if len(names) == 1:
             raise UserError(
-                f"data: {root} has one folder only, which would be the only class; if its folders are the "
-                f"classes, write data.root={root / names[0]}"
+                f"data: {root} contains one folder, which would be the only class; if the folders "
+                f"in it are the classes, write data.root={root / names[0]}"
             )
-    numbers = {name: i for i, name in enumerate(names)}
-    samples = sorted((path for paths in found.values() for path in paths), key=natural_key)
-    labels = torch.tensor([numbers[path.partition(os.sep)[0]] for path in samples])
-    packed = np.array(
-        [os.fsencode(path) for path in samples]
-    )  # one object: processes that decode do not copy it
+    return _dataset_of_files(root, listing, names), names
 
-    def path_of(i: int) -> str:
-        return os.fsdecode(packed[i])
+
+@dataclass
+class _Listing:
+    """The files below a split's folder, as paths relative to it.
+
+    Attributes:
+        classes: paths of the images of each class.
+        loose: paths of images that are in no class's folder.
+        other: number of files that are no images, by extension (or name, without an extension).
+        num_nested: number of images that are in subfolders of a class's folder.
+    """
+
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    loose: list[str] = field(default_factory=list)
+    other: Counter = field(default_factory=Counter)
+    num_nested: int = 0
+
+    @property
+    def other_text(self) -> str:
+        """Return the most frequent kinds of other files, such as ``3 .heic, 1 .mov``."""
+        return ", ".join(f"{count} {name}" for name, count in self.other.most_common(5))
+
+
+def _list_images(root: Path) -> _Listing:
+    listing = _Listing()
+    for path in _walk_files(root):
+        extension = os.path.splitext(path)[1].lower()
+        if extension not in IMAGE_EXTENSIONS:
+            listing.other[extension or os.path.basename(path)] += 1
+            continue
+        depth = path.count(os.sep)
+        if depth == 0:
+            listing.loose.append(path)
+        else:
+            listing.classes.setdefault(_class_of(path), []).append(path)
+        if depth > 1:
+            listing.num_nested += 1
+    return listing
+
+
+def _class_of(path: str) -> str:
+    """Return the first folder of a relative path."""
+    return path.partition(os.sep)[0]
+
+
+def _no_images_message(root: Path, listing: _Listing) -> str:
+    message = f"data: {root} has no images ({', '.join(IMAGE_EXTENSIONS)}) in class folders"
+    if listing.loose:
+        message += (
+            f"; {pluralize(len(listing.loose), 'image')}, for example {listing.loose[0]}, "
+            "not in a class folder"
+        )
+    if listing.other:
+        message += f"; unsupported files: {listing.other_text}: convert them to JPEG"
+    return f"{message}. Put the images of each class into a folder of their own"
+
+
+def _left_out_notes(root: Path, listing: _Listing) -> list[str]:
+    notes = []
+    if listing.loose:
+        others = " and others" if len(listing.loose) > 1 else ""
+        notes.append(
+            f"{pluralize(len(listing.loose), 'image')} directly in {root}, not in a class folder, "
+            f"left out: {listing.loose[0]}{others}"
+        )
+    if listing.other:
+        notes.append(
+            f"{pluralize(listing.other.total(), 'file')} in {root} of unsupported kinds, left out: "
+            f"{listing.other_text}"
+        )
+    return notes
+
+
+def _dataset_of_files(root: Path, listing: _Listing, names: list[str]) -> ImageDataset:
+    numbers = {name: number for number, name in enumerate(names)}
+    paths: list[str] = []
+    for class_paths in listing.classes.values():
+        paths += class_paths
+    paths.sort(key=natural_key)
+    labels = torch.tensor([numbers[_class_of(path)] for path in paths])
+
+    # One array instead of many strings: forked workers count references to each string that they
+    # read, which copies the memory pages that the strings are in.
+    encoded_paths = np.array([os.fsencode(path) for path in paths])
+
+    def relative_path(i: int) -> str:
+        return os.fsdecode(encoded_paths[i])
+
+    def name(i: int) -> str:
+        path = relative_path(i)
+        return f"{path} ({(root / path).stat().st_size} bytes)"
 
     def read(i: int) -> Image.Image:
-        with (root / path_of(i)).open("rb") as file:
+        with (root / relative_path(i)).open("rb") as file:
             image = Image.open(file)
             image.load()
         return image
 
-    return ImageDataset(
-        labels,
-        read,
-        lambda i: f"{path_of(i)} ({(root / path_of(i)).stat().st_size} bytes)",
-        where=f" in {root}",
-    ), names
+    return ImageDataset(labels, name, ImageReader(read, location=str(root)))
 
 
-def _files(root: Path) -> Iterator[str]:
-    """All files below, as paths from there, but for hidden ones; links are followed, but not in circles.
+# -------------------------------------------------------------------------------------------- files
+
+
+def _walk_files(root: Path) -> Iterator[str]:
+    """Yield the paths of all files below `root`, relative to it, without hidden ones.
+
+    Symbolic links are followed, except into a folder that contains the link.
 
     Raises:
         UserError: if a folder cannot be listed.
@@ -161,22 +250,28 @@ def _files(root: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise UserError(f"data: cannot list {error.filename}: {error.strerror}")
 
-    above: dict[
-        str, frozenset[str]
-    ] = {}  # the folders that a folder lies in, and itself, without links
-    for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):
-        here, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
-        if here in outer:
-            inner.clear()
+    # For each folder that is still to be entered: the real paths of the folders that contain it.
+    parents_of: dict[str, frozenset[str]] = {}
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
+        real_path = os.path.realpath(folder)
+        parents = parents_of.get(os.path.dirname(folder), frozenset())
+        if real_path in parents:
+            # A link to a folder that contains it would be followed forever.
+            subfolders.clear()
             continue
-        inner[:] = sorted(name for name in inner if not _is_hidden(name) and name != "__MACOSX")
-        above[folder] = outer | {here} if inner else frozenset()
-        below = os.path.relpath(folder, root)
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden_folder(name))
+        parents_of[folder] = parents | {real_path} if subfolders else frozenset()
+        relative_folder = os.path.relpath(folder, root)
         for name in sorted(files):
             if not _is_hidden(name):
-                yield name if below == "." else os.path.join(below, name)
+                yield name if relative_folder == "." else os.path.join(relative_folder, name)
+
+
+def _is_hidden_folder(name: str) -> bool:
+    """Return whether a folder is hidden; macOS puts copies of metadata into ``__MACOSX``."""
+    return _is_hidden(name) or name == "__MACOSX"
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a name begins with a dot, as those that programs keep for themselves do; "..." is a class's."""
+    """Return whether a name begins with a dot; names of dots alone, as "...", may be classes."""
     return name.startswith(".") and bool(name.strip("."))

@@ -1,77 +1,28 @@
-"""Batches: from memory where a split is resident on the device, else decoded by worker processes."""
+"""Batches on the device: from memory if the data set fits there, else decoded by workers."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from distill.data.augment import augment_batch, epoch_order, evaluation_crop, mix, mixup_partners
-from distill.data.image_dataset import checked
+from distill.data.augment import (
+    Batch,
+    augment_batch,
+    epoch_order,
+    evaluation_crop,
+    mix,
+    mixup_partners,
+)
 from distill.data.splits import Split, Splits
+from distill.data.workers import unwrap
 from distill.recipe.schema import Augment
 
-AT_ONCE = (
-    2**23
-)  # bytes of resident images whose views are made together: small batches cost more calls than work
+# Bytes of images in memory that are augmented together. For small batches the calls take longer
+# than the work.
+AUGMENT_TOGETHER_BYTES = 2**23
 
 
-class Batch(NamedTuple):
-    """What a step sees: pixels in [0, 255] ``[B, C, H, W]``, labels ``[B]`` or ``[B, K]``, on the device."""
-
-    views: Tensor
-    labels: Tensor
-
-
-def read_batches(
-    splits: Splits, split: Split, parts: list[Tensor], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each part (numbers within the split, on the CPU): the numbers and their uint8 images, on the device.
-
-    The numbers are copied to the device once, before the first batch.
-    """
-    images = split.images
-    numbers = torch.cat(parts).to(device).split([len(part) for part in parts])
-    if splits.resident:
-        images.pixels = images.pixels.to(device)  # the first time only
-        positions = split.positions.to(device)
-        for number in numbers:
-            yield number, images.pixels.index_select(0, positions[number])
-        return
-    decoded = images.stream(
-        [split.positions[part].tolist() for part in parts],
-        splits.settings.workers,
-        pinned=device.type == "cuda",
-    )
-    yield from zip(numbers, _copied(decoded, device), strict=True)
-
-
-def _copied(batches: Iterator[Tensor | str], device: torch.device) -> Iterator[Tensor]:
-    """Decoded batches on the device; on a GPU the next one is copied while the last one is worked on."""
-    if device.type != "cuda":
-        yield from (checked(batch).to(device) for batch in batches)
-        return
-    beside, ready = torch.cuda.Stream(device), None
-    for batch in batches:
-        with torch.cuda.stream(beside):
-            copy = checked(batch).to(device, non_blocking=True)
-            done = beside.record_event()
-        if ready:
-            yield _arrived(*ready)
-        ready = copy, done
-    if ready:
-        yield _arrived(*ready)
-
-
-def _arrived(copy: Tensor, done: torch.cuda.Event) -> Tensor:
-    """A copy made on another stream, for the one that works."""
-    stream = torch.cuda.current_stream(copy.device)
-    stream.wait_event(done)
-    copy.record_stream(stream)
-    return copy
-
-
-def training_batches(
+def training_batches(  # noqa: PLR0913 (the trainer calls it by position)
     splits: Splits,
     augment: Augment,
     batch_size: int,
@@ -82,47 +33,52 @@ def training_batches(
     world: int = 1,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """One epoch of views of the training split, from its `first` batch on; a rest that does not fill a batch waits for
-    another epoch.
+    """Yield one epoch of augmented batches of the training split.
 
-    With several processes, each sees its part (every `world`-th example) of every batch.
+    Examples at the end of the epoch that do not fill a batch are skipped.
+
+    Args:
+        splits: the data set.
+        augment: how views are made.
+        batch_size: examples per optimizer step, over all processes.
+        seed: seed of the run.
+        epoch: number of the epoch.
+        device: where batches are put.
+        rank: number of this process.
+        world: number of processes. Each gets every `world`-th example of every batch.
+        first: number of the first batch, for an epoch that is resumed.
     """
-    split, classes = splits.train, len(splits.class_names)
-    mixing = augment.mixup > 0 or augment.cutmix > 0
+    split = splits.train
+    num_classes = len(splits.class_names)
     order = epoch_order(len(split), seed, epoch)
-    batches = [b[rank::world] for b in order.split(batch_size) if len(b) == batch_size]
-    size, together = len(batches[0]), _batches_together(splits, len(batches[0]))
-    groups = [torch.cat(batches[i : i + together]) for i in range(first, len(batches), together)]
-    parts = (
-        [torch.cat([g, mixup_partners(g, len(split), seed, epoch)]) for g in groups]
-        if mixing
-        else groups
-    )
+    batches = [batch[rank::world] for batch in order.split(batch_size) if len(batch) == batch_size]
+    size = len(batches[0])
+    together = _batches_together(splits, size)
+    groups = [
+        torch.cat(batches[start : start + together])
+        for start in range(first, len(batches), together)
+    ]
+
+    # What is read for a group: its images, and after them their partners where images are mixed.
+    reads = groups
+    if augment.mixes:
+        partners = [mixup_partners(group, len(split), seed, epoch) for group in groups]
+        reads = [torch.cat(pair) for pair in zip(groups, partners, strict=True)]
+
     labels = split.labels.to(device)
-    for own, (number, images) in zip(
-        groups, read_batches(splits, split, parts, device), strict=True
+    for group, (index, images) in zip(
+        groups, read_batches(splits, split, reads, device), strict=True
     ):
-        views, target = augment_batch(images, number, augment, seed, epoch), labels[number]
-        if mixing:
-            half = len(own)
-            views, target = mix(
-                views[:half],
-                views[half:],
-                target[:half],
-                target[half:],
-                own,
-                classes,
-                augment,
-                seed,
-                epoch,
-            )
-        yield from map(Batch, views.split(size), target.split(size))
-
-
-def _batches_together(splits: Splits, size: int) -> int:
-    """How many batches of so many examples are read and seen at once; streamed ones come one by one."""
-    channels, height, width = splits.shape
-    return max(1, AT_ONCE // (size * channels * height * width)) if splits.resident else 1
+        views = augment_batch(images, index, augment, seed, epoch)
+        batch = Batch(views, labels[index])
+        if augment.mixes:
+            own = Batch(batch.views[: len(group)], batch.labels[: len(group)])
+            partner = Batch(batch.views[len(group) :], batch.labels[len(group) :])
+            batch = mix(own, partner, group, num_classes, augment, seed, epoch)
+        for batch_views, batch_labels in zip(
+            batch.views.split(size), batch.labels.split(size), strict=True
+        ):
+            yield Batch(batch_views, batch_labels)
 
 
 def evaluation_batches(
@@ -133,11 +89,91 @@ def evaluation_batches(
     device: torch.device,
     positions: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """A split (or some of it) in order, each example once, without anything random."""
-    positions = torch.arange(len(split)) if positions is None else positions
+    """Yield a split in order, each example once, without random augmentation.
+
+    Args:
+        splits: the data set.
+        split: which of its splits.
+        augment: the training's augmentation; images get its crop, at the centre.
+        batch_size: examples per batch; the last one may be smaller.
+        device: where batches are put.
+        positions: numbers of the examples within the split, all by default.
+    """
+    if positions is None:
+        positions = torch.arange(len(split))
+    if not len(positions):
+        return
     labels = split.labels.to(device)
-    if len(positions):
-        for number, images in read_batches(
-            splits, split, list(positions.split(batch_size)), device
-        ):
-            yield Batch(evaluation_crop(images, augment), labels[number])
+    parts = list(positions.split(batch_size))
+    for index, images in read_batches(splits, split, parts, device):
+        yield Batch(evaluation_crop(images, augment), labels[index])
+
+
+def read_batches(
+    splits: Splits, split: Split, parts: list[Tensor], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of images as they are stored, without augmentation.
+
+    Args:
+        splits: the data set.
+        split: which of its splits.
+        parts: for each batch the numbers of its examples within the split, on the CPU.
+        device: where batches are put.
+
+    Yields:
+        The numbers ``[B]`` and their uint8 images ``[B, C, H, W]``, on the device.
+    """
+    # All numbers are copied at once: a copy in every step would synchronise the device.
+    sizes = [len(part) for part in parts]
+    numbers = torch.cat(parts).to(device).split(sizes)
+    images = split.images
+    if splits.fits_in_memory:
+        splits.load_into_memory()
+        # They stay on the device for later calls.
+        images.pixels = images.pixels.to(device)
+        positions = split.positions.to(device)
+        for index in numbers:
+            yield index, images.pixels.index_select(0, positions[index])
+        return
+    decoded = images.stream(
+        [split.positions[part].tolist() for part in parts],
+        splits.settings.workers,
+        pinned=device.type == "cuda",
+    )
+    yield from zip(numbers, _to_device(decoded, device), strict=True)
+
+
+def _batches_together(splits: Splits, batch_size: int) -> int:
+    """Return how many batches are read and augmented together; streamed ones come one by one."""
+    if not splits.fits_in_memory:
+        return 1
+    channels, height, width = splits.shape
+    return max(1, AUGMENT_TOGETHER_BYTES // (batch_size * channels * height * width))
+
+
+def _to_device(batches: Iterator[Tensor | str], device: torch.device) -> Iterator[Tensor]:
+    """Copy decoded batches to the device; a GPU receives one batch while it computes on another."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield unwrap(batch).to(device)
+        return
+    copy_stream = torch.cuda.Stream(device)
+    previous: tuple[Tensor, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(copy_stream):
+            copy = unwrap(batch).to(device, non_blocking=True)
+            copied = copy_stream.record_event()
+        if previous is not None:
+            yield _wait_for_copy(*previous)
+        previous = (copy, copied)
+    if previous is not None:
+        yield _wait_for_copy(*previous)
+
+
+def _wait_for_copy(copy: Tensor, copied: torch.cuda.Event) -> Tensor:
+    """Make the current stream wait until a copy on another stream is complete; return the copy."""
+    stream = torch.cuda.current_stream(copy.device)
+    stream.wait_event(copied)
+    # The allocator must not reuse this memory before the current stream has finished with it.
+    copy.record_stream(stream)
+    return copy

@@ -1,6 +1,7 @@
-"""One training, one validation and one test split of any source, the same ones each time."""
+"""One training, one validation and one test split of any data set, always the same ones."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,17 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.datasets import SMALL, open_dataset
-from distill.data.image_dataset import ImageDataset, checked
+from distill.data.datasets import find_source, open_dataset
+from distill.data.decoding import SMALL_IMAGE_SIDE
+from distill.data.image_dataset import ImageDataset
+from distill.data.stored_datasets import NativeSize
+from distill.data.workers import unwrap
 from distill.errors import UserError
 from distill.recipe.schema import Data
 
-TEST_FRACTION = {"digits": 1 / 3}  # held out where a source has no test split; 0.2 elsewhere
+VALIDATION_FRACTION = 0.1
 
 
 @dataclass
 class Split:
-    """Some images of a data set, numbered from 0: the number is the key of their views."""
+    """Some images of a data set, numbered from 0. Augmentation depends on these numbers.
+
+    Attributes:
+        images: the data set.
+        positions: the images' numbers ``[N]`` in the data set.
+    """
 
     images: ImageDataset
     positions: Tensor
@@ -28,13 +37,23 @@ class Split:
 
     @property
     def labels(self) -> Tensor:
-        """Classes ``[N]``."""
+        """Return the classes ``[N]``."""
         return self.images.labels[self.positions]
 
 
 @dataclass
 class Splits:
-    """The three splits of a study and what is common to them."""
+    """The three splits of a study, and what they have in common.
+
+    Attributes:
+        settings: the recipe's data settings.
+        train: the training split.
+        validation: the validation split.
+        test: the test split.
+        class_names: names of the classes, in the order of their numbers.
+        digest: SHA-256 digest of the images that the splits are taken from.
+        notes: sentences for the user, on choices that were made for them.
+    """
 
     settings: Data
     train: Split
@@ -46,151 +65,219 @@ class Splits:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image as decoded."""
+        """Return the channels, height and width of a decoded image."""
         return (self.train.images.channels, *self.train.images.size)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the images of a study depend on, but for where they lie: part of a run's fingerprint."""
-        same = self.settings.model_dump(
+        """Return all that the images depend on, apart from where they are stored.
+
+        It is part of a run's fingerprint.
+        """
+        always = self.settings.model_dump(
             include={"source", "train", "validation", "test", "mean", "std", "synthetic"}
         )
-        more = self.settings.model_dump(
-            include={"background", "crop_pct"}, exclude_defaults=True
-        )  # ids stay
-        return {**same, **more, "shape": self.shape, "digest": self.digest}
+        # These settings are newer: fingerprints of runs without them must not change.
+        if_set = self.settings.model_dump(include={"background", "crop_pct"}, exclude_defaults=True)
+        return {**always, **if_set, "shape": self.shape, "digest": self.digest}
 
     @property
-    def shares(self) -> list[float]:
-        """Of each class in the training split."""
-        return (
-            self.train.labels.bincount(minlength=len(self.class_names)) / len(self.train)
-        ).tolist()
+    def datasets(self) -> list[ImageDataset]:
+        """Return the data sets of the splits, each once."""
+        by_id = {id(s.images): s.images for s in (self.train, self.validation, self.test)}
+        return list(by_id.values())
 
-    @cached_property
-    def resident(self) -> bool:
-        """Whether all splits fit into `resident_gb`; decodes them if so, once."""
-        every = {id(s.images): s.images for s in (self.train, self.validation, self.test)}.values()
-        fits = sum(images.nbytes for images in every) <= self.settings.resident_gb * 1e9
-        for images in every if fits else ():
+    @property
+    def class_frequencies(self) -> list[float]:
+        """Return the fraction of training images in each class."""
+        counts = self.train.labels.bincount(minlength=len(self.class_names))
+        return (counts / len(self.train)).tolist()
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Return whether the decoded images of all splits take at most ``data.resident_gb``."""
+        total = sum(images.nbytes for images in self.datasets)
+        return total <= self.settings.resident_gb * 1e9
+
+    def load_into_memory(self) -> None:
+        """Decode the images of all splits and keep them; later calls do nothing.
+
+        Raises:
+            UserError: if an image cannot be read.
+        """
+        for images in self.datasets:
             images.make_resident(self.settings.workers)
-        return fits
 
     @cached_property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel of pixels in [0, 1].
+        """Return the mean and standard deviation per channel, of pixels in [0, 1].
 
-        As the recipe says, else measured on the training split: on at most 10,000 images, spread evenly
-        (1,000 where decoding them takes long), whether they are resident or not.
+        They are the recipe's, or measured on the training split.
+
+        Raises:
+            UserError: if the recipe's are not one number for each channel.
         """
-        channels = self.shape[0]
-        if self.settings.mean and self.settings.std:
-            for name, values in (("mean", self.settings.mean), ("std", self.settings.std)):
-                if len(values) != channels:
-                    raise UserError(
-                        f"data.{name}: the images have {channels} channels, got {len(values)} values"
-                    )
-            return tuple(self.settings.mean), tuple(self.settings.std)
-        count = min(len(self.train), 10_000 if max(self.shape) <= SMALL else 1_000)
-        histogram = torch.zeros(channels, 256, dtype=torch.float64)
-        for i in self.train.positions[torch.arange(count) * len(self.train) // count].tolist():
-            image = checked(self.train.images[i]).flatten(1).cpu()
-            histogram += torch.stack([torch.bincount(plane, minlength=256) for plane in image])
-        values, weights = (
-            torch.arange(256, dtype=torch.float64) / 255,
-            histogram / histogram.sum(1, keepdim=True),
-        )
-        mean = weights @ values
-        std = (weights @ values**2 - mean**2).clamp(min=1e-8).sqrt()
-        return tuple(round(v, 4) for v in mean.tolist()), tuple(
-            max(round(v, 4), 1e-4) for v in std.tolist()
-        )
+        mean = self.settings.mean
+        std = self.settings.std
+        if not mean or not std:
+            return _measure_normalisation(self.train)
+        channels = self.train.images.channels
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise UserError(
+                    f"data.{name}: the images have {channels} channels, got {len(values)} values"
+                )
+        return tuple(mean), tuple(std)
 
 
 def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
-    """Open a source and split it.
+    """Open the data set of a recipe and split it.
 
     Args:
-        data: the source, its splits, the size of its images.
-        native: the side that images are brought to where `data` says nothing, and for which network that is.
+        data: the recipe's data settings.
+        native: the largest side of images that the study's pretrained networks were trained with,
+            and the network's name. Images are brought to it if they are not small and equal and
+            the recipe does not set a size.
 
     Raises:
-        UserError: if the source is missing, empty, or has fewer than two classes, or if the classes of its
-            splits differ.
+        UserError: if the data set is missing, empty or has fewer than two classes, or if the
+            classes of its splits differ.
     """
-    opened, names, notes = open_dataset(data, native or (224, ""))
-    names = names or [str(i) for i in range(int(opened["train"].labels.max()) + 1)]
-    if len(names) < 2:
+    opened = open_dataset(data, NativeSize(*native) if native else None)
+    train = opened.splits["train"]
+    class_names = opened.class_names
+    if not class_names:
+        class_names = [str(number) for number in range(int(train.labels.max()) + 1)]
+    if len(class_names) < 2:
         raise UserError(
-            f"data.source {data.source}: found 1 class; images must lie in one folder for each class"
+            f"data.source {data.source}: found 1 class; put the images of each class into a folder "
+            "of their own"
         )
-    splits = _split(data, opened, names, notes)
-    for name, split in (
-        ("training", splits.train),
-        ("validation", splits.validation),
-        ("test", splits.test),
-    ):
-        if not len(split):
-            few = f": of no class are there enough of the {len(opened['train'])} images to hold some out"
-            raise UserError(
-                f"data: the {name} split is empty{'' if name in ('training', *opened) else few}"
-            )
-        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(names):
-            raise UserError(
-                f"data: the {name} split has labels outside of the {len(names)} classes"
-            )
+    notes = list(opened.notes)
+    by_role = _hold_out_missing_splits(data, opened.splits, notes)
+    for role, split in by_role.items():
+        _check_split(role, split, opened.splits, len(class_names))
+    splits = Splits(
+        data,
+        by_role["train"],
+        by_role["validation"],
+        by_role["test"],
+        class_names,
+        _combined_digest(opened.splits),
+        notes,
+    )
     if data.background:
         _add_background(splits)
     return splits
 
 
-def _add_background(splits: Splits) -> None:
-    """Shift all labels by one and put a class without examples before them."""
-    splits.class_names.insert(0, "background")
-    for images in {
-        id(s.images): s.images for s in (splits.train, splits.validation, splits.test)
-    }.values():
-        images.labels = images.labels + 1
+def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Hold out a fraction of each class, always the same examples.
 
+    Of a class with three or more examples at least one is held out. Every class keeps one.
 
-def held_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Positions ``(kept, held out)``: the fraction of each class, the same ones each time.
+    Args:
+        labels: classes ``[N]``.
+        fraction: in (0, 1).
 
-    A class of three or more gives at least one, and every class keeps at least one.
+    Returns:
+        The positions that are kept, and those that are held out, each in ascending order.
     """
     generator = torch.Generator().manual_seed(0)
-    out = []
+    is_held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         positions = (labels == label).nonzero()[:, 0]
-        least = 1 if len(positions) >= 3 else 0
-        count = min(max(round(len(positions) * fraction), least), len(positions) - 1)
-        out.append(positions[torch.randperm(len(positions), generator=generator)[:count]])
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[torch.cat(out)] = True
-    return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
+        fewest = 1 if len(positions) >= 3 else 0
+        most = len(positions) - 1
+        count = min(max(round(len(positions) * fraction), fewest), most)
+        order = torch.randperm(len(positions), generator=generator)
+        is_held_out[positions[order[:count]]] = True
+    return (~is_held_out).nonzero()[:, 0], is_held_out.nonzero()[:, 0]
 
 
-def _split(
-    data: Data, opened: dict[str, ImageDataset], names: list[str], notes: list[str]
-) -> Splits:
-    """The splits that were opened; those that were not are held out of training, the test split first."""
+def _hold_out_missing_splits(
+    data: Data, opened: Mapping[str, ImageDataset], notes: list[str]
+) -> dict[str, Split]:
+    """Return all three splits.
+
+    Splits that the data set does not have are held out of its training images, the test split
+    first.
+    """
     train = opened["train"]
-    kept = torch.arange(len(train))
+    remaining = torch.arange(len(train))
     splits: dict[str, Split] = {}
-    for role, usual in (("test", TEST_FRACTION.get(data.source, 0.2)), ("validation", 0.1)):
-        wanted = getattr(data, role)
+    default_fractions = {
+        "test": find_source(data.source).test_fraction,
+        "validation": VALIDATION_FRACTION,
+    }
+    for role, default_fraction in default_fractions.items():
         if role in opened:
             splits[role] = Split(opened[role], torch.arange(len(opened[role])))
             continue
-        fraction = wanted if isinstance(wanted, float) else usual
-        rest, held = held_out(train.labels[kept], fraction)
-        splits[role], kept = Split(train, kept[held]), kept[rest]
+        setting = getattr(data, role)
+        fraction = setting if isinstance(setting, float) else default_fraction
+        kept, held_out = hold_out(train.labels[remaining], fraction)
+        splits[role] = Split(train, remaining[held_out])
+        remaining = remaining[kept]
         if role == "test":
             notes.append(
-                f"{fraction:.0%} of the images ({len(held)}) are held out as the test split"
+                f"{fraction:.0%} of the images ({len(held_out)}) are held out as the test split"
             )
-    splits["train"] = Split(train, kept)
-    digest = hashlib.sha256(
-        "".join(f"{role} {opened[role].digest} " for role in opened).encode()
-    ).hexdigest()
-    return Splits(data, splits["train"], splits["validation"], splits["test"], names, digest, notes)
+    return {"train": Split(train, remaining), **splits}
+
+
+def _check_split(
+    role: str, split: Split, opened: Mapping[str, ImageDataset], num_classes: int
+) -> None:
+    """Raise a UserError if a split is empty, or has labels that are not classes."""
+    name = "training" if role == "train" else role
+    if not len(split):
+        reason = ""
+        if role not in opened:
+            reason = (
+                f": no class has enough of the {len(opened['train'])} images to hold some of them "
+                "out"
+            )
+        raise UserError(f"data: the {name} split is empty{reason}")
+    if int(split.labels.min()) < 0 or int(split.labels.max()) >= num_classes:
+        raise UserError(f"data: the {name} split has labels outside of the {num_classes} classes")
+
+
+def _combined_digest(opened: Mapping[str, ImageDataset]) -> str:
+    digests = [f"{role} {images.digest} " for role, images in opened.items()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _add_background(splits: Splits) -> None:
+    """Add a class without images as class 0, and raise all labels by one."""
+    splits.class_names.insert(0, "background")
+    for images in splits.datasets:
+        images.labels = images.labels + 1
+
+
+def _measure_normalisation(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measure the mean and the standard deviation of each channel, rounded to four digits.
+
+    Only a sample of the images is decoded, spread evenly over the split: 10,000 of small images,
+    1,000 of large ones, which take longer. The sample is the same whether images are in memory or
+    not.
+    """
+    images = split.images
+    longest = max(images.channels, *images.size)
+    count = min(len(split), 10_000 if longest <= SMALL_IMAGE_SIDE else 1_000)
+    sample = split.positions[torch.arange(count) * len(split) // count]
+
+    histogram = torch.zeros(images.channels, 256, dtype=torch.float64)
+    for i in sample.tolist():
+        image = unwrap(images[i]).flatten(1).cpu()
+        histogram += torch.stack([torch.bincount(channel, minlength=256) for channel in image])
+
+    frequencies = histogram / histogram.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = frequencies @ values
+    variance = frequencies @ values**2 - mean**2
+    std = variance.clamp(min=1e-8).sqrt()
+    rounded_mean = tuple(round(value, 4) for value in mean.tolist())
+    # A constant channel must not divide by zero.
+    rounded_std = tuple(max(round(value, 4), 1e-4) for value in std.tolist())
+    return rounded_mean, rounded_std

@@ -1,4 +1,4 @@
-"""The processes that work together on one thing, as an object that also works for a single process."""
+"""The processes that work together, as one object that also works for a single process."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +15,8 @@ T = TypeVar("T")
 class Distributed:
     """A group of processes: all those of an accelerator, or this one alone.
 
-    With one process every method is a no-op that returns what it was given, so callers need no branches.
+    With one process every method is a no-op that returns what it was given, so callers need no
+    branches.
 
     Attributes:
         accelerator: the accelerator whose processes work together; None for this process alone.

@@ -1,1 +1,1 @@
-""""""
+"""Measure trained networks: predictions, metrics, analyses of features, statistics over seeds."""

@@ -1,7 +1,8 @@
-"""Any stored run or network of timm's, judged on any images."""
+"""Evaluate any stored run, or any network of timm's, on any images."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -20,168 +21,254 @@ from distill.storage.find_runs import find_runs
 from distill.storage.run_store import RunStore
 
 SPLITS = ("all", "train", "validation", "test")
+EMBEDDED = ("digits", "synthetic")  # sources that have neither a folder nor a "/" in their name
 
 
-class EvalTarget(NamedTuple):
-    """A network that is to be judged, and how it is shown images."""
+@dataclass(frozen=True)
+class EvalTarget:
+    """A network to evaluate, and how images are prepared for it.
+
+    Attributes:
+        name: how tables name it.
+        model: the network, in eval mode.
+        class_names: of its classes, in the order of its logits; None if they are not known.
+        temperature: of its calibration; None if there is none.
+        augment: its augmentation, whose crop decides how images are cropped.
+        image_settings: keys of `Data` for the size and the channels of images.
+        split_settings: keys of `Data` for the source that it was trained on, and how that was
+            split.
+    """
 
     name: str
     model: nn.Module
-    classes: list[str] | None
-    temperature: float | None  # of its calibration
+    class_names: list[str] | None
+    temperature: float | None
     augment: Augment
-    size: dict[str, Any]  # keys of `Data`, unless the caller says otherwise
-    splits: dict[str, Any]  # keys of `Data` for its own source: how that was split
+    image_settings: dict[str, Any]
+    split_settings: dict[str, Any]
+
+
+# ------------------------------------------------------------------------ networks
 
 
 def find_networks(name: str, store: RunStore) -> list[EvalTarget]:
-    """The stored runs, or the one network of timm's, that a name means.
+    """Find the network of timm's, or the stored runs (one per seed), that a name means.
 
     Args:
-        name: a run's folder, the beginning of its id, ``STUDY:ARM``, or a name of timm's, ``hf-hub:`` included.
-        store: where runs lie.
+        name: a run's folder, the beginning of a run id, ``STUDY:ARM``, or a name of timm's,
+            ``hf-hub:`` included.
+        store: where runs are.
 
     Raises:
-        UserError: if there is no such thing.
+        UserError: if there is no such run or network.
     """
     if name.startswith(("hf-hub:", "local-dir:")) or is_model(name.split(".")[0]):
-        try:
-            model = timm.create_model(name, pretrained=True).eval()
-        except Exception as error:
-            raise UserError(f"cannot load {name}: {error}") from None
-        cfg = model.pretrained_cfg
-        size = {
-            "image_size": max(cfg["input_size"][1:]),
-            "crop_pct": cfg.get("crop_pct") or 1.0,
-            "channels": cfg["input_size"][0],
-        }
-        names, subset = cfg.get("label_names"), infer_imagenet_subset(model)
-        if not names and subset:
-            names = ImageNetInfo(subset).label_names()  # WordNet's, as ImageNet's folders are named
-        return [EvalTarget(name, model, list(names) if names else None, None, Augment(), size, {})]
-    found = []
+        return [_timm_target(name)]
     try:
         ids = dict.fromkeys(find_runs(store, name))
     except UserError as error:
         raise UserError(f"{error}; and timm has no network of that name") from None
-    for run_id in ids:
-        record, model = store.record(run_id), load_run_model(store.folder(run_id))
-        data = record["settings"]["data"]
-        channels, height, width = data["shape"]
-        size = {"channels": channels, "crop_pct": data.get("crop_pct", 1.0)}
-        size |= {"image_size": height} if height == width else {}
-        splits = {
-            key: data[key] for key in ("train", "validation", "test") if data[key] is not None
-        }
-        names = model.pretrained_cfg.get("label_names")
-        found.append(
-            EvalTarget(
-                _title(run_id, record),
-                model,
-                list(names) if names else None,
-                record.get("calibration_temperature"),
-                Augment(**record["settings"]["augment"]),
-                size,
-                {"source": data["source"], **splits},
-            )
-        )
-    return found
+    return [_run_target(run_id, store) for run_id in ids]
 
 
-def _title(run_id: str, record: dict[str, Any]) -> str:
-    seed = record["settings"].get("seed")
-    return f"{record['model']} {run_id}" + ("" if seed is None else f" (seed {seed})")
+def _timm_target(name: str) -> EvalTarget:
+    """Return a pretrained network of timm's."""
+    try:
+        model = timm.create_model(name, pretrained=True).eval()
+    except Exception as error:
+        raise UserError(f"cannot load {name}: {error}") from None
+    cfg = model.pretrained_cfg
+    class_names = cfg.get("label_names")
+    subset = infer_imagenet_subset(model)
+    if not class_names and subset:
+        # WordNet's identifiers, by which the folders of ImageNet are named.
+        class_names = ImageNetInfo(subset).label_names()
+    return EvalTarget(
+        name=name,
+        model=model,
+        class_names=list(class_names) if class_names else None,
+        temperature=None,
+        augment=Augment(),
+        image_settings={
+            "image_size": max(cfg["input_size"][1:]),
+            "crop_pct": cfg.get("crop_pct") or 1.0,
+            "channels": cfg["input_size"][0],
+        },
+        split_settings={},
+    )
+
+
+def _run_target(run_id: str, store: RunStore) -> EvalTarget:
+    """Return the network of a stored run."""
+    record = store.record(run_id)
+    model = load_run_model(store.folder(run_id))
+    settings = record["settings"]
+    data = settings["data"]
+
+    channels, height, width = data["shape"]
+    image_settings = {"channels": channels, "crop_pct": data.get("crop_pct", 1.0)}
+    if height == width:
+        image_settings["image_size"] = height
+
+    split_settings = {"source": data["source"]}
+    for key in ("train", "validation", "test"):
+        if data[key] is not None:
+            split_settings[key] = data[key]
+
+    title = f"{record['model']} {run_id}"
+    if settings.get("seed") is not None:
+        title += f" (seed {settings['seed']})"
+    class_names = model.pretrained_cfg.get("label_names")
+    return EvalTarget(
+        name=title,
+        model=model,
+        class_names=list(class_names) if class_names else None,
+        temperature=record.get("calibration_temperature"),
+        augment=Augment(**settings["augment"]),
+        image_settings=image_settings,
+        split_settings=split_settings,
+    )
+
+
+# ------------------------------------------------------------------------ images
 
 
 def open_evaluation_images(
-    network: EvalTarget, place: str, settings: dict[str, Any], split: str | None
+    network: EvalTarget, source: str, settings: dict[str, Any], split: str | None
 ) -> tuple[Splits, Split, str]:
-    """The images to evaluate_network a network on, at the size that it was trained with, and a sentence that says which they are.
+    """Open the images to evaluate a network on, at the size that it was trained with.
 
     Args:
-        network: that is to be judged.
-        place: a folder, a tar file, or a source as in a recipe's ``data.source``.
-        settings: of ``data``, as in a recipe.
-        split: one of `SPLITS`; None for the test split, or for all of a folder that has no splits.
+        network: the network.
+        source: a folder, a tar file, or a source as in a recipe's ``data.source``.
+        settings: more keys of ``data``, as in a recipe.
+        split: one of `SPLITS`; None for the test split, or for all images of a folder or file.
+
+    Returns:
+        the data, the split, and a description of these images.
 
     Raises:
         UserError: if there are no such images.
     """
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    local = Path(place).exists()
-    if not local and "/" not in place and place not in ("digits", "synthetic"):
-        raise UserError(
-            f"--data {place}: there is no such folder or file; a source is written as in a recipe, as in "
-            "torch/mnist"
-        )
-    source = (
-        {"source": "folder" if Path(place).is_dir() else "tar", "root": place}
-        if local
-        else {"source": place}
-    )
-    size = {} if place in ("digits", "synthetic") else network.size
-    own = network.splits if source["source"] == network.splits.get("source") else {}
-    data = Data(**{**own, **source, **size, **settings})
-    unnamed = (
-        []
-        if network.classes
-        else ["the network's classes have no names, and are taken in the order of these"]
-    )
-    if split == "all" or (split is None and local):
-        opened, names, notes = open_dataset(data)
-        if split == "all" and len(opened) > 1:
-            raise UserError(f"--split all: {place} has splits ({', '.join(opened)}); name one")
-        if len(opened) == 1:
-            everything = Split(opened["train"], torch.arange(len(opened["train"])))
-            names = names or [str(i) for i in range(int(everything.labels.max()) + 1)]
-            told = f"all {len(everything)} images of {place}; if any were trained on, --split test was held out"
-            splits = Splits(data, everything, everything, everything, names, "")
-            return splits, everything, "; ".join([told, *notes, *unnamed])
+    data = _data_settings(network, source, settings)
+    notes = []
+    if not network.class_names:
+        notes = ["the network's classes have no names; they are taken in the order of the images'"]
+
+    if split == "all" or (split is None and Path(source).exists()):
+        everything = _open_everything(data, source, must_be_one=split == "all")
+        if everything:
+            splits, description = everything
+            return splits, splits.test, "; ".join([description, *splits.notes, *notes])
+
     splits = load_splits(data)
     chosen = getattr(splits, split or "test")
-    told = f"{len(chosen)} images, the {split or 'test'} split of {place}"
-    return splits, chosen, "; ".join([told, *splits.notes, *unnamed])
+    description = f"{len(chosen)} images, the {split or 'test'} split of {source}"
+    return splits, chosen, "; ".join([description, *splits.notes, *notes])
+
+
+def _data_settings(network: EvalTarget, source: str, settings: dict[str, Any]) -> Data:
+    """Return the data settings for a source: the caller's before the network's own."""
+    where: dict[str, Any] = {"source": source}
+    if Path(source).exists():
+        where = {"source": "folder" if Path(source).is_dir() else "tar", "root": source}
+    elif "/" not in source and source not in EMBEDDED:
+        raise UserError(
+            f"--data {source}: there is no such folder or file; a source is written as in a "
+            "recipe, for example torch/mnist"
+        )
+    combined: dict[str, Any] = {}
+    if where["source"] == network.split_settings.get("source"):
+        combined |= network.split_settings
+    combined |= where
+    if source not in EMBEDDED:
+        combined |= network.image_settings
+    combined |= settings
+    return Data(**combined)
+
+
+def _open_everything(data: Data, source: str, *, must_be_one: bool) -> tuple[Splits, str] | None:
+    """Open a source that has no splits as one split, with a description.
+
+    Returns:
+        None if the source has splits.
+
+    Raises:
+        UserError: if the source has splits and `must_be_one`.
+    """
+    opened, class_names, notes = open_dataset(data)
+    if len(opened) > 1:
+        if must_be_one:
+            raise UserError(f"--split all: {source} has splits ({', '.join(opened)}); name one")
+        return None
+    images = opened["train"]
+    everything = Split(images, torch.arange(len(images)))
+    if not class_names:
+        class_names = [str(i) for i in range(int(everything.labels.max()) + 1)]
+    description = (
+        f"all {len(everything)} images of {source}; if the network was trained on some of them, "
+        "--split test has those that were held out"
+    )
+    return Splits(data, everything, everything, everything, class_names, "", notes), description
+
+
+# ------------------------------------------------------------------------ evaluation
 
 
 def evaluate_network(
     network: EvalTarget, splits: Splits, split: Split, device: torch.device
 ) -> dict[str, Any]:
-    """Every metric that a network's answers alone tell, as in `results.json`.
+    """Compute the metrics that need only a network's own logits, as in `results.json`.
+
+    Args:
+        network: the network.
+        splits: the data that the split belongs to.
+        split: the images, with labels.
+        device: where the network runs.
+
+    Returns:
+        the metrics by name, see `metrics.own_metrics`.
 
     Raises:
         UserError: if the classes of network and images differ.
     """
     labels = map_labels(
-        network.classes, network.model.num_classes, splits.class_names, split.labels
+        network.class_names, network.model.num_classes, splits.class_names, split.labels
     )
     logits = predict(network.model.to(device), splits, split, network.augment, device)
     return own_metrics(logits.numpy(), labels.numpy(), network.temperature)
 
 
-def map_labels(known: list[str] | None, count: int, names: list[str], labels: Tensor) -> Tensor:
-    """Labels of images in the order of the network's classes: by name where it has names, else as they stand.
+def map_labels(
+    network_classes: list[str] | None, count: int, image_classes: list[str], labels: Tensor
+) -> Tensor:
+    """Return labels of images as indices of the network's classes.
+
+    Classes are matched by name; labels stay as they are if the network has no names.
 
     Args:
-        known: the names of the network's classes.
-        count: of its classes.
-        names: of the images' classes; some of the network's are enough.
-        labels: ``[N]``, by these.
+        network_classes: the names of the network's classes, if it has any.
+        count: the number of the network's classes.
+        image_classes: the names of the images' classes; they may be some of the network's.
+        labels: ``[N]``, indices of `image_classes`.
 
     Raises:
-        UserError: if a class is not the network's.
+        UserError: if a class of the images is none of the network's, or the numbers of classes
+            differ and there are no names.
     """
-    if known and set(names) <= set(known):
-        return torch.tensor([known.index(name) for name in names])[labels]
-    if not known and len(names) == count:
+    if not network_classes:
+        if len(image_classes) != count:
+            raise UserError(
+                f"the network has {count} classes without names, the images have "
+                f"{len(image_classes)}: it is unclear which is which"
+            )
         return labels
-    if not known:
-        raise UserError(
-            f"the network has {count} classes without names, the images have {len(names)}: which is which "
-            "cannot be told"
-        )
-    strange = next(name for name in names if name not in known)
-    raise UserError(
-        f"the images have a class '{strange}', unknown to the network ({suggest(strange, known)}): "
-        "rename it, or leave it out"
-    )
+    for name in image_classes:
+        if name not in network_classes:
+            raise UserError(
+                f"the images have a class '{name}', which the network does not have "
+                f"({suggest(name, network_classes)}): rename it or leave it out"
+            )
+    return torch.tensor([network_classes.index(name) for name in image_classes])[labels]

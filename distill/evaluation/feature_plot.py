@@ -1,4 +1,7 @@
-"""What a feature_plot of penultimate features is made of: all that is needed to draw it again, without network or data."""
+"""The data of a plot of penultimate features.
+
+It holds all that is needed to draw the plot again without the networks and the data set.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,21 +15,22 @@ from distill.storage.files import read_tree, write_tree
 SPLITS = ("train", "validation")
 KINDS = {
     "plane": "plane through the three templates (large markers)",
-    "pca": "two principal components, of each network its own",
-    "tsne": "t-SNE: near points are alike; sizes and distances of clusters mean nothing",
-    "umap": "UMAP: near points are alike; sizes and distances of clusters mean nothing",
+    "pca": "first two principal components, fitted to each network",
+    "tsne": "t-SNE: nearby points are similar; sizes and distances of clusters carry no meaning",
+    "umap": "UMAP: nearby points are similar; sizes and distances of clusters carry no meaning",
 }
+"""The kinds of a `FeatureView`, with the caption of each."""
 
 
 @dataclass
-class Network:
-    """One network, a row of a feature_plot.
+class NetworkFeatures:
+    """One network, a row of a feature plot.
 
     Attributes:
-        title: what the row is called.
-        epochs: E stored states, by the epochs that they had seen; the last is the finished network.
-        predicted: by split, classes ``[E, N]``.
-        confidence: by split, of the predicted class, ``[E, N]`` in [0, 1].
+        title: the name of the row.
+        epochs: E snapshots, each by the number of epochs trained; the last is the finished network.
+        predicted: by split, the predicted classes ``[E, N]``.
+        confidence: by split, the probability of the predicted class, ``[E, N]`` in [0, 1].
     """
 
     title: str
@@ -36,21 +40,23 @@ class Network:
 
 
 @dataclass
-class View:
-    """One way to see the features in two dimensions.
+class FeatureView:
+    """One projection of the features of all networks to two dimensions.
 
     Attributes:
         kind: one of `KINDS`.
-        classes: whose examples are shown: three for a plane.
-        members: by split, which of the feature_plot's examples those are, ``[n]``.
-        points: by network and split, ``[E, n, 2]``; E is 1 where only the finished network is shown.
-        templates: by network, ``[E, 3, 2]`` in a plane; else None.
-        ratios: by network and split, within/between of the points of a plane, ``[E]``; else None.
+        classes: the classes whose examples are shown: three for a plane.
+        example_indices: by split, which of the plot's N examples are shown, ``[n]``.
+        points: by network and split, ``[E, n, 2]``; E is 1 where only the finished network is
+            shown.
+        templates: for a plane, by network, the three templates ``[E, 3, 2]``; else None.
+        ratios: for a plane, by network and split, the ratio of within- to between-class variance of
+            the points, ``[E]``; else None.
     """
 
     kind: str
     classes: list[int]
-    members: dict[str, Tensor]
+    example_indices: dict[str, Tensor]
     points: list[dict[str, Tensor]]
     templates: list[Tensor] | None = None
     ratios: list[dict[str, Tensor]] | None = None
@@ -58,7 +64,7 @@ class View:
 
 @dataclass
 class FeaturePlot:
-    """Rows are networks, columns splits; views are pages.
+    """Features of several networks: rows are networks, columns are splits, views are pages.
 
     Attributes:
         class_names: of all K classes.
@@ -71,38 +77,49 @@ class FeaturePlot:
     class_names: list[str]
     labels: dict[str, Tensor]
     thumbnails: dict[str, Tensor]
-    networks: list[Network]
-    views: list[View]
+    networks: list[NetworkFeatures]
+    views: list[FeatureView]
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+        """Write the plot as one safetensors file, completely or not at all."""
         write_tree(path, asdict(self))
 
     def view_names(self) -> list[str]:
-        """What the figures of the views are called."""
-        kinds = [view.kind for view in self.views]
-        before = [kinds[:i].count(kind) for i, kind in enumerate(kinds)]
-        return [numbered(f"features_{kind}", n) for kind, n in zip(kinds, before, strict=True)]
+        """Return the file name of each view's figure, without suffix."""
+        names = []
+        seen: dict[str, int] = {}
+        for view in self.views:
+            number = seen.get(view.kind, 0)
+            seen[view.kind] = number + 1
+            names.append(numbered(f"features_{view.kind}", number))
+        return names
 
 
 def load_feature_plot(path: Path) -> FeaturePlot | None:
-    """A stored feature_plot, or None if there is none; ValueError if it is damaged."""
+    """Load a stored feature plot; return None if there is no such file.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or was written by another version.
+    """
     stored = read_tree(path)
     if stored is None:
         return None
     try:
-        networks = [Network(**network) for network in stored.pop("networks")]
-        views = [View(**view) for view in stored.pop("views")]
+        networks = [NetworkFeatures(**network) for network in stored.pop("networks")]
+        views = [FeatureView(**view) for view in stored.pop("views")]
         return FeaturePlot(**stored, networks=networks, views=views)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is of another version ({error})") from None
+        raise ValueError(f"{path} was written by another version ({error})") from None
 
 
 def numbered(name: str, number: int) -> str:
-    """The name of the number-th of several figures of one kind: the first has the plain name."""
+    """Return the name of a figure by its number among those of one kind.
+
+    It is `name` for number 0, then `name_2`, `name_3`, …
+    """
     return f"{name}_{number + 1}" if number else name
 
 
 def to_tensor(values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers as they are stored in a feature_plot."""
+    """Return numbers as a tensor of the precision that a feature plot stores."""
     return torch.as_tensor(values).to(dtype)

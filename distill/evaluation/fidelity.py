@@ -1,61 +1,80 @@
-"""How closely a student follows its teacher (Stanton et al. 2021), and what smoothing a teacher does to both."""
+"""How closely a student follows its teacher, and what a teacher's smoothing does to both."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from distill.evaluation.calibration import Array, Labels, log_probabilities, parts
+from distill.evaluation.arrays import (
+    Array,
+    Labels,
+    log_probabilities,
+    probabilities,
+    row_chunks,
+    sum_by_class,
+)
 
 
 def agreement(student: Array, teacher: Array) -> float:
-    """Fraction of examples on which both ``[N, K]`` logits name the same class, in [0, 1]."""
+    """Return the top-1 agreement of two networks with logits ``[N, K]``, in [0, 1].
+
+    It is the fraction of examples for which both predict the same class (Stanton et al. 2021).
+    """
     return float((student.argmax(1) == teacher.argmax(1)).mean())
 
 
 def kl_to_teacher(student: Array, teacher: Array) -> float:
-    """Mean ``KL(p_teacher ‖ p_student)`` of ``[N, K]`` logits at temperature 1, in nats."""
+    """Return the mean ``KL(p_teacher ‖ p_student)`` of logits ``[N, K]`` at T = 1, in nats."""
     total = 0.0
-    for part in parts(student):
-        log_p, log_q = log_probabilities(teacher[part]), log_probabilities(student[part])
+    for rows in row_chunks(student):
+        log_p = log_probabilities(teacher[rows])
+        log_q = log_probabilities(student[rows])
         total += (np.exp(log_p) * (log_p - log_q)).sum()
     return float(total / len(student))
 
 
 def stability(logits: Array, labels: Labels) -> float:
-    """``1 - mean over classes of mean ‖p - p̄_c‖²``, at most 1 (Shen et al. 2021): 1 where all examples of a class
-    get one answer, so that nothing in it tells them apart. Classes that do not occur do not count.
+    """Return ``1 - mean over classes c of mean ‖p - p̄_c‖²``, at most 1 (Shen et al. 2021).
+
+    It is 1 where all examples of a class get the same probabilities, so that these carry no
+    information about the single example. Classes without examples do not count.
     """
     classes = logits.shape[1]
     count = np.bincount(labels, minlength=classes)
-    means, squares = np.zeros((classes, classes)), np.zeros(classes)
-    for part in parts(logits):
-        p, own = np.exp(log_probabilities(logits[part])), labels[part]
-        squares += np.bincount(own, (p**2).sum(1), classes)
-        for k in np.unique(own):
-            means[k] += p[own == k].sum(0)
-    there = count > 0
-    means = means[there] / count[there][:, None]
-    return float(1 - (squares[there] / count[there] - (means**2).sum(1)).clip(min=0).mean())
+    sums = np.zeros((classes, classes))  # Σ p, by class
+    square_sums = np.zeros(classes)  # Σ ‖p‖², by class
+    for rows in row_chunks(logits):
+        p = probabilities(logits[rows])
+        square_sums += np.bincount(labels[rows], (p**2).sum(1), classes)
+        sum_by_class(p, labels[rows], sums)
+    occurs = count > 0
+    means = sums[occurs] / count[occurs][:, None]
+    variance = square_sums[occurs] / count[occurs] - (means**2).sum(1)
+    return float(1 - variance.clip(min=0).mean())
 
 
 def diffusion(base: NDArray, moved: NDArray, near: NDArray[np.bool_]) -> float:
-    """How much nearer similar classes have come than others, from one student's features to another's.
+    """Return how much closer similar classes are, relative to others, than in a base student.
 
-    This project's own definition of what Chandrasegaran et al. (2022) call diffusion, not their index: the mean of
-    ``log(d'_kj / d_kj)`` over pairs of other classes, less that over pairs of similar ones, d the distance of two class
-    means before and d' after. Scale cancels; 0 without change, positive where similar classes come together.
+    It is the mean of ``log(d'_kj / d_kj)`` over pairs of dissimilar classes, minus the mean over
+    pairs of similar classes; d is the distance of two class means in `base`, d' in `moved`. This is
+    our own definition of what Chandrasegaran et al. (2022) call systematic diffusion, not their
+    index. It does not depend on scale; it is 0 without change and positive where similar classes
+    come together.
 
     Args:
         base: class means ``[K, D]`` of the student at T = 1.
-        moved: class means ``[K, D']`` of the same student at another temperature; NaN for a class without examples.
-        near: ``[K, K]``, which classes j are similar to k; see `near_classes`.
+        moved: class means ``[K, D']`` of the same student at another temperature; NaN for a class
+            without examples.
+        near: ``[K, K]``, whether class j is similar to class k; see `near_classes`.
 
     Returns:
-        NaN if there is no pair of either kind.
+        NaN if there are no similar or no dissimilar pairs.
     """
-    distances = [cdist(means, means) for means in (base, moved)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.log(distances[1] / distances[0])
-    pairs = np.isfinite(change) & ~np.eye(len(near), dtype=bool)
-    far, close = change[pairs & ~near], change[pairs & near]
-    return float(far.mean() - close.mean()) if len(far) and len(close) else float("nan")
+        log_change = np.log(cdist(moved, moved) / cdist(base, base))
+    is_pair = np.isfinite(log_change) & ~np.eye(len(near), dtype=bool)
+    dissimilar = log_change[is_pair & ~near]
+    similar = log_change[is_pair & near]
+    if not len(dissimilar) or not len(similar):
+        return float("nan")
+    return float(dissimilar.mean() - similar.mean())

@@ -1,4 +1,7 @@
-"""How much a network's answer tells of which training example it was shown (Müller et al. 2019, section 4)."""
+"""How much information about single training examples a network's output has.
+
+See Müller et al. 2019, section 4.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,32 +9,35 @@ from scipy.special import logsumexp
 
 
 def mutual_information(draws: NDArray, values: NDArray) -> float:
-    """I(X; Y) between the index of an example and a number that a network says of a random view of it, in nats.
+    """Estimate the mutual information I(X; Y) of examples and a network's output, in nats.
 
-    Each example's numbers are taken as normal with one variance:
+    X is the index of an example, Y the output on a random view of it, one number per view. The
+    numbers of an example x are taken as normal, with mean μ_x and one variance s² for all examples:
 
         I = 1/N Σ_x [ -(y_x - μ_x)² / 2s² - log 1/N Σ_x' exp(-(y_x - μ_x')² / 2s²) ]
 
-    The paper prints the inner sum over the index of the outer one, which makes it a constant (about -0.153) for any
-    network; the difference y_x - μ_x' to the means of all examples is what the definition of I(X; Y) asks for.
+    The paper prints the inner sum over the index of the outer one, which makes I a constant (about
+    -0.153) for any network. The definition of I(X; Y) needs the differences y_x - μ_x' to the means
+    of all examples.
 
     Args:
-        draws: ``[N, L]``, of L views of each example, for the means μ.
-        values: ``[N]``, of one more view of each, y: reusing a draw would add about a tenth of a nat.
+        draws: ``[N, L]``, Y on L views of each example, for the means μ.
+        values: ``[N]``, Y on one more view of each example, y. Reusing one of the draws would add
+            about a tenth of a nat.
 
     Returns:
-        at most log N; about 1 / 2L too low, so slightly below 0 where there is nothing to know (the paper's L = 5 costs
-        a tenth of a nat). Where no view differs from another (s = 0) it
-        is the entropy of the values.
+        At most log N. The estimate is about 1 / 2L too low, so slightly below 0 where there is no
+        information; the paper's L = 5 costs a tenth of a nat. Where all views of an example give
+        the same number (s = 0), it is the entropy of the values.
     """
-    means, values = draws.mean(1, dtype=np.float64), np.asarray(values, np.float64)
+    means = draws.mean(1, dtype=np.float64)
+    values = np.asarray(values, np.float64)
     variance = ((values - means) ** 2).mean()
     if variance <= (1e-12 * np.abs(values).max(initial=0)) ** 2:
-        same = np.isclose(values[:, None], means[None], rtol=1e-9, atol=0)
-        return float(-np.log(same.mean(1).clip(1 / len(values))).mean())
-    likelihood = -((values[:, None] - means[None]) ** 2) / (
-        2 * variance
-    )  # of y_x under x', up to a constant
-    return float(
-        (likelihood.diagonal() - logsumexp(likelihood, axis=1) + np.log(len(values))).mean()
-    )
+        is_equal = np.isclose(values[:, None], means[None], rtol=1e-9, atol=0)
+        share = is_equal.mean(1).clip(1 / len(values))
+        return float(-np.log(share).mean())
+    # log p(y_x | x'), up to a constant, [x, x'].
+    log_likelihood = -((values[:, None] - means[None]) ** 2) / (2 * variance)
+    log_sum = logsumexp(log_likelihood, axis=1)
+    return float((log_likelihood.diagonal() - log_sum + np.log(len(values))).mean())

@@ -1,4 +1,4 @@
-"""Predictions of a network, in order and each example once; and every metric, from predictions alone."""
+"""All metrics of a run, from stored predictions alone."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from distill.evaluation import calibration, fidelity, geometry
 
+SPLITS = ("test", "validation", "train")
+
 
 def metrics(
     predictions: dict[str, Tensor],
@@ -14,76 +16,90 @@ def metrics(
     temperature: float | None = None,
     control: dict[str, Tensor] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every metric of a run on each split: fractions in [0, 1], nats; None where it does not apply.
+    """Compute all metrics of a run on each split.
+
+    They are fractions in [0, 1] or in nats; None where a metric does not apply.
 
     Args:
         predictions: of the run, as `predict_all` returns them.
-        teacher: of its teacher, for fidelity.
-        temperature: the teacher's in the run's loss, for `gamma` of what the student learned from. Without
-            a teacher, gamma is the network's own at temperature 1.
-        control: of a teacher that the student never saw, made like its own (another seed): as much fidelity as
-            two such networks have anyway (Stanton et al. 2021).
+        teacher: predictions of its teacher, for fidelity.
+        temperature: the teacher's temperature in the run's loss, for the effective smoothing γ of
+            what the student learned from. Without a teacher, γ is the network's own at temperature
+            1.
+        control: predictions of a teacher that the student never saw, trained like its own but with
+            another seed. Its fidelity is that of two such networks in any case (Stanton et al.
+            2021).
+
+    Returns:
+        by split (test, validation, train), the metrics by name.
     """
     fitted = fitted_temperature(predictions)
     result = {}
-    for split in ("test", "validation", "train"):
+    for split in SPLITS:
         logits, labels = _arrays(predictions, split)
-        result[split] = own_metrics(logits, labels, fitted) | {
-            "effective_smoothing": calibration.effective_smoothing(logits, labels)
-            if teacher is None
-            else None,
-            "agreement": None,
-            "kl_to_teacher": None,
-            "agreement_control": None,
-            "kl_control": None,
-        }
-        if teacher is not None:
-            theirs, _ = _arrays(teacher, split)
-            result[split] |= {
-                "agreement": fidelity.agreement(logits, theirs),
-                "kl_to_teacher": fidelity.kl_to_teacher(logits, theirs),
-                "effective_smoothing": calibration.effective_smoothing(theirs, labels, temperature)
-                if temperature
-                else None,
-            }
+        values = own_metrics(logits, labels, fitted)
+        values["effective_smoothing"] = None
+        values |= {"agreement": None, "kl_to_teacher": None}
+        values |= {"agreement_control": None, "kl_control": None}
+
+        if teacher is None:
+            values["effective_smoothing"] = calibration.effective_smoothing(logits, labels)
+        else:
+            teacher_logits, _ = _arrays(teacher, split)
+            values["agreement"] = fidelity.agreement(logits, teacher_logits)
+            values["kl_to_teacher"] = fidelity.kl_to_teacher(logits, teacher_logits)
+            if temperature:
+                values["effective_smoothing"] = calibration.effective_smoothing(
+                    teacher_logits, labels, temperature
+                )
+
         if control is not None:
-            others, _ = _arrays(control, split)
-            result[split] |= {
-                "agreement_control": fidelity.agreement(logits, others),
-                "kl_control": fidelity.kl_to_teacher(logits, others),
-            }
+            control_logits, _ = _arrays(control, split)
+            values["agreement_control"] = fidelity.agreement(logits, control_logits)
+            values["kl_control"] = fidelity.kl_to_teacher(logits, control_logits)
+
+        result[split] = values
     return result
 
 
 def own_metrics(
     logits: np.ndarray, labels: np.ndarray, temperature: float | None
 ) -> dict[str, Any]:
-    """What a network's logits ``[N, K]`` alone tell: fractions in [0, 1], nats; None where it does not apply.
+    """Compute the metrics that need only a network's own logits: fractions in [0, 1], nats.
 
     Args:
-        logits: of N images.
+        logits: ``[N, K]``.
         labels: ``[N]``.
-        temperature: that was fitted on other images, if one was.
+        temperature: fitted on other images; None if there is none.
+
+    Returns:
+        the metrics by name, None where one does not apply.
     """
     correct = calibration.top_k_correct(logits, labels)
+    top5 = None
+    if logits.shape[1] > 5:
+        top5 = float(calibration.top_k_correct(logits, labels, 5).mean())
+
+    ece_scaled = None
+    nll_scaled = None
+    if temperature:
+        ece_scaled = calibration.ece(logits, labels, temperature=temperature)
+        nll_scaled = calibration.nll(logits, labels, temperature)
+
     gap, gap_sd = geometry.logit_gap(logits, labels)
     return {
         "top1": float(correct.mean()),
-        "top5": float(calibration.top_k_correct(logits, labels, 5).mean())
-        if logits.shape[1] > 5
-        else None,
+        "top5": top5,
         "errors": int((~correct).sum()),
         "count": len(labels),
         "nll": calibration.nll(logits, labels),
         "brier": calibration.brier(logits, labels),
         "ece": calibration.ece(logits, labels),
         "fitted_temperature": temperature,
-        "ece_scaled": calibration.ece(logits, labels, temperature=temperature)
-        if temperature
-        else None,
+        "ece_scaled": ece_scaled,
         "ece_equal_mass": calibration.ece_equal_mass(logits, labels),
         "ece_classwise": calibration.ece_classwise(logits, labels),
-        "nll_scaled": calibration.nll(logits, labels, temperature) if temperature else None,
+        "nll_scaled": nll_scaled,
         "logit_gap": gap,
         "logit_gap_sd": gap_sd,
         "stability": fidelity.stability(logits, labels),
@@ -91,9 +107,11 @@ def own_metrics(
 
 
 def fitted_temperature(predictions: dict[str, Tensor]) -> float:
-    """The temperature that makes a run's answers on the validation split likeliest: its calibration."""
-    return calibration.fit_temperature(*_arrays(predictions, "validation"))
+    """Return the temperature of lowest NLL on a run's validation split, for calibration."""
+    logits, labels = _arrays(predictions, "validation")
+    return calibration.fit_temperature(logits, labels)
 
 
 def _arrays(predictions: dict[str, Tensor], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits ``[N, K]`` and labels ``[N]`` of one split."""
     return predictions[f"{split}.logits"].numpy(), predictions[f"{split}.labels"].numpy()

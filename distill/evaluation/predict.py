@@ -1,25 +1,33 @@
-"""Predictions of a network, in order and each example once; and every metric, from predictions alone."""
+"""Outputs of a network: logits in the order of a split, and penultimate features."""
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from distill.data.augment import normalise
 from distill.data.loaders import evaluation_batches
 from distill.data.splits import Split, Splits
+from distill.devices.distributed import ONE_PROCESS, Distributed
+from distill.evaluation.examples import BATCH_SIZE, evenly_spaced
+from distill.models.cosine_head import CosineHead
 from distill.models.factory import input_config
+from distill.models.hooks import capture_features, last_layer
 from distill.recipe.schema import Augment
 
-BATCH = 500
-TRAIN_SAMPLE = (
-    10_000  # training examples that are evaluated and stored, spread evenly over the split
-)
+MAX_TRAIN_EXAMPLES = 10_000  # of the training split whose predictions are stored
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of ``[N, K]`` logits whose largest is the label's ``[N]``, in [0, 1]."""
+    """Return the share of logits ``[N, K]`` whose largest is that of their label, in [0, 1]."""
     return (logits.argmax(1) == labels).double().mean().item()
+
+
+def forward_logits(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return the logits ``[B, K]``, float32, of pixels in [0, 255].
+
+    The pixels are normalised and resized as the network needs them.
+    """
+    return model(normalise(pixels, *input_config(model))).float()
 
 
 @torch.no_grad()
@@ -30,28 +38,40 @@ def predict(
     augment: Augment,
     device: torch.device,
     positions: Tensor | None = None,
-    sharing: Accelerator | None = None,
+    dist: Distributed = ONE_PROCESS,
 ) -> Tensor:
-    """Logits ``[N, K]`` in float32 on the CPU, of a split or of some positions of it.
+    """Compute a network's logits on a split, without random augmentation and in eval mode.
 
-    With `sharing`, the processes take a part each and all get the whole; padding never counts.
+    Args:
+        model: the network, on the device; it is in its former mode afterwards.
+        splits: the data that the split belongs to.
+        split: the split.
+        augment: the arm's augmentation, whose crop decides how images are cropped.
+        device: where the network is.
+        positions: positions in the split ``[N]``, on the CPU; by default all of it.
+        dist: processes that share the work. Each predicts a part and all get the whole, without
+            padding.
+
+    Returns:
+        ``[N, K]``, float32, on the CPU.
     """
-    positions = torch.arange(len(split)) if positions is None else positions
-    world, rank = (sharing.num_processes, sharing.process_index) if sharing else (1, 0)
-    own = positions.tensor_split(world)[rank]
+    if positions is None:
+        positions = torch.arange(len(split))
+    parts = positions.tensor_split(dist.world_size)
+    batches = evaluation_batches(splits, split, augment, BATCH_SIZE, device, parts[dist.rank])
+
     was_training = model.training
     model.eval()
-    batches = evaluation_batches(splits, split, augment, BATCH, device, own)
-    logits = [model(normalise(batch.views, *input_config(model))).float() for batch in batches]
+    logits = [forward_logits(model, batch.views) for batch in batches]
     model.train(was_training)
-    part = torch.cat(logits) if logits else torch.zeros(0, len(splits.class_names), device=device)
-    if not sharing or world == 1:
-        return part.cpu()
-    sizes = [len(p) for p in positions.tensor_split(world)]
+
+    own = torch.cat(logits) if logits else torch.zeros(0, len(splits.class_names), device=device)
+    if dist.is_single:
+        return own.cpu()
     whole = []
-    for source, size in enumerate(sizes):
-        sent = part if source == rank else part.new_zeros(size, part.shape[1])
-        whole.append(broadcast(sent.contiguous(), from_process=source))
+    for rank, part in enumerate(parts):
+        sent = own if rank == dist.rank else own.new_zeros(len(part), own.shape[1])
+        whole.append(dist.broadcast(sent.contiguous(), rank))
     return torch.cat(whole).cpu()
 
 
@@ -60,19 +80,56 @@ def predict_all(
     splits: Splits,
     augment: Augment,
     device: torch.device,
-    sharing: Accelerator | None = None,
+    dist: Distributed = ONE_PROCESS,
 ) -> dict[str, Tensor]:
-    """What a run stores: logits and labels of test, validation and (at most 10,000 of) train."""
+    """Compute the predictions that a run stores.
+
+    Args:
+        model: the network, on the device.
+        splits: the study's data.
+        augment: the arm's augmentation.
+        device: where the network is.
+        dist: processes that share the work.
+
+    Returns:
+        ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]`` for test, validation and train; of train at
+        most 10,000 examples, evenly spaced.
+    """
+    positions = {
+        "test": torch.arange(len(splits.test)),
+        "validation": torch.arange(len(splits.validation)),
+        "train": evenly_spaced(len(splits.train), MAX_TRAIN_EXAMPLES),
+    }
     result = {}
-    for name, split in (
-        ("test", splits.test),
-        ("validation", splits.validation),
-        ("train", splits.train),
-    ):
-        count = min(len(split), TRAIN_SAMPLE) if name == "train" else len(split)
-        positions = torch.arange(count) * len(split) // count
-        result[f"{name}.logits"] = predict(
-            model, splits, split, augment, device, positions, sharing
-        )
-        result[f"{name}.labels"] = split.labels[positions]
+    for name, chosen in positions.items():
+        split = getattr(splits, name)
+        result[f"{name}.logits"] = predict(model, splits, split, augment, device, chosen, dist)
+        result[f"{name}.labels"] = split.labels[chosen]
     return result
+
+
+def features_and_logits(
+    model: nn.Module,
+    splits: Splits,
+    split: Split,
+    augment: Augment,
+    device: torch.device,
+    positions: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compute penultimate features ``[N, D]`` and logits ``[N, K]`` of a split at some positions.
+
+    Both are on the CPU. Features in front of a cosine head with a scale are returned with length 1:
+    the head uses their direction only.
+
+    Raises:
+        UserError: if the network has no single last layer.
+    """
+    with capture_features(model) as captured:
+        logits = predict(model, splits, split, augment, device, positions)
+    features = torch.zeros(0, 1)
+    if captured:
+        features = torch.cat([batch.float().cpu() for batch in captured])
+    head = last_layer(model)
+    if isinstance(head, CosineHead) and head.scale:
+        features = normalize(features, dim=1)
+    return features, logits

@@ -1,4 +1,7 @@
-"""Comparisons over seeds: paired, because runs of one seed share their weights, views and teacher."""
+"""Statistics over seeds.
+
+Tests are paired, because runs of one seed share initial weights, views and teacher.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,8 +13,13 @@ from scipy import stats
 class Paired(NamedTuple):
     """A paired difference ``b - a`` over seeds.
 
-    The interval and the p-value are None with one seed, and where all differences are equal: there is no
-    spread to evaluate_network them by.
+    Attributes:
+        mean_a: the mean of a.
+        mean_b: the mean of b.
+        difference: the mean of ``b - a``.
+        ci95: the interval of the mean difference; None with one seed, and where all differences are
+            equal, because there is no variation to estimate an error from.
+        p_value: of Student's paired t-test, two-sided; None where `ci95` is.
     """
 
     mean_a: float
@@ -21,27 +29,41 @@ class Paired(NamedTuple):
     p_value: float | None
 
 
-def _no_spread(x: np.ndarray, scale: float) -> bool:
-    """Whether values differ by rounding only, or by so little that the square of it is no normal number."""
-    return bool(np.ptp(x) <= max(1e-12 * scale, 1e-150))
-
-
 def mean_interval(
     values: Sequence[float], level: float = 0.95
 ) -> tuple[float, float, tuple[float, float] | None]:
-    """Mean, standard deviation (n - 1; 0 for one value) and Student's interval of the mean."""
+    """Compute the mean, the standard deviation and a confidence interval of the mean.
+
+    Args:
+        values: at least one.
+        level: the coverage of the interval, in (0, 1).
+
+    Returns:
+        the mean, the standard deviation (n - 1 in the denominator), and Student's interval. For one
+        value, and for values that are all equal, the deviation is 0 and the interval None.
+    """
     x = np.asarray(values, float)
-    if len(x) < 2 or _no_spread(x, np.abs(x).max()):
-        return float(x.mean()), 0.0, None
+    mean = float(x.mean())
+    if len(x) < 2 or _is_constant(x, np.abs(x).max()):
+        return mean, 0.0, None
     low, high = stats.ttest_1samp(x, 0).confidence_interval(level)
-    return float(x.mean()), float(x.std(ddof=1)), (float(low), float(high))
+    return mean, float(x.std(ddof=1)), (float(low), float(high))
 
 
 def compare(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paired:
-    """Student's paired t-test of two lists in the same order, of seeds or of images; `level` is the interval's.
+    """Compare two lists in the same order, of seeds or of images, by Student's paired t-test.
 
-    Over images, with whether each was classified rightly (or how often, over seeds), it is the interval of a difference
-    of paired proportions: its width comes from the images on which the two differ, as in McNemar's test.
+    Over images, with values of 1 for a correct and 0 for a wrong prediction (or the share of seeds
+    that are correct), the interval is that of a difference of paired proportions. As in McNemar's
+    test, its width comes from the images on which a and b differ.
+
+    Args:
+        a: one value per seed or image.
+        b: the same for the other arm.
+        level: the coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: if the lists are empty or differ in length.
     """
     if len(a) != len(b) or not len(a):
         raise ValueError(
@@ -49,19 +71,28 @@ def compare(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Pair
         )
     differences = np.asarray(b, float) - np.asarray(a, float)
     scale = max(np.abs(a).max(), np.abs(b).max())
-    if _no_spread(differences, scale):
+    if _is_constant(differences, scale):
         differences = np.full(len(a), differences.mean())
     mean, _, interval = mean_interval(list(differences), level)
-    p = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
-    return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p)
+    p_value = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
+    return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p_value)
+
+
+def _is_constant(x: np.ndarray, scale: float) -> bool:
+    """Return whether values differ by rounding only, or by so little that the square underflows."""
+    return bool(np.ptp(x) <= max(1e-12 * scale, 1e-150))
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment; what is None is not pluralize and stays None."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    """Adjust p-values for multiple comparisons by Holm's step-down procedure (Holm 1979).
+
+    Entries that are None do not count as comparisons and stay None.
+    """
+    ordered = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        adjusted[i] = highest
+    for rank, (p, index) in enumerate(ordered):
+        # A p-value is never adjusted to less than a smaller p-value is.
+        highest = max(highest, min(1.0, p * (len(ordered) - rank)))
+        adjusted[index] = highest
     return adjusted

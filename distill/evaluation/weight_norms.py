@@ -1,7 +1,7 @@
-"""Norms of weights, and how far training has taken them.
+"""Norms of weights, and how far training has moved them.
 
-Label smoothing is expected to shrink the last layer, and the geometric reading of the paper (section 2) takes
-the templates' norms to be about equal: both can be watched here.
+Label smoothing is expected to shrink the last layer, and the geometric argument of Müller et al.
+2019 (section 2) assumes that all templates have about the same norm. Both can be checked here.
 """
 
 from collections.abc import Mapping
@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 from torch.linalg import matrix_norm, vector_norm
 
+TINY = 1e-30
+
 
 def norms(weight: Tensor, initial: Tensor | None = None) -> dict[str, float]:
-    """Of one layer's weight ``[D_out, …]``, as a matrix with a row for each output.
+    """Compute norms of one layer's weight, as a matrix with a row for each output.
 
     Args:
-        weight: in any precision; computed in float64.
+        weight: ``[D_out, …]`` in any precision; norms are computed in float64.
         initial: the weight before training.
 
     Returns:
-        ``l1`` (sum of absolute values), ``l2`` (Frobenius), ``spectral`` (largest singular value), ``inf`` (largest
-        row sum of absolute values) and, with `initial`, ``distance`` and ``relative_distance``, in l2.
+        ``l1`` (sum of absolute values), ``l2`` (Frobenius norm), ``spectral`` (largest singular
+        value), ``inf`` (largest row sum of absolute values) and, with `initial`, ``distance``
+        (Frobenius norm of the difference) and ``relative_distance`` (the distance over the norm of
+        `initial`).
     """
-    matrix = _precise(weight).flatten(1)
+    matrix = _to_float64(weight).flatten(1)
     found = {
         "l1": vector_norm(matrix, 1),
         "l2": matrix_norm(matrix),
@@ -30,30 +34,49 @@ def norms(weight: Tensor, initial: Tensor | None = None) -> dict[str, float]:
         "inf": matrix_norm(matrix, torch.inf),
     }
     if initial is not None:
-        start = _precise(initial).flatten(1)
+        start = _to_float64(initial).flatten(1)
         found["distance"] = matrix_norm(matrix - start)
-        found["relative_distance"] = found["distance"] / matrix_norm(start).clamp(min=1e-30)
-    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        found["relative_distance"] = found["distance"] / matrix_norm(start).clamp(min=TINY)
+    return _to_floats(found)
 
 
 def total(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, float]:
-    """All layers as one vector: ``l1``, ``l2``, ``distance`` from `initial`, and ``relative_distance``."""
-    now, start = (
-        torch.cat([_precise(w[name]).flatten() for name in weights]) for w in (weights, initial)
-    )
-    distance, length = vector_norm(now - start), vector_norm(start)
-    found = torch.stack(
-        [vector_norm(now, 1), vector_norm(now), distance, distance / length.clamp(min=1e-30)]
-    )
-    return dict(zip(("l1", "l2", "distance", "relative_distance"), found.tolist(), strict=True))
+    """Compute norms of all layers as one vector.
+
+    Args:
+        weights: by name.
+        initial: the same weights before training.
+
+    Returns:
+        ``l1``, ``l2``, ``distance`` (Euclidean, from `initial`), and ``relative_distance`` (the
+        distance over the norm of `initial`).
+    """
+    vector = torch.cat([_to_float64(weights[name]).flatten() for name in weights])
+    start = torch.cat([_to_float64(initial[name]).flatten() for name in weights])
+    distance = vector_norm(vector - start)
+    found = {
+        "l1": vector_norm(vector, 1),
+        "l2": vector_norm(vector),
+        "distance": distance,
+        "relative_distance": distance / vector_norm(start).clamp(min=TINY),
+    }
+    return _to_floats(found)
 
 
 def template_spread(templates: Tensor) -> float:
-    """Standard deviation over mean of the squared norms of templates ``[K, D]``; 0 where all are equal."""
-    squares = vector_norm(_precise(templates), dim=1).square()
-    return (squares.std(correction=0) / squares.mean().clamp(min=1e-30)).item()
+    """Return the standard deviation over the mean of the squared norms of templates ``[K, D]``.
+
+    It is 0 where all templates have the same norm.
+    """
+    squares = vector_norm(_to_float64(templates), dim=1).square()
+    return (squares.std(correction=0) / squares.mean().clamp(min=TINY)).item()
 
 
-def _precise(x: Tensor) -> Tensor:
-    """In float64, where the device has it."""
+def _to_float64(x: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU where its device (MPS) has no float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _to_floats(values: dict[str, Tensor]) -> dict[str, float]:
+    """Return scalars as numbers, copied from the device in one transfer."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))

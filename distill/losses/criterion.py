@@ -1,34 +1,37 @@
-"""A term as a module, for a loop of one's own."""
+"""A loss as a PyTorch module, with a reduction and an ignored label."""
 
 import inspect
 from typing import Any, Literal
 
+import pydantic
 from torch import Tensor, nn
 
 from distill.errors import suggest
-from distill.losses.common import IGNORED, Outputs
-from distill.losses.labels import warn_if_smoothed
-from distill.losses.registry import LOSS_MODULES, LOSSES
-from distill.recipe.loss_terms import loss_settings_model, needs_teacher
-from distill.recipe.validation import check
-from distill.recipe.yaml_reader import Problems
+from distill.losses.label_smoothing import warn_if_smoothed
+from distill.losses.registry import LOSSES, module_parameter
+from distill.losses.tensor_ops import IGNORED, mask_ignored
+from distill.recipe.loss_terms import input_names, loss_settings_model, runtime_args
 
 
 class Criterion(nn.Module):
-    """``Criterion("cross_entropy", smoothing=0.1)``: any term, with a reduction, wherever its inputs are.
+    """A loss with fixed settings, for a training loop of your own.
 
-    In eval mode it is the same function, but a part that learns from what it sees (`OnlineTargets`) rests.
+    For example ``Criterion("cross_entropy", smoothing=0.1)(logits, labels)`` or
+    ``Criterion("kd", temperature=2.0)(logits, teacher_logits)``. In eval mode, `OnlineTargets` does
+    not collect predictions.
 
     Args:
-        name: of a term.
-        reduction: "mean" over the examples that are not ignored (0 if all are), "sum", or "none".
-        ignore_index: label of examples that give no loss and no gradient.
-        part: the module of the terms that have one: `nn.Linear(D_s, D_t)` for hint, `OnlineTargets(K)` for
-            online_smoothing, whose `part.end_epoch()` is to be called after each epoch.
-        hyperparameters: of the term, checked here.
+        name: A loss in `LOSSES`.
+        reduction: "mean" over the examples that are not ignored (0 if all are), "sum" or "none".
+        ignore_index: Label of examples that give no loss and no gradient.
+        settings: Keyword arguments of the loss function. The module of a loss that needs one,
+            ``projector=nn.Linear(D_s, D_t)`` of "hint" or ``targets=OnlineTargets(K)`` of
+            "online_smoothing", becomes a submodule of that name. Losses on cosine logits need
+            ``logit_scale=s``.
 
     Raises:
-        ValueError: for an unknown name or hyperparameter, or a value out of its range.
+        ValueError: If the name or a setting is unknown, a setting is out of its range, or a module
+            is missing.
     """
 
     def __init__(
@@ -37,92 +40,143 @@ class Criterion(nn.Module):
         reduction: Literal["mean", "sum", "none"] = "mean",
         *,
         ignore_index: int = IGNORED,
-        part: nn.Module | None = None,
-        **hyperparameters: Any,
+        **settings: Any,
     ) -> None:
         super().__init__()
         if name not in LOSSES:
-            raise ValueError(f"unknown term '{name}'; {suggest(name, LOSSES)}")
+            raise ValueError(f"unknown loss '{name}'; {suggest(name, LOSSES)}")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
-        hyperparameters = {
-            k: v.tolist() if isinstance(v, Tensor) else v for k, v in hyperparameters.items()
-        }
-        problems = Problems("")
-        problems.lines[()] = f"Criterion('{name}')"
-        model = loss_settings_model(LOSSES[name], weighted=False)
-        check(model, hyperparameters, (), problems)
-        if problems.found:
-            raise ValueError("\n".join(problems.found))
-        if (name in LOSS_MODULES) != (part is not None):
-            wanted = {"hint": "nn.Linear(D_s, D_t)", "online_smoothing": "OnlineTargets(K)"}.get(
-                name
-            )
-            raise ValueError(
-                f"Criterion('{name}'): this term "
-                + ("has no part" if part else f"needs part={wanted}")
-            )
-        self.name, self.reduction, self.ignore_index, self.part = (
-            name,
-            reduction,
-            ignore_index,
-            part,
-        )
-        self.hyperparameters = hyperparameters
-        self._unseen = True
+        self.name = name
+        self.function = LOSSES[name]
+        self.reduction = reduction
+        self.ignore_index = ignore_index
 
-    def forward(
-        self,
-        student: Tensor | Outputs,
-        labels: Tensor,
-        teacher: Tensor | Outputs | None = None,
-        progress: float | None = None,
-    ) -> Tensor:
-        """The reduced loss.
+        self._module_name = module_parameter(self.function)
+        if self._module_name is not None:
+            module = settings.pop(self._module_name, None)
+            if not isinstance(module, nn.Module):
+                raise ValueError(
+                    f"Criterion('{name}') needs {self._module_name}=, a module, got {module!r}"
+                )
+            setattr(self, self._module_name, module)
+        self.runtime: dict[str, Any] = {}
+        if "logit_scale" in runtime_args(self.function):
+            self.runtime["logit_scale"] = settings.pop("logit_scale", None)
+        self.settings = _checked_settings(name, settings)
+        self._signature = _forward_signature(name)
+        self._may_warn = True
+
+    def forward(self, *inputs: Any, progress: float | None = None, **named_inputs: Any) -> Tensor:
+        """Compute the reduced loss.
 
         Args:
-            student: logits ``[B, K]`` or ``[B, K, d…]``, or `Outputs`.
-            labels: ``[B]`` or ``[B, d…]``, or soft labels in the shape of the logits.
-            teacher: as `student`, for terms on a teacher.
-            progress: share of training that is done, in [0, 1], for terms that change with it.
+            inputs: The positional arguments of the loss function, also accepted by keyword.
+            progress: Share of training that is done, in [0, 1]. Losses that do not change over
+                training ignore it.
+            named_inputs: Inputs by keyword. A loss that reads no labels accepts ``labels=`` as
+                well, to find the ignored examples.
+
+        Returns:
+            A scalar; with ``reduction="none"`` one value per example. A weight penalty has no
+            examples and is returned as it is.
 
         Raises:
-            ValueError: if the term needs a teacher and there is none, or the labels have another shape.
+            ValueError: If labels do not have the shape of the logits' examples, or the loss refuses
+                its inputs.
         """
-        if teacher is None and needs_teacher(LOSSES[self.name]):
-            raise ValueError(
-                f"Criterion('{self.name}') needs the teacher's logits as its third argument"
-            )
-        student, teacher = (Outputs(x) if isinstance(x, Tensor) else x for x in (student, teacher))
-        hard, shape = not labels.is_floating_point(), student.logits.shape
-        if labels.shape != (shape[:1] + shape[2:] if hard else shape):
-            raise ValueError(
-                f"Criterion('{self.name}'): labels of shape {list(labels.shape)} do not go with logits of "
-                f"shape {list(shape)}: classes [B, d…] or distributions [B, K, d…] do"
-            )
-        labels = labels.long() if hard else labels
-        if (
-            self._unseen and not hard and labels.device.type != "cpu"
-        ):  # once: looking waits for the device
-            warn_if_smoothed(labels, self.hyperparameters.get("smoothing", 0.0))
-            self._unseen = False
-        if hard and self.ignore_index != IGNORED:
-            labels = labels.masked_fill(labels == self.ignore_index, IGNORED)
-        keywords = self.hyperparameters | ({"part": self.part} if self.part is not None else {})
-        if progress is not None and "progress" in inspect.signature(LOSSES[self.name]).parameters:
-            keywords["progress"] = progress
-        loss = LOSSES[self.name](student, labels, teacher, **keywords)
-        is_counted = (
-            (labels != IGNORED).expand_as(loss) if hard else loss.new_ones(loss.shape, dtype=bool)
-        )
-        loss = loss.masked_fill(~is_counted, 0)  # also of terms that read no label
+        arguments = self._signature.bind(*inputs, **named_inputs).arguments
+        labels = arguments.pop("labels", None)
+        if labels is not None:
+            labels = self._prepare_labels(labels, arguments.get("logits"))
+        if "labels" in input_names(self.function):
+            arguments["labels"] = labels
+
+        runtime = dict(self.runtime)
+        if self._module_name is not None:
+            runtime[self._module_name] = getattr(self, self._module_name)
+        if progress is not None and "progress" in runtime_args(self.function):
+            runtime["progress"] = progress
+        return self._reduce(self.function(**arguments, **self.settings, **runtime), labels)
+
+    def _prepare_labels(self, labels: Tensor, logits: Tensor | None) -> Tensor:
+        """Check the labels' shape, and replace this criterion's ignored label by `IGNORED`."""
+        soft = labels.is_floating_point()
+        if logits is not None:
+            expected = logits.shape if soft else logits.shape[:1] + logits.shape[2:]
+            if labels.shape != expected:
+                raise ValueError(
+                    f"Criterion('{self.name}'): labels of shape {list(labels.shape)} do not fit "
+                    f"logits of shape {list(logits.shape)}; "
+                    "pass classes [B, d…] or distributions [B, K, d…]"
+                )
+        if soft:
+            # On an accelerator this check waits for the device, so it is made only once.
+            if self._may_warn and labels.device.type != "cpu":
+                warn_if_smoothed(labels, self.settings.get("smoothing", 0.0))
+                self._may_warn = False
+            return labels
+        labels = labels.long()
+        if self.ignore_index == IGNORED:
+            return labels
+        return labels.masked_fill(labels == self.ignore_index, IGNORED)
+
+    def _reduce(self, loss: Tensor, labels: Tensor | None) -> Tensor:
+        """Mask the ignored examples and reduce the loss of the others."""
+        is_masked = labels is not None and not labels.is_floating_point() and loss.ndim > 0
+        if is_masked:
+            if labels.shape != loss.shape:
+                raise ValueError(
+                    f"Criterion('{self.name}'): labels have shape {list(labels.shape)}, "
+                    f"but there are {list(loss.shape)} examples"
+                )
+            loss = mask_ignored(loss, labels)
         if self.reduction == "none":
             return loss
-        return (
-            loss.sum() / is_counted.sum().clamp(min=1) if self.reduction == "mean" else loss.sum()
-        )
+        if self.reduction == "sum":
+            return loss.sum()
+        if is_masked:
+            return loss.sum() / (labels != IGNORED).sum().clamp(min=1)
+        return loss.mean()
 
     def extra_repr(self) -> str:
-        """The term and its settings."""
-        settings = [f"{key}={value}" for key, value in self.hyperparameters.items()]
+        """Return the loss and its settings, for `repr`."""
+        settings = [f"{key}={value}" for key, value in self.settings.items()]
         return ", ".join([self.name, f"reduction={self.reduction}", *settings])
+
+
+def _checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a loss after a check of names, types and ranges.
+
+    Raises:
+        ValueError: With one line for each problem.
+    """
+    settings = {
+        key: value.tolist() if isinstance(value, Tensor) else value
+        for key, value in settings.items()
+    }
+    model = loss_settings_model(LOSSES[name], weighted=False)
+    try:
+        model.model_validate(settings)
+    except pydantic.ValidationError as error:
+        problems = [_problem(name, detail) for detail in error.errors()]
+        raise ValueError("\n".join(problems)) from None
+    return settings
+
+
+def _problem(name: str, error: Any) -> str:
+    """Describe one of pydantic's errors in a line."""
+    key = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        known = loss_settings_model(LOSSES[name], weighted=False).model_fields
+        return f"Criterion('{name}'): unknown setting '{key}'; {suggest(key, known)}"
+    return f"Criterion('{name}'): {key}: {error['msg']}, got {error['input']!r}"
+
+
+def _forward_signature(name: str) -> inspect.Signature:
+    """Return the inputs of a criterion: those of its loss, and labels for all losses."""
+    names = input_names(LOSSES[name])
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    if "labels" not in names:
+        parameters.append(inspect.Parameter("labels", inspect.Parameter.KEYWORD_ONLY, default=None))
+    return inspect.Signature(parameters)

@@ -1,11 +1,13 @@
 """Margin softmax: cross-entropy in which the label's logit is first made smaller.
 
-The margin is for training alone; evaluation sees the plain logits. AM-Softmax and ArcFace need logits that
-are s·cos(angle): those of a cosine head, in a recipe ``model: {name: cosine_head, base: NAME, scale: 16}``,
-elsewhere ``Outputs(logits, logit_scale=s)``; A-Softmax needs such a head of scale 0, whose logits are ‖f‖·cos.
+The margin is for training only; evaluation uses the plain logits. Some of these losses need the
+scale of the logits: `logit_scale` is s for logits s·cos θ, where θ is the angle between features
+and template, and 0 for logits ‖f‖ cos θ. A recipe gets such logits by
+``model: {name: cosine_head, base: NAME, scale: 16}``.
 
-On a simplex the gap of s·cos logits is at most s (K / (K - 1) - margin): a small scale cannot reach the
-optimum of a smoothed loss (`optimal_logit_gap`).
+With K templates that form a simplex, the gap between logits s·cos θ is at most
+s (K / (K - 1) - margin), so a small scale cannot reach the optimum of a smoothed loss
+(`optimal_logit_gap`).
 """
 
 import math
@@ -16,234 +18,280 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from distill.losses.common import Outputs, rows, select_class, to_float32
-from distill.losses.labels import Mass, uniform_mass
+from distill.losses.label_smoothing import UnitInterval, uniform_mass
+from distill.losses.tensor_ops import (
+    flatten_labels,
+    flatten_logits,
+    select_class,
+    to_float32,
+    unflatten_loss,
+)
+
+__all__ = ["a_softmax", "am_softmax", "arcface", "l_softmax", "sm_softmax"]
 
 
 def sm_softmax(
-    student: Outputs,
+    logits: Tensor,
     labels: Tensor,
-    teacher: Outputs | None = None,
     *,
     margin: Annotated[float, Ge(0)] = 1.0,
-    smoothing: Mass = 0.0,
+    smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Soft-margin softmax: the label's logit is ``z_y - margin`` (Liang et al. 2017, equation 4).
+    """Soft-margin softmax, the label's logit is ``z_y - margin`` (Liang et al. 2017, equation 4).
 
     Args:
-        student: logits ``[B, K]`` or ``[B, K, d…]``.
-        labels: classes.
-        teacher: not used.
-        margin: in logits; 0 is cross-entropy.
-        smoothing: over all classes, of the loss after the margin.
+        logits: ``[B, K]`` or ``[B, K, d…]``.
+        labels: Classes ``[B, d…]``.
+        margin: In units of the logits; 0 is cross-entropy.
+        smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
-        ``[B]`` or ``[B, d…]``, in nats.
+        One loss per example, ``[B]`` or ``[B, d…]``, in nats.
 
     Raises:
-        ValueError: if margin or smoothing is out of its range, or the labels are soft.
+        ValueError: If margin or smoothing is out of its range, or the labels are soft.
     """
-    logits, classes, finish = rows(student.logits, labels)
-    return finish(
-        _with_own(logits, classes, select_class(logits, classes) - _checked(margin), smoothing)
-    )
+    _check_margin(margin)
+    logits = flatten_logits(logits)
+    classes = flatten_labels(labels)
+    label_logit = select_class(logits, classes) - margin
+    return unflatten_loss(_cross_entropy_with(logits, classes, label_logit, smoothing), labels)
 
 
 def am_softmax(
-    student: Outputs,
+    logits: Tensor,
     labels: Tensor,
-    teacher: Outputs | None = None,
     *,
+    logit_scale: float | None,
     margin: Annotated[float, Ge(0)] = 0.35,
-    smoothing: Mass = 0.0,
+    smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Additive margin, ``s (cos θ_y - margin)`` (Wang et al. 2018, AM-Softmax; Wang et al. 2018, CosFace).
+    """Additive margin softmax, the label's logit is ``s (cos θ_y - margin)``.
+
+    Known as AM-Softmax (Wang, Cheng et al. 2018) and CosFace (Wang, Wang et al. 2018).
 
     Args:
-        student: logits ``s cos θ`` ``[B, K]``, and their scale s.
-        labels: classes.
-        teacher: not used.
-        margin: of the cosine.
-        smoothing: over all classes, of the loss after the margin.
+        logits: ``s cos θ``, ``[B, K]`` or ``[B, K, d…]``.
+        labels: Classes ``[B, d…]``.
+        logit_scale: s > 0.
+        margin: Of the cosine.
+        smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
-        ``[B]``, in nats.
+        One loss per example, ``[B]`` or ``[B, d…]``, in nats.
 
     Raises:
-        ValueError: if there is no scale, margin or smoothing is out of its range, or the labels are soft.
+        ValueError: If there is no scale, margin or smoothing is out of its range, or the labels are
+            soft.
     """
-    logits, classes, finish = rows(student.logits, labels)
-    own = select_class(logits, classes) - _scale(student) * _checked(margin)
-    return finish(_with_own(logits, classes, own, smoothing))
+    scale = _positive_scale(logit_scale)
+    _check_margin(margin)
+    logits = flatten_logits(logits)
+    classes = flatten_labels(labels)
+    label_logit = select_class(logits, classes) - scale * margin
+    return unflatten_loss(_cross_entropy_with(logits, classes, label_logit, smoothing), labels)
 
 
 def arcface(
-    student: Outputs,
+    logits: Tensor,
     labels: Tensor,
-    teacher: Outputs | None = None,
     *,
+    logit_scale: float | None,
     margin: Annotated[float, Ge(0), Le(math.pi)] = 0.5,
-    smoothing: Mass = 0.0,
+    smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Additive angular margin, ``s cos(θ_y + margin)`` (Deng et al. 2019, equation 3).
+    """Additive angular margin, the label's logit is ``s cos(θ_y + margin)`` (Deng et al. 2019).
 
-    Beyond θ = π - margin, where that would rise again, ``s (cos θ - margin sin margin)``, as in the authors' code.
+    Beyond θ = π - margin the logit of equation 3 would rise again. There it is
+    ``s (cos θ_y - margin sin margin)``, as in the authors' code.
 
     Args:
-        student: logits ``s cos θ`` ``[B, K]``, and their scale s.
-        labels: classes.
-        teacher: not used.
-        margin: in radians.
-        smoothing: over all classes, of the loss after the margin.
+        logits: ``s cos θ``, ``[B, K]`` or ``[B, K, d…]``.
+        labels: Classes ``[B, d…]``.
+        logit_scale: s > 0.
+        margin: In radians, in [0, π].
+        smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
-        ``[B]``, in nats.
+        One loss per example, ``[B]`` or ``[B, d…]``, in nats.
 
     Raises:
-        ValueError: if there is no scale, margin or smoothing is out of its range, or the labels are soft.
+        ValueError: If there is no scale, margin or smoothing is out of its range, or the labels are
+            soft.
     """
-    logits, classes, finish = rows(student.logits, labels)
-    scale, margin = _scale(student), _checked(margin)
+    scale = _positive_scale(logit_scale)
+    _check_margin(margin)
+    logits = flatten_logits(logits)
+    classes = flatten_labels(labels)
+
     cos = (select_class(logits, classes) / scale).clamp(-1, 1)
-    sin = (
-        (1 - cos.square()).clamp(min=1e-12).sqrt()
-    )  # its gradient is infinite where an angle is 0 or π
-    turned = cos * math.cos(margin) - sin * math.sin(margin)
-    own = torch.where(cos >= -math.cos(margin), turned, cos - margin * math.sin(margin))
-    return finish(_with_own(logits, classes, scale * own, smoothing))
+    # The gradient of the square root is infinite at 0, where the angle is 0 or π.
+    sin = (1 - cos.square()).clamp(min=1e-12).sqrt()
+    cos_with_margin = cos * math.cos(margin) - sin * math.sin(margin)
+    beyond = cos - margin * math.sin(margin)
+    label_cos = torch.where(cos >= -math.cos(margin), cos_with_margin, beyond)
+    loss = _cross_entropy_with(logits, classes, scale * label_cos, smoothing)
+    return unflatten_loss(loss, labels)
 
 
 def l_softmax(
-    student: Outputs,
+    logits: Tensor,
     labels: Tensor,
-    teacher: Outputs | None = None,
+    features: Tensor,
+    templates: Tensor,
     *,
     margin: Annotated[int, Ge(1)] = 4,
-    share: Mass = 1 / 6,
-    ramp: Mass = 0.5,
-    smoothing: Mass = 0.0,
+    share: UnitInterval = 1 / 6,
+    ramp: UnitInterval = 0.5,
+    smoothing: UnitInterval = 0.0,
     progress: float = 1.0,
+    logit_scale: float | None = None,
 ) -> Tensor:
-    """Large margin, ``‖W_y‖ ‖f‖ ψ(θ_y)``, ``ψ = (-1)^k cos(mθ) - 2k`` on ``[kπ/m, (k+1)π/m]`` (Liu et al. 2016).
+    """Large-margin softmax, the label's logit is ``‖W_y‖ ‖f‖ ψ(θ_y)`` (Liu et al. 2016).
 
-    A bias of the last layer stays in the logits. The logit is (1 - share) of what it was and `share` of this, as
-    the authors anneal it with share = 1 / (1 + λ) up to λ = 5: with a share of 1 from the start and m ≥ 2, small
-    networks fall to chance.
+    ``ψ(θ) = (-1)^k cos(mθ) - 2k`` for θ in ``[kπ/m, (k+1)π/m]``. A bias of the last layer stays in
+    the logits. The loss mixes (1 - share) of the plain logit and `share` of this one. The authors
+    anneal it that way, with share = 1 / (1 + λ) down to λ = 5: with a share of 1 from the start and
+    m ≥ 2, small networks fall to chance.
 
     Args:
-        student: logits ``[B, K]``, features ``[B, D]`` and templates ``[K, D]``.
-        labels: classes.
-        teacher: not used.
+        logits: Features times templates, plus a bias, ``[B, K]``.
+        labels: Classes ``[B]``.
+        features: f, ``[B, D]``.
+        templates: W, ``[K, D]``.
         margin: m, a whole number; 1 is cross-entropy.
-        share: of the margin's logit, in [0, 1].
-        ramp: share of training over which `share` grows from 0.
-        smoothing: over all classes, of the loss after the margin.
-        progress: share of training that is done, in [0, 1].
+        share: Share of the logit with the margin, in [0, 1].
+        ramp: Share of training over which `share` grows from 0, in [0, 1].
+        smoothing: Label smoothing over all classes, after the margin, in [0, 1].
+        progress: Share of training that is done, in [0, 1].
+        logit_scale: None or 0; a positive scale is refused, because cosine logits have no norms.
 
     Returns:
-        ``[B]``, in nats.
+        One loss per example, ``[B]``, in nats.
 
     Raises:
-        ValueError: if features or templates are missing, margin or smoothing is out of its range, or the
-            labels are soft.
+        ValueError: If the logits are those of a cosine head, margin, share, ramp or smoothing is
+            out of its range, or the labels are soft.
     """
-    logits, classes, finish = rows(student.logits, labels)
-    if student.logit_scale:
-        raise ValueError(
-            "this term needs logits that are features · templates, not those of a cosine head"
-        )
-    if student.features is None or student.templates is None:
-        raise ValueError("this term needs Outputs with features and templates")
-    features, templates = to_float32(student.features), to_float32(student.templates)
-    theirs = F.embedding(classes, templates)  # whose gradient is faster than an index's
-    radius, dot = features.norm(dim=1) * theirs.norm(dim=1), (features * theirs).sum(1)
-    own = select_class(logits, classes) + _grown(share, ramp, progress) * _widening(
-        dot, radius, margin
-    )
-    return finish(_with_own(logits, classes, own, smoothing))
+    if logit_scale:
+        raise ValueError("needs logits that are features · templates, not those of a cosine head")
+    share = _share_at(progress, share, ramp)
+    logits = flatten_logits(logits)
+    classes = flatten_labels(labels)
+    features = to_float32(features)
+
+    # The gradient of an embedding is faster than that of an index.
+    label_templates = F.embedding(classes, to_float32(templates))
+    norms = features.norm(dim=1) * label_templates.norm(dim=1)
+    dot = (features * label_templates).sum(1)
+    label_logit = select_class(logits, classes) + share * _margin_change(dot, norms, margin)
+    return unflatten_loss(_cross_entropy_with(logits, classes, label_logit, smoothing), labels)
 
 
 def a_softmax(
-    student: Outputs,
+    logits: Tensor,
     labels: Tensor,
-    teacher: Outputs | None = None,
+    features: Tensor,
     *,
+    logit_scale: float | None,
     margin: Annotated[int, Ge(1)] = 4,
-    share: Mass = 1 / 6,
-    ramp: Mass = 0.5,
-    smoothing: Mass = 0.0,
+    share: UnitInterval = 1 / 6,
+    ramp: UnitInterval = 0.5,
+    smoothing: UnitInterval = 0.0,
     progress: float = 1.0,
 ) -> Tensor:
-    """Angular softmax, ``‖f‖ ψ(θ_y)`` with templates of norm 1 and no bias (Liu et al. 2017, SphereFace).
+    """Angular softmax, the label's logit is ``‖f‖ ψ(θ_y)`` (Liu et al. 2017, SphereFace).
 
-    ψ and its share as in `l_softmax`.
+    This is `l_softmax` with templates of norm 1 and no bias; ψ and `share` are described there.
 
     Args:
-        student: logits ``‖f‖ cos θ`` ``[B, K]``, features ``[B, D]``, and a scale of 0.
-        labels: classes.
-        teacher: not used.
+        logits: ``‖f‖ cos θ``, ``[B, K]``.
+        labels: Classes ``[B]``.
+        features: f, ``[B, D]``.
+        logit_scale: Must be 0, which stands for logits ‖f‖ cos θ.
         margin: m, a whole number; 1 is cross-entropy.
-        share: of the margin's logit, in [0, 1].
-        ramp: share of training over which `share` grows from 0.
-        smoothing: over all classes, of the loss after the margin.
-        progress: share of training that is done, in [0, 1].
+        share: Share of the logit with the margin, in [0, 1].
+        ramp: Share of training over which `share` grows from 0, in [0, 1].
+        smoothing: Label smoothing over all classes, after the margin, in [0, 1].
+        progress: Share of training that is done, in [0, 1].
 
     Returns:
-        ``[B]``, in nats.
+        One loss per example, ``[B]``, in nats.
 
     Raises:
-        ValueError: if the features are missing or the scale is not 0, margin or smoothing is out of its range,
-            or the labels are soft.
+        ValueError: If the scale is not 0, margin, share, ramp or smoothing is out of its range, or
+            the labels are soft.
     """
-    logits, classes, finish = rows(student.logits, labels)
-    if student.features is None or student.logit_scale != 0:
+    if logit_scale != 0:
         raise ValueError(
-            "this term needs features, and logits that are their length · cosine: in a recipe, model: "
-            "{name: cosine_head, base: NAME, scale: 0}; else Outputs(logits, features, logit_scale=0)"
+            "needs logits that are ‖features‖ · cosine; in a recipe use model: "
+            "{name: cosine_head, base: NAME, scale: 0}, in Python pass logit_scale=0"
         )
-    radius, own = to_float32(student.features).norm(dim=1), select_class(logits, classes)
-    own = own + _grown(share, ramp, progress) * _widening(own, radius, margin)
-    return finish(_with_own(logits, classes, own, smoothing))
+    share = _share_at(progress, share, ramp)
+    logits = flatten_logits(logits)
+    classes = flatten_labels(labels)
+
+    norms = to_float32(features).norm(dim=1)
+    dot = select_class(logits, classes)
+    label_logit = dot + share * _margin_change(dot, norms, margin)
+    return unflatten_loss(_cross_entropy_with(logits, classes, label_logit, smoothing), labels)
 
 
-def _with_own(logits: Tensor, classes: Tensor, own: Tensor, smoothing: float) -> Tensor:
-    """Smoothed cross-entropy ``[N]`` of logits ``[N, K]`` whose label has the logit `own` ``[N]`` instead."""
+def _cross_entropy_with(
+    logits: Tensor, classes: Tensor, label_logit: Tensor, smoothing: float
+) -> Tensor:
+    """Return the smoothed cross-entropy ``[N]`` with another logit ``[N]`` for each label."""
     mass = uniform_mass(smoothing, logits.shape[1])
-    logits = logits.scatter(1, classes[:, None], own[:, None])
+    logits = logits.scatter(1, classes[:, None], label_logit[:, None])
     return F.cross_entropy(logits, classes, label_smoothing=mass, reduction="none")
 
 
-def _widening(dot: Tensor, radius: Tensor, margin: int) -> Tensor:
-    """``r (ψ(θ) - cos θ)`` where a logit is ``r cos θ``; ψ falls from 1 at θ = 0 to 1 - 2m at π."""
+def _margin_change(dot: Tensor, norms: Tensor, margin: int) -> Tensor:
+    """Return ``r (ψ(θ) - cos θ)`` for logits ``r cos θ``.
+
+    ψ falls from 1 at θ = 0 to 1 - 2m at θ = π.
+
+    Args:
+        dot: The logits r cos θ, ``[N]``.
+        norms: r ``[N]``.
+        margin: m.
+    """
     if margin < 1 or margin != int(margin):
-        raise ValueError(f"margin must be a whole number from 1, got {margin:g}")
-    cos = (dot / radius.clamp(min=1e-12)).clamp(-1, 1)
-    before, turned = torch.ones_like(cos), cos
-    for _ in range(
-        int(margin) - 1
-    ):  # cos(mθ) as a polynomial of cos θ, which has a gradient at θ = 0 and π
-        before, turned = turned, 2 * cos * turned - before
+        raise ValueError(f"margin must be a whole number of at least 1, got {margin:g}")
+    cos = (dot / norms.clamp(min=1e-12)).clamp(-1, 1)
+
+    # cos(mθ) as a polynomial of cos θ (Chebyshev's recurrence), whose gradient is finite at θ = 0
+    # and π, unlike that of the arc cosine.
+    previous = torch.ones_like(cos)
+    cos_m = cos
+    for _ in range(int(margin) - 1):
+        following = 2 * cos * cos_m - previous
+        previous = cos_m
+        cos_m = following
+
     k = (margin * cos.detach().acos() / math.pi).floor().clamp(max=margin - 1)
-    return radius * ((1 - 2 * (k % 2)) * turned - 2 * k - cos)
+    sign = 1 - 2 * (k % 2)
+    return norms * (sign * cos_m - 2 * k - cos)
 
 
-def _grown(share: float, ramp: float, progress: float) -> float:
-    """A share that grows linearly from 0 over the first `ramp` of training."""
+def _share_at(progress: float, share: float, ramp: float) -> float:
+    """Return the share at this point of training; it grows linearly from 0 over the ramp."""
     if not 0 <= share <= 1 or not 0 <= ramp <= 1:
         raise ValueError(f"share and ramp must be in [0, 1], got {share:g} and {ramp:g}")
-    return share * min(1.0, progress / ramp) if ramp else share
+    if ramp == 0:
+        return share
+    return share * min(1.0, progress / ramp)
 
 
-def _checked(margin: float) -> float:
+def _check_margin(margin: float) -> None:
     if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be at least 0, got {margin:g}")
-    return margin
+        raise ValueError(f"margin must be at least 0 and finite, got {margin:g}")
 
 
-def _scale(student: Outputs) -> float:
-    if not student.logit_scale:
+def _positive_scale(logit_scale: float | None) -> float:
+    if not logit_scale:
         raise ValueError(
-            "this term needs logits that are scale · cosine: in a recipe, model: {name: cosine_head, "
-            "base: NAME, scale: 16}; else Outputs(logits, logit_scale=…)"
+            "needs logits that are scale · cosine; in a recipe use model: {name: cosine_head, "
+            "base: NAME, scale: 16}, in Python pass logit_scale=16"
         )
-    return student.logit_scale
+    return logit_scale

@@ -1,11 +1,18 @@
-"""The table of all terms, what each needs, and the one place where they are summed.
+"""The losses that recipes can name, and the outputs and modules that each of them needs.
 
-A new term is one function in one of the files beside this one and its name in `LOSSES`; in `REQUIRED_OUTPUTS`, too, if it
-looks at more than logits, and in `LOSS_MODULES` if it has weights or a state of its own. README.md lists them all.
+To add a loss, write a function in the module where it belongs, add a line to `LOSSES` here, and a
+row to the README. The parameters of the function are its contract:
+
+- Positional parameters are inputs: `logits`, `labels`, `features`, `feature_maps`, `weights`,
+  `templates`, and the same with the prefix `teacher_` (not of labels).
+- Keyword-only parameters are the keys of the term in a recipe, with their ranges as annotations,
+  except for those that the training loop supplies (`RUNTIME_ARGS`): `progress`, `logit_scale`, and
+  a module that the loss owns (`LOSS_MODULES`).
+- The result has one value per example, in the shape of the labels, or is a scalar that counts for
+  every example.
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,174 +20,151 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.losses.common import Outputs
-from distill.losses.distillation import dist, dkd, hard_label, kd, logit_mse, nkd
-from distill.losses.features import attention_transfer, hint, rkd
-from distill.losses.labels import (
-    confidence_penalty,
-    cross_entropy,
-    focal,
-    max_sup,
-    mbls,
-    poly1,
-    sparse_softmax,
-    zipf,
+from distill.losses import (
+    classification,
+    feature_distillation,
+    logit_distillation,
+    margins,
+    online_targets,
+    regularizers,
 )
-from distill.losses.margins import a_softmax, am_softmax, arcface, l_softmax, sm_softmax
-from distill.losses.online import OnlineTargets, online_smoothing
-from distill.losses.penalties import l1_penalty, l2_penalty
-from distill.recipe.loss_terms import RUNTIME_ARGS, needs_teacher
+from distill.losses.outputs import Outputs
+from distill.recipe.loss_terms import TEACHER, input_names, runtime_args
 
-Term = Callable[..., Tensor]
+LossFunction = Callable[..., Tensor]
 
-LOSSES: Mapping[str, Term] = MappingProxyType(
+LOSSES: Mapping[str, LossFunction] = MappingProxyType(
     {
-        term.__name__: term
-        for term in (
-            cross_entropy,
-            focal,
-            poly1,
-            sparse_softmax,
-            confidence_penalty,
-            max_sup,
-            mbls,
-            zipf,
-            online_smoothing,
-            sm_softmax,
-            am_softmax,
-            arcface,
-            l_softmax,
-            a_softmax,
-            kd,
-            logit_mse,
-            hard_label,
-            dkd,
-            nkd,
-            dist,
-            hint,
-            attention_transfer,
-            rkd,
-            l1_penalty,
-            l2_penalty,
-        )
+        "cross_entropy": classification.cross_entropy,
+        "focal": classification.focal,
+        "poly1": classification.poly1,
+        "sparse_softmax": classification.sparse_softmax,
+        "confidence_penalty": regularizers.confidence_penalty,
+        "max_sup": regularizers.max_sup,
+        "mbls": regularizers.mbls,
+        "zipf": regularizers.zipf,
+        "online_smoothing": online_targets.online_smoothing,
+        "sm_softmax": margins.sm_softmax,
+        "am_softmax": margins.am_softmax,
+        "arcface": margins.arcface,
+        "l_softmax": margins.l_softmax,
+        "a_softmax": margins.a_softmax,
+        "kd": logit_distillation.kd,
+        "logit_mse": logit_distillation.logit_mse,
+        "hard_label": logit_distillation.hard_label,
+        "dkd": logit_distillation.dkd,
+        "nkd": logit_distillation.nkd,
+        "dist": logit_distillation.dist,
+        "hint": feature_distillation.hint,
+        "attention_transfer": feature_distillation.attention_transfer,
+        "rkd": feature_distillation.rkd,
+        "l1_penalty": regularizers.l1_penalty,
+        "l2_penalty": regularizers.l2_penalty,
     }
 )
-
-REQUIRED_OUTPUTS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {  # fields of Outputs beside logits and scale
-        "l_softmax": frozenset({"features", "templates"}),
-        "a_softmax": frozenset({"features"}),
-        "hint": frozenset({"features"}),
-        "rkd": frozenset({"features"}),
-        "attention_transfer": frozenset({"feature_maps"}),
-        "l1_penalty": frozenset({"weights"}),
-        "l2_penalty": frozenset({"weights"}),
-    }
-)
+"""Every loss function by the name that a recipe uses."""
 
 
-def _projector(student: Outputs, teacher: Outputs | None) -> nn.Module:
+def _make_projector(student: Outputs, teacher: Outputs | None) -> nn.Module:
     if student.features is None or teacher is None or teacher.features is None:
-        raise ValueError("hint needs features, of the student and of one teacher")
+        raise ValueError("needs features of the student and of one teacher; an ensemble has none")
     return nn.Linear(student.features.shape[1], teacher.features.shape[1])
 
 
+def _make_targets(student: Outputs, teacher: Outputs | None) -> nn.Module:
+    return online_targets.OnlineTargets(student.logits.shape[1])
+
+
 LOSS_MODULES: Mapping[str, Callable[[Outputs, Outputs | None], nn.Module]] = MappingProxyType(
-    {
-        "online_smoothing": lambda student, teacher: OnlineTargets(student.logits.shape[1]),
-        "hint": _projector,
-    }
+    {"projector": _make_projector, "targets": _make_targets}
 )
-
-_SUPPLIED = {
-    name: RUNTIME_ARGS & set(inspect.signature(term).parameters) for name, term in LOSSES.items()
-}
+"""How to make the module for a loss function's parameter of that name, from example outputs."""
 
 
-def required_outputs(loss: Iterable[str], of_teacher: bool = False) -> frozenset[str]:
-    """Fields of Outputs, beside logits and scale, that a loss looks at: the student's, or the teacher's."""
-    names = [name for name in loss if needs_teacher(LOSSES[name])] if of_teacher else loss
-    return frozenset().union(*(REQUIRED_OUTPUTS.get(name, ()) for name in names))
+def module_parameter(function: LossFunction) -> str | None:
+    """Return the parameter for which a loss function needs a module of its own, if there is one."""
+    for name in runtime_args(function):
+        if name in LOSS_MODULES:
+            return name
+    return None
 
 
-def resolve_priors(
-    loss: Mapping[str, Mapping[str, Any]], shares: list[float]
-) -> dict[str, dict[str, Any]]:
-    """A loss in which ``prior: data`` and ``class_weights: balanced`` are numbers, by the classes' shares ``[K]``."""
-    balanced = [1 / (len(shares) * share) if share else 0.0 for share in shares]
-    known = {"data": shares, "balanced": balanced}
-    return {
-        name: {
-            key: known[value]
-            if key in ("prior", "class_weights") and isinstance(value, str)
-            else value
-            for key, value in settings.items()
-        }
-        for name, settings in loss.items()
-    }
+def terms_with_modules(terms: Iterable[str]) -> list[str]:
+    """Return the names of the terms that own a module, sorted."""
+    return sorted(name for name in terms if module_parameter(LOSSES[name]))
 
 
 def make_loss_modules(
-    loss: Mapping[str, Any], student: Outputs, teacher: Outputs | None, seed: int
+    terms: Iterable[str], student: Outputs, teacher: Outputs | None, seed: int
 ) -> nn.ModuleDict:
-    """The modules that terms of a loss own, by term, for outputs of these shapes; the generator stays as it is.
+    """Make the modules that the terms of a loss own, such as the projector of a hint.
 
-    Raises:
-        ValueError: if a term cannot have its part, as a hint between a student and an ensemble.
-    """
-    parts = nn.ModuleDict()
-    for name in sorted(LOSS_MODULES.keys() & loss.keys()):
-        with torch.random.fork_rng(devices=[]):
-            digest = hashlib.blake2b(f"part {name} {seed}".encode(), digest_size=4).digest()
-            torch.manual_seed(
-                int.from_bytes(digest, "little")
-            )  # not the seed itself, which the network starts from
-            parts[name] = LOSS_MODULES[name](student, teacher)
-    return parts
-
-
-def compute_loss(
-    loss: Mapping[str, Mapping[str, Any]],
-    student: Outputs,
-    labels: Tensor,
-    teacher: Outputs | None,
-    count: int,
-    parts: Mapping[str, nn.Module] | None = None,
-    progress: float = 0.0,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, or of its part: ``Σ_terms weight Σ_examples term / count``.
+    The state of PyTorch's random generators does not change.
 
     Args:
-        loss: hyperparameters, with `weight` and `warmup`, by the term's name.
-        student: of this part of the batch.
-        labels: ``[B]`` or ``[B, K]``.
-        teacher: of the same views, or None.
-        count: examples of the whole batch, so that the losses of its parts add up to its mean.
-        parts: of the terms that have one, as `make_loss_modules` makes them.
-        progress: share of training that is done, in [0, 1].
-
-    Raises:
-        ValueError: as its terms do, with the term's name.
+        terms: Names of the terms.
+        student: Example outputs of the student, for their shapes.
+        teacher: Example outputs of the teacher, if there is one.
+        seed: Seed of the modules' initial weights.
 
     Returns:
-        the loss, a scalar, and each term's sum over the examples, detached and before its weight.
+        The modules, by the name of their term.
+
+    Raises:
+        ValueError: If a module cannot be made, for example a projector to an ensemble.
     """
-    total: Tensor | None = None
-    sums: dict[str, Tensor] = {}
-    for name, settings in loss.items():
-        keywords = {
-            key: value for key, value in settings.items() if key not in ("weight", "warmup")
-        }
-        if "part" in _SUPPLIED[name]:
-            keywords["part"] = parts[name]
-        if "progress" in _SUPPLIED[name]:
-            keywords["progress"] = progress
-        try:
-            term_sum = LOSSES[name](student, labels, teacher, **keywords).sum()
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        grown = min(1.0, progress / settings["warmup"]) if settings.get("warmup") else 1.0
-        weighted = term_sum * (grown * settings.get("weight", 1.0) / count)
-        total = weighted if total is None else total + weighted
-        sums[name] = term_sum.detach()
-    return student.logits.new_zeros(()) if total is None else total, sums
+    modules = nn.ModuleDict()
+    for name in terms_with_modules(terms):
+        make = LOSS_MODULES[module_parameter(LOSSES[name])]
+
+        # Not the seed itself: the network starts from that. The text is part of the results, as
+        # another one would give other weights.
+        digest = hashlib.blake2b(f"part {name} {seed}".encode(), digest_size=4).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest, "little"))
+            try:
+                modules[name] = make(student, teacher)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    return modules
+
+
+def required_outputs(terms: Iterable[str], *, of_teacher: bool = False) -> frozenset[str]:
+    """Return the fields of `Outputs`, beside logits, that the terms of a loss need.
+
+    Args:
+        terms: Names of the terms.
+        of_teacher: Return the fields that are needed of the teacher instead of the student.
+    """
+    needed: set[str] = set()
+    for name in terms:
+        for parameter in input_names(LOSSES[name]):
+            if parameter.startswith(TEACHER) == of_teacher:
+                needed.add(parameter.removeprefix(TEACHER))
+    return frozenset(needed - {"logits", "labels"})
+
+
+def resolve_priors(
+    terms: Mapping[str, Mapping[str, Any]], class_frequencies: list[float]
+) -> dict[str, dict[str, Any]]:
+    """Replace ``prior: data`` and ``class_weights: balanced`` by numbers.
+
+    Args:
+        terms: Settings of each term, by its name.
+        class_frequencies: Share of each class among the training examples, ``[K]``.
+
+    Returns:
+        The settings, with the class frequencies f in place of "data", and 1 / (K f) in place of
+        "balanced" (0 for classes without examples).
+    """
+    num_classes = len(class_frequencies)
+    balanced = [1 / (num_classes * share) if share else 0.0 for share in class_frequencies]
+    numbers = {("prior", "data"): class_frequencies, ("class_weights", "balanced"): balanced}
+
+    resolved: dict[str, dict[str, Any]] = {}
+    for name, settings in terms.items():
+        resolved[name] = dict(settings)
+        for (key, word), values in numbers.items():
+            if settings.get(key) == word:
+                resolved[name][key] = values
+    return resolved

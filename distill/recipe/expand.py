@@ -1,95 +1,147 @@
-"""From a recipe's file to its arms: axes are multiplied out, and every problem is told at once."""
+"""Multiply out the sweeps of an arm.
+
+A sweep is a list where one value is expected: ``temperature: [1, 4]`` makes two arms, and several
+sweeps make all combinations. A list that is itself one value is nested: ``[[…]]``.
+"""
 
 import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from distill.recipe.yaml_reader import Key, Problems, dotted
+from distill.recipe.problems import Key, Problems, dotted
 
-# ------------------------------------------------------------------------------------------------------ axes
+MAX_ARMS = 10_000
 
 
-def expand(
-    arm: dict[str, Any], key: Key, problems: Problems
-) -> list[tuple[dict[Key, Any], dict[str, Any]]]:
-    """The product of an arm's lists: ``(axis values by path, the arm without lists)`` for each arm.
+@dataclass(frozen=True)
+class SweepPoint:
+    """One combination of the values of an arm's sweeps.
 
-    A list stands for an axis wherever one value is expected; a list that is itself a value is nested,
-    ``[[…]]``, and where it is the only one it is no axis either, but for an ensemble of teachers, which names its
-    arm. A list of mappings is an axis only as `model`.
+    Attributes:
+        values: the chosen value of each sweep, by its key path within the arm.
+        settings: the arm as written, with these values instead of the lists.
     """
-    axes: dict[Key, list[Any]] = {}
-    single: dict[Key, Any] = {}
 
-    def find(value: Any, path: Key) -> None:
-        if isinstance(value, dict):
-            for name, child in value.items():
-                find(child, (*path, name))
-        elif isinstance(value, list):
-            if path in [(), ("loss",), ("train",), ("augment",)] or (
-                path[:1] == ("loss",) and len(path) == 2
-            ):
-                problems.add(
-                    (*key, *path),
-                    "expected a mapping (KEY: VALUE), got a list: no axis may stand here",
-                )
-            elif not value:
-                problems.add((*key, *path), "an axis needs at least one value")
-            elif path != ("model",) and any(isinstance(v, dict) for v in value):
-                problems.add((*key, *path), "an axis is a list of plain values, not of mappings")
-            elif any(value.index(v) != i for i, v in enumerate(value)):
-                problems.add(
-                    (*key, *path),
-                    "the same value stands twice in this axis (a list that is one value is "
-                    "written [[…]])",
-                )
-            elif path != ("teacher",) and len(value) == 1 and isinstance(value[0], list):
-                single[path] = value[0]
-            else:
-                axes[path] = value
+    values: dict[Key, Any]
+    settings: dict[str, Any]
 
-    before = len(problems.found)
-    find(arm, ())
-    if len(problems.found) > before:
-        return []  # checked as it stands, the list would be told again, as a value of the wrong type
-    size = 1
-    for values in axes.values():
-        size *= len(values)
-    if size > 10_000:
-        problems.add(key, f"its axes make {size} arms; at most 10000 are allowed")
+
+def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[SweepPoint]:
+    """Return every combination of the values of an arm's sweeps.
+
+    Args:
+        arm: the arm as written.
+        key: path of the arm in the document.
+        problems: gets a problem for each list that cannot be a sweep.
+
+    Returns:
+        the combinations in the order of the recipe, the last sweep changing fastest; one without
+        values for an arm without sweeps; none if there are problems, because the lists would be
+        reported again as values of the wrong type.
+    """
+    sweeps: dict[Key, list[Any]] = {}
+    single_values: dict[Key, Any] = {}
+    has_problems = False
+    for path, values in _lists(arm, ()):
+        problem = _problem_of_sweep(path, values)
+        if problem is not None:
+            problems.add((*key, *path), *problem)
+            has_problems = True
+        elif _is_one_list_value(path, values):
+            single_values[path] = values[0]
+        else:
+            sweeps[path] = values
+    if has_problems:
         return []
-    result = []
-    for choice in itertools.product(*axes.values()):
-        picked = dict(zip(axes, choice, strict=True))
-        result.append((picked, _replace(arm, (), picked | single)))
-    return result
+
+    count = math.prod(len(values) for values in sweeps.values())
+    if count > MAX_ARMS:
+        message = f"the sweeps of this arm make {count} arms; at most {MAX_ARMS} are allowed"
+        problems.add(key, "too_many_arms", message)
+        return []
+
+    points = []
+    for combination in itertools.product(*sweeps.values()):
+        chosen = dict(zip(sweeps, combination, strict=True))
+        points.append(SweepPoint(chosen, _replace(arm, (), chosen | single_values)))
+    return points
 
 
-def _replace(value: Any, path: Key, picked: dict[Key, Any]) -> Any:
-    if path in picked:
-        return picked[path]
+def _lists(value: Any, path: Key) -> Iterator[tuple[Key, list[Any]]]:
+    """Yield every list that is not inside another list, with its path."""
+    if isinstance(value, list):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            yield from _lists(child, (*path, name))
+
+
+def _problem_of_sweep(path: Key, values: list[Any]) -> tuple[str, str] | None:
+    """Return code and message if a list at a path within an arm cannot be a sweep."""
+    is_loss_term = len(path) == 2 and path[0] == "loss"
+    if is_loss_term or path in [("loss",), ("train",), ("augment",)]:
+        message = "must be a mapping (KEY: VALUE), got a list; a sweep is not possible here"
+        return "sweep_of_mapping", message
+    if not values:
+        return "empty_sweep", "a sweep needs at least one value"
+    if path != ("model",) and any(isinstance(value, dict) for value in values):
+        return "sweep_of_mappings", "a sweep must be a list of plain values, not of mappings"
+    if any(values.index(value) != i for i, value in enumerate(values)):
+        message = (
+            "the same value is given twice in this sweep "
+            "(a list that is one value is written [[…]])"
+        )
+        return "repeated_value", message
+    return None
+
+
+def _is_one_list_value(path: Key, values: list[Any]) -> bool:
+    """Whether ``[[…]]`` is simply a value that is a list, and no sweep.
+
+    A nested list of teachers counts as a sweep, so that the arm is named after its ensemble.
+    """
+    return path != ("teacher",) and len(values) == 1 and isinstance(values[0], list)
+
+
+def _replace(value: Any, path: Key, replacements: dict[Key, Any]) -> Any:
+    """Return a copy of a value at a path, with the values at some paths replaced."""
+    if path in replacements:
+        return replacements[path]
     if isinstance(value, dict):
-        return {name: _replace(child, (*path, name), picked) for name, child in value.items()}
+        return {name: _replace(child, (*path, name), replacements) for name, child in value.items()}
     return value
 
 
-def axis_text(value: Any) -> str:
-    """An axis value as it stands in an arm's name."""
+def sweep_value_text(value: Any) -> str:
+    """Return a swept value as it appears in an arm's name: ``0.1``, ``a+b``, ``net(depth=3)``."""
     if isinstance(value, list):
-        return "+".join(map(axis_text, value))
+        return "+".join(sweep_value_text(item) for item in value)
     if isinstance(value, dict):
-        rest = ",".join(f"{k}={axis_text(v)}" for k, v in value.items() if k != "name")
-        return f"{value.get('name')}({rest})" if rest else str(value.get("name"))
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+        arguments = [
+            f"{key}={sweep_value_text(item)}" for key, item in value.items() if key != "name"
+        ]
+        name = str(value.get("name"))
+        return f"{name}({','.join(arguments)})" if arguments else name
+    if isinstance(value, float):
+        # The short form only if it is exact: near values must not give two arms the same name.
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
+    return str(value)
 
 
-def _short_names(paths: set[Key]) -> dict[Key, str]:
-    """Each axis by the last word of its path, by more words where that would name two."""
+def short_names(paths: set[Key]) -> dict[Key, str]:
+    """Return the shortest unique name of each sweep: the last word of its path, or more.
+
+    ``loss.kd.temperature`` becomes ``temperature``; ``loss.kd.weight`` becomes ``kd.weight`` where
+    the weight of another term is swept, too.
+    """
     names = {}
     for path in paths:
+        others = paths - {path}
         length = 1
-        while any(other[-length:] == path[-length:] for other in paths - {path}) and length < len(
-            path
-        ):
+        while length < len(path) and any(other[-length:] == path[-length:] for other in others):
             length += 1
         names[path] = dotted(path[-length:])
     return names

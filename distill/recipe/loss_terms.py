@@ -1,7 +1,11 @@
-"""The recipe: the types of what a YAML file may state, the terms of a loss, and the JSON Schema.
+"""The terms of a recipe's loss, read from the signatures of the loss functions.
 
-Nothing here imports torch: the terms are handed in as a table of functions, and their keys are their
-signatures.
+The positional parameters of a loss function are the tensors that the training loop passes by name.
+Its keyword-only parameters are the keys of the term in a recipe, except for `RUNTIME_ARGS`, which
+the loop supplies.
+
+This module does not import torch: the loss functions are passed in, so that recipes can be checked
+without loading it.
 """
 
 import inspect
@@ -14,16 +18,23 @@ from pydantic import BaseModel, Field
 
 from distill.recipe.schema import Strict
 
-Terms = Mapping[str, Callable[..., Any]]
+LossFunction = Callable[..., Any]
 
+Terms = Mapping[str, LossFunction]
+"""The known loss functions by name."""
 
-RUNTIME_ARGS = frozenset(
-    {"part", "progress"}
-)  # arguments of terms that come from the loop, not from a recipe
+INPUTS = frozenset({"logits", "labels", "features", "feature_maps", "weights", "templates"})
+"""Names of positional parameters that the loop can supply; all but labels also of the teacher."""
+
+TEACHER = "teacher_"
+"""Prefix of positional parameters that are the teacher's."""
+
+RUNTIME_ARGS = frozenset({"progress", "projector", "targets", "logit_scale"})
+"""Keyword-only parameters that the training loop supplies and a recipe does not contain."""
 
 
 class Weighted(Strict):
-    """What every term of a loss has, beside the keyword arguments of its function."""
+    """The keys that every term of a loss has, beside the settings of its function."""
 
     weight: float = Field(1.0, ge=0, description="what the term is multiplied by")
     warmup: float = Field(
@@ -32,22 +43,37 @@ class Weighted(Strict):
 
 
 @cache
-def loss_settings_model(function: Callable[..., Any], weighted: bool = True) -> type[BaseModel]:
-    """The keys of a loss term: the keyword-only arguments of its function, and those of every term."""
+def loss_settings_model(function: LossFunction, *, weighted: bool = True) -> type[BaseModel]:
+    """Make the model of a term's keys in a recipe.
+
+    Args:
+        function: A loss function; its annotations give the types and ranges of the keys.
+        weighted: Whether to include the keys of `Weighted`.
+    """
     hints = get_type_hints(function, include_extras=True)
-    keywords = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in RUNTIME_ARGS
-    ]
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in keywords
-    }
-    return pydantic.create_model(
-        function.__name__, __base__=Weighted if weighted else Strict, **fields
-    )
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in RUNTIME_ARGS:
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    base = Weighted if weighted else Strict
+    return pydantic.create_model(function.__name__, __base__=base, **fields)
 
 
-def needs_teacher(function: Callable[..., Any]) -> bool:
-    """Whether a term has no meaning without a teacher: its `teacher` has no default."""
-    return inspect.signature(function).parameters["teacher"].default is inspect.Parameter.empty
+@cache
+def input_names(function: LossFunction) -> tuple[str, ...]:
+    """Return the names of a loss function's positional parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+@cache
+def runtime_args(function: LossFunction) -> frozenset[str]:
+    """Return the names of a loss function's parameters that the training loop supplies."""
+    return RUNTIME_ARGS & inspect.signature(function).parameters.keys()
+
+
+def needs_teacher(function: LossFunction) -> bool:
+    """Return whether a loss function has an input of a teacher."""
+    return any(name.startswith(TEACHER) for name in input_names(function))

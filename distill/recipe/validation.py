@@ -1,82 +1,214 @@
-"""A YAML document that knows where each of its keys stands, so that every problem can name its place.
+"""Check a part of a recipe by its pydantic model, and word the errors for a person.
 
-In reading order: the errors; YAML with line numbers; overrides from the command line; checking a part of
-the document by a pydantic model, with problems as sentences and the suggest known key.
+pydantic lists errors as ``(location, type, value)``. Here each of them becomes a sentence at the
+key that the user wrote, with what was expected, what was found, and the known key that is nearest.
 """
 
-from typing import Any, get_args
+import re
+from collections.abc import Container
+from typing import Any, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from distill.errors import suggest
-from distill.recipe.yaml_reader import Key, Problems
+from distill.recipe.problems import Key, Problems
+from distill.recipe.renamed import RENAMED_KEYS, renamed_key_message, renamed_value
+from distill.recipe.strict import is_recipe_error
 
-# -------------------------------------------------------------------------------------------------- checking
+Model = TypeVar("Model", bound=BaseModel)
 
-WORDS = {
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "string_type": "expected text",
-    "dict_type": "expected a mapping (KEY: VALUE)",
-    "list_type": "expected a list (as one value of an arm it is written [[…]])",
-    "model_type": "expected a mapping (KEY: VALUE)",
-    "tuple_type": "expected a list",
-    "none_required": "expected nothing",
+EXPECTATIONS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "dict_type": "must be a mapping (KEY: VALUE)",
+    "model_type": "must be a mapping (KEY: VALUE)",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "none_required": "must be empty",
 }
+"""What was expected, by pydantic's type of error; pydantic's own words are used for all others."""
+
+NUMBER_ERRORS = ("float_type", "int_type", "int_from_float")
 
 
-def explain(error: Any) -> str:
-    """A pydantic error as a sentence: what was expected, and what was found."""
-    value = error["input"]
-    wanted = WORDS.get(error["type"]) or error["msg"][0].lower() + error["msg"][1:].replace(
-        "input ", "it "
-    )
-    wanted = wanted.replace("it should", "it must") if wanted.startswith("it ") else wanted
-    if error["type"] == "missing":
-        return "this key is missing"
-    if isinstance(value, list) and error["type"] not in ("too_long", "too_short"):
-        return f"{wanted}, got a list: an axis may stand only in an arm of teachers or students"
-    if isinstance(value, str) and error["type"] in ("float_type", "int_type", "int_from_float"):
-        try:
-            number = float(value)
-        except ValueError:
-            return f"{wanted}, got the text '{value}'"
-        mantissa, _, exponent = value.lower().partition("e")
-        fix = f"{float(mantissa)}e{int(exponent):+d}" if exponent else f"{number:g}"
-        return f"{wanted}, got the text '{value}' (YAML reads it as text; write {fix})"
-    return f"{wanted}, got { {'True': 'true', 'False': 'false', 'None': 'nothing'}.get(repr(value), repr(value)) }"
+def check(
+    model: type[Model],
+    value: Any,
+    key: Key,
+    problems: Problems,
+    *,
+    only: Container[str] | None = None,
+) -> Model | None:
+    """Return a value as an instance of a model, or None after adding its problems.
 
-
-def check(model: type[BaseModel], value: Any, key: Key, problems: Problems) -> Any:
-    """`value` as an instance of `model`, or None with its problems noted."""
+    Args:
+        model: the type of this part of the recipe.
+        value: the part as written, usually a dictionary.
+        key: path of the part in the document.
+        problems: gets one problem for each key that is wrong.
+        only: report only problems of these keys of the part; by default those of all keys.
+    """
     try:
         return model.model_validate(value)
     except pydantic.ValidationError as failure:
-        errors = failure.errors()
-    for error in errors:
-        *above, last = error["loc"] or ("",)
-        place = tuple(part for part in above if not _union_tag(part))
-        if error["type"] == "extra_forbidden":
-            problems.add(
-                (*key, *place, last), f"unknown key; {suggest(last, _fields_at(model, place))}"
-            )
-        else:
-            place = (*place, last) if error["loc"] and not _union_tag(last) else place
-            problems.add((*key, *place), explain(error))
+        errors = failure.errors(include_url=False)
+    for location, alternatives in _group_by_location(errors, value).items():
+        if only is not None and location[:1] and location[0] not in only:
+            continue
+        code, message = _describe(model, (*key, *location), location, alternatives)
+        problems.add((*key, *location), code, message)
     return None
 
 
-def _union_tag(part: str | int) -> bool:
-    """pydantic names the branch of a union in an error's place: not a key of the user's."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
+def _group_by_location(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
+    """Return errors by the keys that lead to them.
+
+    A value of a union type (``int | list[int]``) has an error for each type that it might have. The
+    errors at one location belong together; an error further inside is more exact and replaces them.
+    """
+    groups: dict[Key, list[ErrorDetails]] = {}
+    for error in errors:
+        groups.setdefault(_place(error, value), []).append(error)
+    return {
+        location: group
+        for location, group in groups.items()
+        if len(location) == len(group[0]["loc"]) or not _has_deeper(location, groups)
+    }
 
 
-def _fields_at(model: type[BaseModel], place: Key) -> list[str]:
-    for part in place:
-        annotation = model.model_fields[str(part)].annotation
-        options = get_args(annotation) or (annotation,)
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)
+def _has_deeper(location: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
+    return any(
+        len(other) > len(location) and other[: len(location)] == location for other in groups
+    )
+
+
+def _place(error: ErrorDetails, value: Any) -> Key:
+    """Return the path of an error within a value.
+
+    pydantic's location also has names for the types of a union, such as ``list[int]``, which are no
+    keys of the user's. They are left out: they do not exist in the value.
+    """
+    location: list[str | int] = []
+    for part in error["loc"]:
+        exists = _contains(value, part)
+        if exists:
+            value = value[part]
+        # These two kinds of errors may be about a key that does not exist.
+        if exists or error["type"] == "missing" or is_recipe_error(error):
+            location.append(part)
+    return tuple(location)
+
+
+def _contains(value: Any, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
+
+
+def _describe(
+    model: type[BaseModel], key: Key, location: Key, alternatives: list[ErrorDetails]
+) -> tuple[str, str]:
+    """Return the code and the message for the errors at one location of a model's value."""
+    error = alternatives[0]
+    name = str(key[-1]) if key else ""
+    if error["type"] == "extra_forbidden":
+        owner = _model_at(model, location[:-1])
+        new = RENAMED_KEYS.get((owner.__name__, name)) if owner else None
+        if new is not None:
+            return "renamed_key", renamed_key_message(name, new, error["input"])
+        known = owner.model_fields if owner else ()
+        return "unknown_key", f"unknown key; {suggest(name, known)}"
+    if is_recipe_error(error):
+        return error["type"], error["msg"]
+    if error["type"] == "missing":
+        return "missing", "this key is missing"
+    message = _expected_and_found(alternatives, key)
+    new_value = renamed_value(name, error["input"])
+    if new_value is not None:
+        return "renamed_value", f"{message}; '{error['input']}' is now '{new_value}'"
+    return error["type"], message
+
+
+def _model_at(model: type[BaseModel], location: Key) -> type[BaseModel] | None:
+    """Return the model that checks the mapping at a location; None if no model does."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return None
+        options = get_args(field.annotation) or (field.annotation,)
+        models = [
+            option
+            for option in options
+            if isinstance(option, type) and issubclass(option, BaseModel)
+        ]
+        if not models:
+            return None
+        model = models[0]
+    return model
+
+
+def _expected_and_found(alternatives: list[ErrorDetails], key: Key) -> str:
+    """Return a sentence such as ``must be a whole number, got 'many'``.
+
+    Args:
+        alternatives: the errors of one value: more than one if it may be of several types.
+        key: path of the value in the document.
+    """
+    expected = _join_expectations([_expectation(error) for error in alternatives])
+    value = alternatives[0]["input"]
+    in_arm = key[:1] in (("teachers",), ("students",))
+    if isinstance(value, list) and not in_arm and not _is_about_length(alternatives[0]):
+        hint = "a sweep is allowed only in an arm of teachers or students"
+        return f"{expected}, got a list ({hint})"
+    if isinstance(value, str) and any(error["type"] in NUMBER_ERRORS for error in alternatives):
+        return f"{expected}, got the text '{value}'{_number_hint(value)}"
+    return f"{expected}, got {_as_yaml(value)}"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    """Return what a value must be, as in ``must be greater than 0``."""
+    own_words = EXPECTATIONS.get(error["type"])
+    if own_words is not None:
+        return own_words
+    message = error["msg"].replace(" after validation", "")
+    return re.sub(r"^\w+ should ", "must ", message)
+
+
+def _join_expectations(expectations: list[str]) -> str:
+    """Return ``must be a whole number or a list`` for what each type of a union expects."""
+    first, *others = dict.fromkeys(expectations)
+    joined = first
+    for other in others:
+        joined += f", or {other.removeprefix('must be ')}"
+    return joined
+
+
+def _is_about_length(error: ErrorDetails) -> bool:
+    return error["type"] in ("too_long", "too_short")
+
+
+def _number_hint(text: str) -> str:
+    """Return how to write a number that YAML reads as text (``5e-4``); nothing for other texts."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    mantissa, has_exponent, exponent = text.lower().partition("e")
+    fixed = f"{float(mantissa)}e{int(exponent):+d}" if has_exponent else f"{number:g}"
+    return f" (YAML reads it as text; write {fixed})"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value nearly as it is written in YAML."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if value is None:
+        return "nothing"
+    return repr(value)

@@ -1,136 +1,164 @@
-"""A YAML document that knows where each of its keys stands, so that every problem can name its place.
+"""Read a recipe's YAML with the line of every key, and apply overrides from the command line.
 
-In reading order: the errors; YAML with line numbers; overrides from the command line; checking a part of
-the document by a pydantic model, with problems as sentences and the suggest known key.
+Only plain values are read (text, numbers, true and false, lists, mappings): tags that would create
+Python objects are refused, and so is a document that grows without limit by aliases.
 """
 
-import difflib
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
-from distill.errors import RecipeError, UserError
+from distill.errors import Problem, RecipeError, UserError, closest
+from distill.recipe.problems import Key, Problems, dotted
 
-Key = tuple[str | int, ...]
+# A recipe is short. Nested aliases ("billion laughs") can make a short file expand to gigabytes.
+MAX_VALUES = 20_000
 
-
-# ------------------------------------------------------------------------------------------ YAML with lines
-
-MAX_NODES = 20_000  # a recipe is short; a bomb of aliases is not
-PLAIN_TAGS = tuple(
-    f"tag:yaml.org,2002:{kind}"
-    for kind in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge", "value")
-)
-
-
-class Problems:
-    """Problems found so far, and where each key of the document stands."""
-
-    def __init__(self, file: str) -> None:
-        self.file, self.lines, self.found = file, {(): 1}, []
-
-    def add(self, key: Key, message: str) -> None:
-        """Note a problem of the value at `key`."""
-        prefix = next(key[:n] for n in range(len(key), -1, -1) if key[:n] in self.lines)
-        line = self.lines[prefix]
-        place = f"{self.file}:{line}" if isinstance(line, int) else line
-        text = f"{place}: {dotted(key)}: {message}" if key else f"{place}: {message}"
-        if text not in self.found:
-            self.found.append(text)
-
-    def stop(self) -> None:
-        """Raise RecipeError if anything was found."""
-        if self.found:
-            raise RecipeError("\n".join(self.found))
-
-
-def dotted(key: Key) -> str:
-    """``('students', 'alone', 0)`` as ``students.alone[0]``."""
-    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in key).lstrip(".")
+PLAIN_KINDS = (
+    "str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge", "value",
+)  # fmt: skip
+PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in PLAIN_KINDS)
 
 
 def read_yaml(text: str, problems: Problems) -> Any:
-    """Plain Python values of a YAML text; duplicate keys are problems, tags and objects are refused."""
-    budget = itertools.count()
+    """Return the plain Python values of a YAML text.
 
-    def value(node: yaml.Node, key: Key) -> Any:
-        problems.lines.setdefault(key, node.start_mark.line + 1)
-        if next(budget) > MAX_NODES:
-            raise RecipeError(f"{problems.file}: more than {MAX_NODES} values")
-        if not node.tag.startswith(PLAIN_TAGS):
-            place = f"{problems.file}:{node.start_mark.line + 1}"
-            raise RecipeError(
-                f"{place}: not valid YAML here: the tag {node.tag} stands for no plain value"
-            )
-        if isinstance(node, yaml.SequenceNode):
-            return [value(child, (*key, i)) for i, child in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            plain = loader.construct_object(node)
-            return (
-                plain if isinstance(plain, str | int | float | None) else node.value
-            )  # a date stays its text
-        result: dict[str, Any] = {}
-        for key_node, child in node.value:
-            line = key_node.start_mark.line + 1
-            name = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if name is None:
-                problems.add(key, f"a key must be a word (line {line})")
-                continue
-            if name in result:
-                problems.add((*key, name), f"this key stands twice, again on line {line}")
-            problems.lines.setdefault((*key, name), line)
-            result[name] = value(child, (*key, name))
-        return result
+    Args:
+        text: the YAML document.
+        problems: gets the line of every key; and a problem for each duplicate key or for a key
+            that is not a word.
 
+    Returns:
+        usually a dictionary; an empty one for an empty text.
+
+    Raises:
+        RecipeError: if the text is not YAML, has other than plain values, or is too large.
+    """
+    loader = yaml.SafeLoader(text)
     try:
-        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        return {} if node is None else value(node, ())
+        if node is None:
+            return {}
+        return _NodeReader(loader, problems).value(node, ())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not readable"
-        raise RecipeError(f"{problems.file}{line}: not valid YAML: {reason}") from None
-    except (
-        RecursionError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ) as error:  # of tags that do not fit
-        raise RecipeError(f"{problems.file}: not readable as a recipe: {error}") from None
+        line = mark.line + 1 if mark else None
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise _invalid(problems, line, f"not valid YAML: {reason}") from None
+    except (RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
+        # PyYAML raises these for a tag that does not fit its value, as in "!!int [1]".
+        raise _invalid(problems, None, f"not readable as a recipe: {error}") from None
 
 
-def override(document: Any, assignments: Iterable[str], problems: Problems) -> None:
-    """Apply ``KEY=VALUE`` texts, e.g. ``train.epochs=3``, to the document in place."""
-    for text in assignments:
-        name, equals, value_text = text.partition("=")
+class _NodeReader:
+    """Turns the nodes of a YAML document into values, and notes the line of each key."""
+
+    def __init__(self, loader: yaml.SafeLoader, problems: Problems) -> None:
+        self.loader = loader
+        self.problems = problems
+        self.count = 0
+
+    def value(self, node: yaml.Node, key: Key) -> Any:
+        """Return the value of a node, which is at a key path of the document."""
+        line = node.start_mark.line + 1
+        self.problems.lines.setdefault(key, line)
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise _invalid(self.problems, None, f"more than {MAX_VALUES} values")
+        if not node.tag.startswith(PLAIN_TAGS):
+            message = f"not valid YAML here: the tag {node.tag} does not denote a plain value"
+            raise _invalid(self.problems, line, message)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*key, i)) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        value = self.loader.construct_object(node)
+        # A date stays the text that it is written as.
+        return value if isinstance(value, str | int | float | None) else node.value
+
+    def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name_node, child in node.value:
+            line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode):
+                self.problems.add(key, "invalid_key", f"a key must be a word (line {line})")
+                continue
+            # The text as it is written, so that the arm `1` is named "1".
+            name = name_node.value
+            path = (*key, name)
+            if name in result:
+                message = f"this key is given twice, the second time on line {line}"
+                self.problems.add(path, "duplicate_key", message)
+            self.problems.lines.setdefault(path, line)
+            result[name] = self.value(child, path)
+        return result
+
+
+def _invalid(problems: Problems, line: int | None, message: str) -> RecipeError:
+    location = problems.lines[()]
+    if isinstance(location, int):
+        return RecipeError(Problem(problems.file, line, "", "invalid_yaml", message))
+    return RecipeError(Problem(location, None, "", "invalid_yaml", message))
+
+
+def override(document: dict[str, Any], assignments: Iterable[str], problems: Problems) -> None:
+    """Replace values of a document, in place.
+
+    Args:
+        document: the recipe as read from its file.
+        assignments: ``KEY=VALUE`` texts, as in ``train.epochs=3``; the value is YAML, and mappings
+            that do not exist are created.
+        problems: gets the override as the location of these keys, so that messages show it.
+
+    Raises:
+        UserError: if a text is not ``KEY=VALUE``, or a key is below a value that is not a mapping.
+        RecipeError: if a value is not YAML.
+    """
+    for assignment in assignments:
+        name, equals, value_text = assignment.partition("=")
         path = tuple(name.split("."))
         if not equals or not all(path):
-            raise UserError(f"'{text}' is not an override; write KEY=VALUE, as in train.epochs=3")
-        place = f"override '{text}'"
-        own = Problems(place)
-        value = read_yaml(value_text, own) if value_text.strip() else None
-        if own.found:
-            raise RecipeError("\n".join(own.found))
-        parent = document
-        for depth, part in enumerate(path[:-1], 1):
-            if part not in parent:
-                close = (
-                    difflib.get_close_matches(part, map(str, parent), n=1) if depth == 2 else []
-                )  # of the arms
-                problems.lines[path[:depth]] = place + (
-                    f" ('{part}' is new there; did you mean '{close[0]}'?)" if close else ""
-                )
-            parent = parent.setdefault(part, {})
-            if not isinstance(parent, dict):
-                raise UserError(
-                    f"{place}: {dotted(path[:depth])} is {parent!r}, which has no keys to set"
-                )
+            raise UserError(
+                f"'{assignment}' is not an override; write KEY=VALUE, as in train.epochs=3"
+            )
+        location = f"override '{assignment}'"
+        value = _override_value(value_text, location)
+        parent = _parent_mapping(document, path, location, problems)
         parent[path[-1]] = value
-        stale = [key for key in problems.lines if key[: len(path)] == path]
-        for key in stale:
-            del problems.lines[key]
-        problems.lines[path] = place
+        for key in list(problems.lines):
+            if key[: len(path)] == path:
+                del problems.lines[key]
+        problems.lines[path] = location
+
+
+def _override_value(text: str, location: str) -> Any:
+    if not text.strip():
+        return None
+    problems = Problems(location)
+    problems.lines[()] = location
+    value = read_yaml(text, problems)
+    problems.raise_if_any()
+    return value
+
+
+def _parent_mapping(
+    document: dict[str, Any], path: Key, location: str, problems: Problems
+) -> dict[str, Any]:
+    """Return the mapping that holds the last key of a path; mappings on the path are created."""
+    parent = document
+    for depth, part in enumerate(path[:-1], 1):
+        if part not in parent:
+            # The second word of a path is usually the name of an arm: a misspelt one would
+            # create a new arm, and the problems of that arm should show the likely cause.
+            match = closest(part, parent) if depth == 2 else None
+            hint = f" (this adds a new key '{part}'; did you mean '{match}'?)" if match else ""
+            problems.lines[path[:depth]] = location + hint
+            parent[part] = {}
+        child = parent[part]
+        if not isinstance(child, dict):
+            raise UserError(
+                f"{location}: {dotted(path[:depth])} is {child!r}, which has no keys to set"
+            )
+        parent = child
+    return parent

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, Network, View
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, FeatureView, NetworkFeatures
 from distill.report.style import COLOURS
 
 THUMBNAILS_PER_ROW = 40  # of the sheet that has them all
@@ -29,7 +29,7 @@ def explorer_data(feature_plot: FeaturePlot) -> dict[str, Any]:
     }
 
 
-def _network_data(network: Network) -> dict[str, Any]:
+def _network_data(network: NetworkFeatures) -> dict[str, Any]:
     return {
         "title": network.title,
         "epochs": network.epochs,
@@ -38,7 +38,7 @@ def _network_data(network: Network) -> dict[str, Any]:
     }
 
 
-def _view_data(view: View, class_names: list[str]) -> dict[str, Any]:
+def _view_data(view: FeatureView, class_names: list[str]) -> dict[str, Any]:
     """Return one view: points by network and split, and templates and ratios of a plane."""
     templates = None
     if view.templates:
@@ -55,14 +55,14 @@ def _view_data(view: View, class_names: list[str]) -> dict[str, Any]:
         "name": _view_name(view, class_names),
         "plane": view.kind == "plane",
         "classes": view.classes,
-        "members": {split: view.members[split].tolist() for split in SPLITS},
+        "members": {split: view.example_indices[split].tolist() for split in SPLITS},
         "points": points,
         "templates": templates,
         "ratios": ratios,
     }
 
 
-def _view_name(view: View, class_names: list[str]) -> str:
+def _view_name(view: FeatureView, class_names: list[str]) -> str:
     if view.kind == "plane":
         return f"plane: {', '.join(class_names[index] for index in view.classes)}"
     return KINDS[view.kind]

@@ -5,14 +5,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, View
+from distill.evaluation.feature_plot import KINDS, SPLITS, FeaturePlot, FeatureView
 from distill.report.style import STYLE, colour, label, marker, shortened, wrapped
 
 # With more points a panel is drawn as pixels: a shape for each would make a heavy file.
 MOST_SHAPES = 400
 
 
-def features(feature_plot: FeaturePlot, view: View) -> Figure:
+def features(feature_plot: FeaturePlot, view: FeatureView) -> Figure:
     """Draw one view of the finished networks.
 
     All panels of a plane share one scale, so that the tightness of clusters can be compared.
@@ -58,10 +58,12 @@ def features(feature_plot: FeaturePlot, view: View) -> Figure:
     return figure
 
 
-def _draw_examples(axis: Axes, feature_plot: FeaturePlot, view: View, row: int, split: str) -> None:
+def _draw_examples(
+    axis: Axes, feature_plot: FeaturePlot, view: FeatureView, row: int, split: str
+) -> None:
     """Draw a point for each image, with a colour and a marker for each class."""
     points = view.points[row][split][-1].numpy()
-    labels = feature_plot.labels[split][view.members[split]].numpy()
+    labels = feature_plot.labels[split][view.example_indices[split]].numpy()
     for number, class_index in enumerate(view.classes):
         own = points[labels == class_index]
         axis.plot(
@@ -77,7 +79,7 @@ def _draw_examples(axis: Axes, feature_plot: FeaturePlot, view: View, row: int, 
         )
 
 
-def _draw_templates(axis: Axes, view: View, row: int) -> None:
+def _draw_templates(axis: Axes, view: FeatureView, row: int) -> None:
     """Draw the three templates of a plane as large markers."""
     for number, (x, y) in enumerate(view.templates[row][-1].numpy()):
         axis.plot(
@@ -90,12 +92,12 @@ def _draw_templates(axis: Axes, view: View, row: int) -> None:
         )
 
 
-def _ratio_text(view: View, row: int, split: str) -> str:
+def _ratio_text(view: FeatureView, row: int, split: str) -> str:
     ratio = view.ratios[row][split][-1].item()
     return f"within/between {ratio:.3g}" if np.isfinite(ratio) else "no within/between"
 
 
-def _bounds(feature_plot: FeaturePlot, view: View) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(feature_plot: FeaturePlot, view: FeatureView) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest coordinates of all points and templates, with a margin."""
     coordinates = [templates[-1].numpy() for templates in view.templates]
     for row in range(len(feature_plot.networks)):

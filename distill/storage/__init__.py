@@ -1,1 +1,1 @@
-""""""
+"""What is on disk: runs, checkpoints, and the files they consist of."""

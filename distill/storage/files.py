@@ -1,16 +1,21 @@
-"""Files that are whole or absent, and tell whether they are what was written: digests, seals, trees, locks."""
+"""Files that are either complete or absent, and whose damage is noticed.
+
+Every file is written under a temporary name and renamed, so a process that is killed leaves no
+half-written file under the real name. Checksums show whether a file still has the content that was
+written.
+"""
 
 import hashlib
 import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,134 +23,167 @@ from torch import Tensor
 
 from distill.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # where there are no such locks
-    fcntl = None
+CHECKSUM_KEY = "seal"
+"""The key of the checksum in JSON files."""
 
+SHA256_DIGITS = 64
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# ---------------------------------------------------------------------------------- atomic writes
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what will be `path`."""
-    return path.with_name(f".{path.name}.{_here()}{os.getpid()}")
+    """Return the path under which this process writes before it renames the file to `path`.
+
+    The name contains the machine and the process, so that `clean_stale_temp_files` can recognise
+    files of processes that have ended.
+    """
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}")
 
 
-def _here() -> str:
-    return f"{platform.node().replace('.', '_')}-"
+def _machine() -> str:
+    """Return the name of this machine, without the dots that separate parts of file names."""
+    return platform.node().replace(".", "_")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a place to write to, which is renamed to `path` once all is written; nothing is left if it is not.
+    """Provide a temporary path to write to, which is renamed to `path` at the end.
+
+    If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
-        UserError: in place of what safetensors raises.
+        UserError: if the file cannot be written; it replaces the errors of safetensors and of the
+            system.
     """
-    aside = temporary_path(path)
+    temporary = temporary_path(path)
     try:
-        yield aside
-        aside.replace(path)
+        yield temporary
+        temporary.replace(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        raise UserError(f"cannot write {path}: {reason(error)}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def clean_stale_temp_files(folder: Path) -> None:
-    """Remove what processes of this machine that were killed left in a folder while they wrote aside."""
-    for path in folder.glob(f".*.{_here()}*"):
-        number = path.name.rsplit("-", 1)[1]
-        if number.isdigit() and not alive(int(number)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
-                missing_ok=True
-            )
-
-
-def alive(number: int) -> bool:
-    """Whether a process of this number runs here; when in doubt, yes."""
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
+def reason(error: Exception) -> str:
+    """Return the text of an error, as short as "No space left on device" where it has one."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    """Write a text file, which is complete or absent whenever the process is killed."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def clean_stale_temp_files(folder: Path) -> None:
+    """Remove temporary files and folders left by processes of this machine that were killed."""
+    for path in folder.glob(f".*.{_machine()}-*"):
+        process = path.name.rsplit("-", 1)[1]
+        if not process.isdecimal() or is_process_alive(int(process)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def is_process_alive(process: int) -> bool:
+    """Return whether a process of this number runs on this machine; True if in doubt."""
+    try:
+        return psutil.pid_exists(process)
+    except OverflowError:
+        return True
+
+
+# -------------------------------------------------------------------------------------- checksums
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON values with a digest of them, so that a change is seen."""
-    values = json.loads(json.dumps(values))  # as they will be read: keys are text
-    return {**values, "seal": _seal(values)}
+    """Return a JSON object with an additional key, a checksum of all others."""
+    # The checksum must be of the values as they will be read: keys become text and tuples become
+    # lists.
+    values = json.loads(json.dumps(values))
+    return {**values, CHECKSUM_KEY: _checksum(values)}
 
 
 def has_valid_checksum(values: dict[str, Any]) -> bool:
-    """Whether values are those that were with_checksum."""
-    return values.get("seal") == _seal(
-        {key: value for key, value in values.items() if key != "seal"}
-    )
+    """Return whether a JSON object is what `with_checksum` returned."""
+    others = {key: value for key, value in values.items() if key != CHECKSUM_KEY}
+    return values.get(CHECKSUM_KEY) == _checksum(others)
 
 
-def _seal(values: dict[str, Any]) -> str:
+def _checksum(values: dict[str, Any]) -> str:
+    """Return the sha256 of a JSON object."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------- trees
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of the tensors' names, types, shapes and values."""
+    return _tree_digest("", tensors)
 
 
-def write_tree(path: Path, value: dict[str, Any]) -> None:
-    """Write a tree of tensors and JSON values as one safetensors file, whole or not at all."""
+# ------------------------------------------------------------------------------ trees of tensors
+
+
+def write_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Write nested dictionaries and lists of tensors and JSON values as one safetensors file.
+
+    Keys keep their types, and tuples become lists. Unlike a pickle, the file can be opened without
+    risk.
+
+    Args:
+        path: of the file, which is complete or absent at any time.
+        tree: the values.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_without_tensors(value, tensors))
-    with atomic_write(path) as aside:
-        save_file(
-            tensors, aside, metadata={"tree": _tree_digest(tree, tensors) + tree}
-        )  # two have no order
+    structure = json.dumps(_take_tensors_out(tree, tensors))
+    # One entry of metadata holds both digest and structure: safetensors writes several in no fixed
+    # order.
+    metadata = {"tree": _tree_digest(structure, tensors) + structure}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def read_tree(path: Path) -> dict[str, Any] | None:
-    """What `write_tree` wrote, or None if there is nothing.
+    """Return what `write_tree` wrote, or None if the file does not exist.
 
     Raises:
-        ValueError: naming the file, if it is damaged or no such file.
+        ValueError: with the file's name, if it is damaged or of another kind.
     """
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            stated, tensors = (
-                file.metadata()["tree"],
-                {name: file.get_tensor(name) for name in file.keys()},
-            )  # noqa: SIM118
-        digest, tree = stated[:64], stated[64:]
-        if digest != _tree_digest(tree, tensors):
+        tensors, metadata = read_safetensors(path)
+        written_digest = metadata["tree"][:SHA256_DIGITS]
+        structure = metadata["tree"][SHA256_DIGITS:]
+        if written_digest != _tree_digest(structure, tensors):
             raise ValueError("its sha256 differs from what was written")
-        return _with_tensors(json.loads(tree), tensors.__getitem__)
+        return _put_tensors_back(json.loads(structure), tensors.__getitem__)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and values."""
-    return _tree_digest("", tensors)
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
-def _tree_digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of a tree and its tensors, which their file format does not have."""
-    digest = hashlib.sha256(tree.encode())
+def _tree_digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a tree; safetensors files have no checksum of their own."""
+    digest = hashlib.sha256(structure.encode())
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -153,82 +191,25 @@ def _tree_digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A tree as JSON, its tensors put aside under numbers; keys keep their types, tuples become lists."""
+def _take_tensors_out(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return a tree as JSON values; its tensors go to `tensors` under consecutive numbers."""
     if isinstance(value, Tensor):
-        tensors[str(len(tensors))] = value.detach().clone(memory_format=torch.contiguous_format)
-        return {"tensor": str(len(tensors) - 1)}
+        name = str(len(tensors))
+        tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"items": [[key, _without_tensors(child, tensors)] for key, child in value.items()]}
+        return {"items": [[key, _take_tensors_out(child, tensors)] for key, child in value.items()]}
     if isinstance(value, list | tuple):
-        return [_without_tensors(child, tensors) for child in value]
+        return [_take_tensors_out(child, tensors) for child in value]
     return value
 
 
-def _with_tensors(value: Any, tensor: Callable[[str], Tensor]) -> Any:
-    """The tree that `_without_tensors` took apart."""
+def _put_tensors_back(value: Any, get_tensor: Callable[[str], Tensor]) -> Any:
+    """Return the tree that `_take_tensors_out` took apart."""
     if isinstance(value, list):
-        return [_with_tensors(child, tensor) for child in value]
+        return [_put_tensors_back(child, get_tensor) for child in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return tensor(value["tensor"])
-    return {key: _with_tensors(child, tensor) for key, child in value["items"]}
-
-
-# ---------------------------------------------------------------------------------------------------- locks
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Within it no other process has the lock of the folder, a file beside it.
-
-    Raises:
-        UserError: if one has it already.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(
-        folder.parent, os.W_OK
-    ):  # nobody can write here; what is stored can still be read
-        yield
-        return
-    with folder.with_name(f".{folder.name}.lock").open("a+") as file:
-        try:
-            if fcntl:
-                _wait_for_the_dead(file)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{folder} is being written by another process ({file.read() or 'unknown'}); wait for it, "
-                "or use another --out or another name of the recipe"
-            ) from None
-        clean_stale_temp_files(folder)
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-            if fcntl:  # closing is not enough: processes that decode images may have been forked
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _wait_for_the_dead(file: TextIO) -> None:
-    """Lock a file; BlockingIOError if a living process has it. Of one that was killed, the processes that decoded its
-    images keep the lock until they see that, some seconds later.
-    """
-    for patience in range(100, -1, -1):
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            number, _, node = file.read().partition(" on ")
-            if (
-                not patience
-                or node != platform.node()
-                or not number.isdigit()
-                or alive(int(number))
-            ):
-                raise
-            time.sleep(0.15)
+        return get_tensor(value["tensor"])
+    return {key: _put_tensors_back(child, get_tensor) for key, child in value["items"]}

@@ -1,4 +1,4 @@
-"""Find the runs that a person means."""
+"""Find the stored runs that a person means by a folder, an id or an arm's name."""
 
 from pathlib import Path
 
@@ -8,27 +8,46 @@ from distill.storage.study_results import read_results
 
 
 def find_runs(store: RunStore, name: str) -> list[str]:
-    """Run ids that a person means by a folder, the beginning of an id, or ``STUDY:ARM``.
+    """Return the ids of the runs that a person means.
+
+    Args:
+        store: of the runs.
+        name: a run's folder, the beginning of its id, or `STUDY:ARM` for an arm's runs of all
+            seeds.
 
     Raises:
-        UserError: if nothing or too much fits.
+        UserError: if no run fits, or the beginning of an id fits several.
     """
-    if (Path(name) / "run.json").is_file() and Path(name).resolve().parent == (
-        store.root / "models"
-    ).resolve():
-        return [Path(name).resolve().name]
+    folder = Path(name).resolve()
+    if (folder / "run.json").is_file() and folder.parent == store.models.resolve():
+        return [folder.name]
     study, colon, arm = name.partition(":")
     if colon:
-        results = read_results(store.root / study)
-        found = [run.id for run in results.runs if run.arm == arm]
-        if not found:
-            known = {run.arm for run in results.runs}
-            raise UserError(f"study {study} has no arm '{arm}'; {suggest(arm, known)}")
-        return found
-    folder = store.root / "models"
-    names = [p.name for p in folder.iterdir() if "." not in p.name] if folder.is_dir() else []
-    ids = [name for name in names if store.is_complete(name)]
-    found = [i for i in ids if i.startswith(name)]
-    if len(found) != 1:
-        raise UserError(f"'{name}' fits {len(found)} of the {len(ids)} runs in {folder}")
+        return _runs_of_arm(store, study, arm)
+    return [_run_by_beginning(store, name)]
+
+
+def _runs_of_arm(store: RunStore, study: str, arm: str) -> list[str]:
+    """Return the ids of an arm's runs in the results of a study."""
+    runs = read_results(store.root / study).runs
+    found = [run.id for run in runs if run.arm == arm]
+    if not found:
+        known = {run.arm for run in runs}
+        raise UserError(f"study {study} has no arm '{arm}'; {suggest(arm, known)}")
     return found
+
+
+def _run_by_beginning(store: RunStore, beginning: str) -> str:
+    """Return the id of the one finished run that begins so."""
+    ids = []
+    if store.models.is_dir():
+        # Names with a dot are checkpoints and folders of unfinished or damaged runs.
+        names = [path.name for path in store.models.iterdir() if "." not in path.name]
+        ids = [name for name in names if store.is_complete(name)]
+    found = [run_id for run_id in ids if run_id.startswith(beginning)]
+    if len(found) != 1:
+        raise UserError(
+            f"'{beginning}' matches {len(found)} of the {len(ids)} runs in {store.models}; "
+            "it must match exactly one"
+        )
+    return found[0]

@@ -1,13 +1,11 @@
-"""A run: one network trained at one seed, its fingerprint, and its folder.
+"""A run: one network trained with one seed.
 
-`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl`
-and `predictions.safetensors`; states on the way are `epoch-N.safetensors`. It is written aside and renamed, so it is
-complete or absent. While a run trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is
-replaced whole, and `<id>.epochs` has its states so far.
+Its id is a fingerprint, a hash of everything that its weights depend on.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,24 @@ from distill.losses import LOSSES
 from distill.models.factory import pretrained_size
 from distill.recipe.loss_terms import loss_settings_model
 from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
-from distill.storage.files import (
-    file_digest,
-)
+from distill.storage.files import file_digest
 
-FORMAT = 2  # raised when the same settings would train to other weights
+FORMAT = 2
+"""Part of every fingerprint; raised when the same settings would train to other weights."""
+
+ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Run:
-    """The unit that is trained, stored, resumed and reused.
+    """One network that is trained, stored, resumed and reused as a whole.
 
     Attributes:
         id: the first 16 digits of the fingerprint.
-        arm: of the study at hand; not part of the identity, so studies share runs.
-        seed: None for a network that is given, not trained.
-        teachers: the runs that it learns from; more than one are an ensemble.
-        settings: all that the weights depend on: what the fingerprint is of.
+        arm: of the study at hand; not part of the identity, so that studies share runs.
+        seed: None for a frozen network, which is not trained.
+        teachers: the runs that it learns from; several are an ensemble.
+        settings: everything that the weights depend on: the fingerprint is the hash of these.
     """
 
     id: str
@@ -44,91 +43,122 @@ class Run:
 
     @property
     def generation(self) -> int:
-        """How many networks must be there before this one can be trained."""
+        """Return 0 for a run without teachers, 1 for students of such runs, and so on."""
         return 1 + max((teacher.generation for teacher in self.teachers), default=-1)
 
     @property
     def display_name(self) -> str:
-        """How messages name the run."""
-        return self.arm.name if self.seed is None else f"{self.arm.name}, seed {self.seed}"
+        """Return the name of the run in messages: its arm and seed."""
+        if self.seed is None:
+            return self.arm.name
+        return f"{self.arm.name}, seed {self.seed}"
 
 
 def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> list[Run]:
-    """Every run of a study, teachers before their students."""
+    """Return every run of a study, teachers before their students.
+
+    Args:
+        recipe: of the study; its arms are in this order already.
+        data_identity: all that the images and labels depend on, as `Splits.identity` has it.
+        precision: of the training, as accelerate names it: "no", "bf16" or "fp16".
+
+    Raises:
+        UserError: if a checkpoint that an arm starts from does not exist.
+    """
     runs: dict[tuple[str, int | None], Run] = {}
     for arm in recipe.arms:
-        for seed in recipe.seeds if not arm.frozen else [None]:
-            teachers = tuple(runs.get((name, seed)) or runs[name, None] for name in arm.teachers)
-            settings = _settings(
-                arm, seed, teachers, data_identity, precision, recipe.data.logit_cache
-            )
-            text = json.dumps(settings, sort_keys=True)
-            run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-            runs[arm.name, seed] = Run(run_id, arm, seed, teachers, settings)
+        seeds = [None] if arm.frozen else recipe.seeds
+        for seed in seeds:
+            teachers = tuple(_teacher_run(runs, name, seed) for name in arm.teachers)
+            settings = _fingerprint_settings(arm, data_identity)
+            if arm.loss is not None:
+                settings |= _training_settings(arm, seed, teachers, precision)
+                if teachers:
+                    settings |= _cache_settings(recipe)
+            runs[arm.name, seed] = Run(fingerprint(settings), arm, seed, teachers, settings)
     return list(runs.values())
 
 
-def _without_defaults(loss: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return a loss without settings at their defaults: a default that is written out is the same run."""
-    return {
-        name: loss_settings_model(LOSSES[name])(**settings).model_dump(exclude_defaults=True)
-        for name, settings in loss.items()
-    }
+def _teacher_run(runs: dict[tuple[str, int | None], Run], name: str, seed: int | None) -> Run:
+    """Return a teacher's run of the same seed, or its only run if it is frozen."""
+    return runs.get((name, seed)) or runs[name, None]
 
 
-def _settings(
-    arm: Arm,
-    seed: int | None,
-    teachers: tuple[Run, ...],
-    data_identity: dict[str, Any],
-    precision: str,
-    store: str | int,
-) -> dict[str, Any]:
-    """Defaults are left out, so that an option that a later version adds does not change old identities."""
+def fingerprint(settings: dict[str, Any]) -> str:
+    """Return the id of a run with these settings."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+def _fingerprint_settings(arm: Arm, data_identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what the weights of any run of an arm depend on, trained or frozen.
+
+    Defaults are left out, so that an option that a later version adds does not change old
+    fingerprints.
+    """
     settings = {
         "format": FORMAT,
         "data": data_identity,
         "model": arm.model,
         "model_args": arm.model_args,
         "pretrained": arm.pretrained,
-        "checkpoint": _weights_digest(arm),
+        "checkpoint": _checkpoint_digests(arm),
         "augment": arm.augment.model_dump(exclude_defaults=True),
     }
     size = arm.input_size or pretrained_size(arm)
     if size:
         settings["input_size"] = size
-    if arm.loss is not None:
-        train = arm.train.model_dump(
-            exclude_defaults=True, exclude=NOT_IN_FINGERPRINT | {"precision"}
-        )
-        settings |= {
-            "loss": _without_defaults(arm.loss),
-            "train": train,
-            "precision": precision,
-            "seed": seed,
-            "teacher": teacher_field([teacher.id for teacher in teachers]),
-        }
-        if teachers and store != "exact":
-            settings["store"] = store  # rounds what the student learns from
     return settings
 
 
+def _training_settings(
+    arm: Arm, seed: int | None, teachers: Sequence[Run], precision: str
+) -> dict[str, Any]:
+    """Return what the weights of a trained run depend on in addition."""
+    # The precision has a key of its own, since the launcher may decide it.
+    excluded = NOT_IN_FINGERPRINT | {"precision"}
+    return {
+        "loss": _without_defaults(arm.loss),
+        "train": arm.train.model_dump(exclude_defaults=True, exclude=excluded),
+        "precision": precision,
+        "seed": seed,
+        "teacher": teacher_field([teacher.id for teacher in teachers]),
+    }
+
+
+def _cache_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the precision of the logit cache if it rounds logits, else nothing."""
+    precision = recipe.data.logit_cache
+    return {} if precision == "exact" else {"store": precision}
+
+
+def _without_defaults(loss: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a loss without settings at their defaults, since these do not change the run."""
+    stripped = {}
+    for name, settings in loss.items():
+        model = loss_settings_model(LOSSES[name])(**settings)
+        stripped[name] = model.model_dump(exclude_defaults=True)
+    return stripped
+
+
 def teacher_field(ids: list[str]) -> str | list[str] | None:
-    """None for none, the one alone, else all: how files name the teachers of a run."""
-    return ids if len(ids) > 1 else next(iter(ids), None)
+    """Return how files name the teachers of a run: None, a single id, or a list of several."""
+    if len(ids) > 1:
+        return ids
+    return ids[0] if ids else None
 
 
-def _weights_digest(arm: Arm) -> list[str] | None:
-    """Of the local files that an arm starts from: weights, and the configuration beside them."""
-    kind, _, place = arm.model.partition(":")
-    path = Path(arm.checkpoint or place)
+def _checkpoint_digests(arm: Arm) -> list[str] | None:
+    """Return the digests of the local files that an arm starts from, None if it starts from none.
+
+    These are the weights, and the configuration beside them.
+    """
+    kind, _, folder = arm.model.partition(":")
     if not arm.checkpoint and kind != "local-dir":
         return None
-    files = (
-        [path / "model.safetensors", path / "config.json"]
-        if path.is_dir()
-        else [path, path.parent / "config.json"]
-    )
-    if not files[0].is_file():
-        raise UserError(f"{arm.name}: checkpoint {files[0]} does not exist")
-    return [file_digest(file) for file in files if file.is_file()]
+    path = Path(arm.checkpoint or folder)
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if not weights.is_file():
+        raise UserError(f"{arm.name}: checkpoint {weights} does not exist")
+    config = weights.parent / "config.json"
+    return [file_digest(file) for file in (weights, config) if file.is_file()]

@@ -1,69 +1,100 @@
-"""A run: one network trained at one seed, its fingerprint, and its folder.
+"""Finished runs on disk, and where everything else is stored.
 
-`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl`
-and `predictions.safetensors`; states on the way are `epoch-N.safetensors`. It is written aside and renamed, so it is
-complete or absent. While a run trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is
-replaced whole, and `<id>.epochs` has its states so far.
+`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`,
+`history.jsonl` and `predictions.safetensors`; snapshots are `epoch-N.safetensors`. The folder is
+written under a temporary name and renamed, so that it is complete or absent.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.storage.checkpoints import Checkpoints, epoch_of
 from distill.storage.files import (
-    atomic_write,
     clean_stale_temp_files,
     file_digest,
     has_valid_checksum,
-    locked,
-    read_tree,
+    reason,
     temporary_path,
-    tensors_digest,
     with_checksum,
-    write_tree,
 )
+from distill.storage.locks import lock_folder
 from distill.storage.run import Run
 from distill.storage.versions import versions
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
-CARD = "README.md"  # its owner may write in it
 
-
-# ------------------------------------------------------------------------------------------------- the store
+CARD = "README.md"
+"""The model card, which has no digest: people may write in it."""
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """The folder `runs/`, with `models/` for the runs and a folder for each study beside it."""
+    """The folder `runs/`: `models/` with the runs, and a folder for each study.
+
+    Attributes:
+        root: the folder `runs/`.
+    """
 
     root: Path
 
-    def locked(self, study: str) -> AbstractContextManager[None]:
-        """Within it no other process writes the study; UserError if one does already."""
-        return locked(self.root / study)
+    @property
+    def models(self) -> Path:
+        """Return the folder of all runs, finished and unfinished."""
+        return self.root / "models"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Return the checkpoints of runs that still train."""
+        return Checkpoints(self.models)
+
+    def lock_study(self, study: str) -> AbstractContextManager[None]:
+        """Return a context in which no other process writes the study.
+
+        Raises:
+            UserError: on entry, if another process writes it already.
+        """
+        return lock_folder(self.root / study)
 
     def folder(self, run_id: str) -> Path:
-        """Where a run lies once it is complete."""
-        return self.root / "models" / run_id
+        """Return the folder of a finished run."""
+        return self.models / run_id
+
+    def logit_cache_path(self, identity: dict[str, Any]) -> Path:
+        """Return the folder for cached logits.
+
+        Args:
+            identity: JSON values, everything that the logits depend on; "teacher" is a run id.
+        """
+        return self.root / "logits" / f"{identity['teacher']}-{_short_digest(identity)}"
+
+    def analysis_path(self, identity: dict[str, Any]) -> Path:
+        """Return the file for the analysis of a run.
+
+        Args:
+            identity: JSON values, everything that it depends on; "run" is the run id.
+        """
+        return self.root / "analysis" / f"{identity['run']}-{_short_digest(identity)}.safetensors"
+
+    # ------------------------------------------------------------------------------------ integrity
 
     def is_complete(self, run_id: str) -> bool:
-        """Whether the run is there; it is never there in part."""
+        """Return whether a run is stored; it is never stored in part."""
         return all((self.folder(run_id) / name).is_file() for name in FILES)
 
     def damage(self, run_id: str) -> str | None:
-        """What is wrong with a complete run's files, in a sentence; None where they are what was written."""
+        """Return what is wrong with the files of a complete run, None if they are undamaged."""
         folder = self.folder(run_id)
         try:
             record = json.loads((folder / "run.json").read_text("utf-8"))
@@ -77,12 +108,15 @@ class RunStore:
         return None
 
     def set_aside(self, run_id: str) -> Path:
-        """Rename a damaged run's folder, so that the run is trained again; returns the new place."""
-        place = self.root / "models" / f"{run_id}.damaged"
-        with suppress(FileNotFoundError):  # another process was first
-            shutil.rmtree(place, ignore_errors=True)
-            self.folder(run_id).rename(place)
-        return place
+        """Rename a damaged run's folder, so that it is trained again; return the new folder."""
+        renamed = self.models / f"{run_id}.damaged"
+        # Another process may have been first.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(renamed, ignore_errors=True)
+            self.folder(run_id).rename(renamed)
+        return renamed
+
+    # -------------------------------------------------------------------------------------- writing
 
     def save(
         self,
@@ -93,166 +127,131 @@ class RunStore:
         predictions: dict[str, Tensor],
         card: str = "",
     ) -> None:
-        """Write a finished run aside, rename it into place, and drop its checkpoint; `card` is its README.md."""
+        """Store a finished run and remove its checkpoint.
+
+        Args:
+            run: that is finished.
+            model: its network.
+            record: facts for `run.json`; identity, settings, versions and digests are added.
+            history: one entry an epoch.
+            predictions: as `predictions` returns them.
+            card: the text of its README.md.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         final = self.folder(run.id)
-        aside = temporary_path(final)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        temporary = temporary_path(final)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         try:
-            self._write(aside, run, model, record, history, predictions, card)
-            if not self.is_complete(run.id):  # else another process was first; its run is the same
+            self._write_model(temporary, run, model)
+            save_file(predictions, temporary / "predictions.safetensors")
+            self._copy_snapshots(temporary, run)
+            _write_texts(temporary, run, record, history, card)
+            # Another process may have been first; its run is the same.
+            if not self.is_complete(run.id):
                 shutil.rmtree(final, ignore_errors=True)
-                aside.rename(final)
+                temporary.rename(final)
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"cannot write {final}: {getattr(error, 'strerror', None) or error}"
-            ) from None
+            raise UserError(f"cannot write {final}: {reason(error)}") from None
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.forget(run.id)
-        clean_stale_temp_files(final.parent)
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.checkpoints.forget(run.id)
+        clean_stale_temp_files(self.models)
 
-    def _write(
-        self,
-        folder: Path,
-        run: Run,
-        model: nn.Module,
-        record: dict[str, Any],
-        history: list[dict[str, Any]],
-        predictions: dict[str, Tensor],
-        card: str,
-    ) -> None:
-        """The files of a run, `run.json` with the digests of the others last."""
-        cfg, data = model.pretrained_cfg, run.settings["data"]
-        crop = run.settings["augment"].get("crop", min(data["shape"][1:])) / min(data["shape"][1:])
-        save_for_hf(
-            model.to(memory_format=torch.contiguous_format),
-            str(folder),
-            safe_serialization=True,
-            data_config={
-                "input_size": cfg["input_size"],
-                "mean": cfg["mean"],
-                "std": cfg["std"],
-                "interpolation": "bicubic",
-                "crop_mode": "center",
-                "crop_pct": round(crop * data.get("crop_pct", 1.0), 6),
-            },
-        )
-        save_file(predictions, folder / "predictions.safetensors")
-        for state in self._snapshot_folder(run.id).glob("epoch-*.safetensors"):
-            if (
-                epoch_of(state.name) in run.arm.train.snapshot_epochs
-            ):  # another study may want others
-                shutil.copy2(state, folder)
-        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-        (folder / CARD).write_text(card, encoding="utf-8")
-        digests = {
-            path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != CARD
+    def _write_model(self, folder: Path, run: Run, model: nn.Module) -> None:
+        """Write the weights, and the configuration from which timm builds network and transform."""
+        config = model.pretrained_cfg
+        data = run.settings["data"]
+        shorter_side = min(data["shape"][1:])
+        crop = run.settings["augment"].get("crop", shorter_side) / shorter_side
+        data_config = {
+            "input_size": config["input_size"],
+            "mean": config["mean"],
+            "std": config["std"],
+            "interpolation": "bicubic",
+            "crop_mode": "center",
+            "crop_pct": round(crop * data.get("crop_pct", 1.0), 6),
         }
-        record = {
-            "id": run.id,
-            **record,
-            "settings": run.settings,
-            "versions": versions(),
-            "sha256": digests,
-        }
-        (folder / "run.json").write_text(json.dumps(with_checksum(record), indent=1) + "\n")
+        model = model.to(memory_format=torch.contiguous_format)
+        save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
 
-    def logit_cache_path(self, identity: dict[str, Any]) -> Path:
-        """Where a teacher's answers to the views of that identity are kept."""
-        return self.root / "logits" / f"{identity['teacher']}-{_short(identity)}.logits"
+    def _copy_snapshots(self, folder: Path, run: Run) -> None:
+        """Copy the snapshots that the run's own study wants; another study may have left others."""
+        for epoch, path in self.checkpoints.snapshots(run.id).items():
+            if epoch in run.arm.train.snapshot_epochs:
+                shutil.copy2(path, folder)
 
-    def analysis_path(self, identity: dict[str, Any]) -> Path:
-        """Where what was found within a run, looked into as the identity says, is kept."""
-        return self.root / "analysis" / f"{identity['run']}-{_short(identity)}.safetensors"
+    # -------------------------------------------------------------------------------------- reading
 
     def record(self, run_id: str) -> dict[str, Any]:
-        """A run's `run.json`."""
-        return json.loads(self._text(run_id, "run.json"))
+        """Return a run's `run.json`.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        path = self.folder(run_id) / "run.json"
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
-        """A run's epochs, in order."""
-        return [json.loads(line) for line in self._text(run_id, "history.jsonl").splitlines()]
+        """Return a run's history, one entry an epoch.
 
-    def _text(self, run_id: str, name: str) -> str:
-        """A JSON file of a run; UserError if it is damaged."""
-        path = self.folder(run_id) / name
+        Raises:
+            UserError: if it is damaged.
+        """
+        path = self.folder(run_id) / "history.jsonl"
         try:
-            text = path.read_text("utf-8")
-            for part in text.splitlines() if name.endswith("l") else [text]:
-                json.loads(part)
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}); remove its folder and the run is trained again"
-            ) from None
-        return text
+            raise _damaged(path, error) from None
 
     def predictions(self, run_id: str) -> dict[str, Tensor]:
-        """``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]`` for test, validation and (part of) train."""
+        """Return a run's `SPLIT.logits` `[N, K]` and `SPLIT.labels` `[N]`.
+
+        SPLIT is "test", "validation" or "train"; of a large training split only a part is stored.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
         path = self.folder(run_id) / "predictions.safetensors"
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}); remove its folder and the run is trained again"
-            ) from None
-
-    # ------------------------------------------------------------------------------------------- checkpoints
-
-    def _checkpoint(self, run_id: str) -> Path:
-        return self.root / "models" / f"{run_id}.partial"
-
-    def save_checkpoint(self, run_id: str, state: dict[str, Any]) -> None:
-        """Replace a run's checkpoint, a tree of tensors and JSON values, by another."""
-        write_tree(self._checkpoint(run_id), state)
-
-    def load_checkpoint(self, run_id: str) -> dict[str, Any] | None:
-        """A run's checkpoint, or None if there is none; ValueError if it is damaged."""
-        return read_tree(self._checkpoint(run_id))
-
-    def _snapshot_folder(self, run_id: str) -> Path:
-        return self.root / "models" / f"{run_id}.epochs"
-
-    def save_snapshot(self, run_id: str, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep a network as it is after so many epochs, for the run that it is on the way to."""
-        path = self._snapshot_folder(run_id) / f"epoch-{epoch:04d}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copies = {
-            name: w.detach().clone(memory_format=torch.contiguous_format)
-            for name, w in weights.items()
-        }
-        with atomic_write(path) as aside:
-            save_file(copies, aside, metadata={"sha256": tensors_digest(copies)})
-
-    def damaged_snapshot(self, run_id: str) -> Path | None:
-        """A state of a run that is not complete which is not what was written, if there is one."""
-        for path in sorted(self._snapshot_folder(run_id).glob("epoch-*.safetensors")):
-            try:
-                with safe_open(path, "pt") as file:
-                    stated = (file.metadata() or {}).get("sha256")
-                    if stated != tensors_digest(
-                        {name: file.get_tensor(name) for name in file.keys()}
-                    ):  # noqa: SIM118
-                        return path
-            except (OSError, SafetensorError):
-                return path
-        return None
-
-    def forget(self, run_id: str) -> None:
-        """Remove what there is of a run that is not complete."""
-        self._checkpoint(run_id).unlink(missing_ok=True)
-        shutil.rmtree(self._snapshot_folder(run_id), ignore_errors=True)
+            raise _damaged(path, error) from None
 
     def snapshots(self, run_id: str) -> dict[int, Path]:
-        """The stored states of a run on its way, by the number of epochs that they have seen; not the last."""
+        """Return the snapshots of a finished run by their number of epochs."""
         names = [name for name in self.record(run_id)["sha256"] if name.startswith("epoch-")]
         return {epoch_of(name): self.folder(run_id) / name for name in sorted(names, key=epoch_of)}
 
 
-def epoch_of(name: str) -> int:
-    """The epochs that a state has seen, by its file's name."""
-    return int(name.removeprefix("epoch-").removesuffix(".safetensors"))
+def _write_texts(
+    folder: Path, run: Run, record: dict[str, Any], history: list[dict[str, Any]], card: str
+) -> None:
+    """Write a run's text files, last `run.json` with the digests of all others."""
+    lines = [json.dumps(epoch) + "\n" for epoch in history]
+    (folder / "history.jsonl").write_text("".join(lines))
+    digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+    (folder / CARD).write_text(card, encoding="utf-8")
+    record = {
+        "id": run.id,
+        **record,
+        "settings": run.settings,
+        "versions": versions(),
+        "sha256": digests,
+    }
+    (folder / "run.json").write_text(json.dumps(with_checksum(record), indent=1) + "\n")
 
 
-def _short(identity: dict[str, Any]) -> str:
+def _damaged(path: Path, error: Exception) -> UserError:
+    """Return the error for a file of a run that cannot be read."""
+    return UserError(f"{path} is damaged ({error}); remove its folder and the run is trained again")
+
+
+def _short_digest(identity: dict[str, Any]) -> str:
+    """Return eight digits that distinguish identities in names of files."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

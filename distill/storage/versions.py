@@ -1,10 +1,4 @@
-"""A run: one network trained at one seed, its fingerprint, and its folder.
-
-`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl`
-and `predictions.safetensors`; states on the way are `epoch-N.safetensors`. It is written aside and renamed, so it is
-complete or absent. While a run trains, `runs/models/<id>.partial` is its last checkpoint, one safetensors file that is
-replaced whole, and `<id>.epochs` has its states so far.
-"""
+"""The versions of software and hardware that a result depends on."""
 
 import os
 import platform
@@ -14,29 +8,38 @@ from pathlib import Path
 
 import torch
 
+LIBRARIES = ("distill", "torch", "timm", "accelerate", "numpy")
+
 
 @cache
 def versions() -> dict[str, str]:
-    """Of the libraries that decide a result, and the hardware at hand."""
-    libraries = {
-        name: version(name) for name in ("distill", "torch", "timm", "accelerate", "numpy")
-    }
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """Return the versions of Python and the libraries that decide a result, and the hardware."""
     return {
-        **libraries,
+        **{name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "hardware": ", ".join(gpus) or f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
-        if hasattr(os, "sched_getaffinity")
-        else _cpu_name(),
+        "hardware": _hardware(),
     }
+
+
+def _hardware() -> str:
+    """Return the names of the GPUs; without any, the name of the CPU and its cores."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if gpus:
+        return ", ".join(gpus)
+    # The cores that this process may use, which not every system can state.
+    if hasattr(os, "sched_getaffinity"):
+        return f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    return _cpu_name()
 
 
 def _cpu_name() -> str:
+    """Return the CPU's model name on Linux, elsewhere what Python calls the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,1 +1,1 @@
-""""""
+"""Studies: from a recipe to trained runs, results and a report."""

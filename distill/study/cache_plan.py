@@ -1,50 +1,59 @@
-"""What is to be trained, whether it can be, side by side with what, and at what cost; nothing is trained here."""
+"""Which teacher logits a cohort finds in the cache, and which it will add."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from distill.losses import required_outputs
+from distill.recipe.schema import Data
 from distill.storage.run import Run
 from distill.study.context import StudyContext
 from distill.training.logit_cache import count_stored_epochs
 
 
-def teacher_outputs_needed(run: Run) -> frozenset[str]:
-    """What a run's loss looks at in its teacher beside logits; an ensemble has nothing else."""
-    return (
-        required_outputs(run.arm.loss, of_teacher=True) if len(run.teachers) == 1 else frozenset()
-    )
+@dataclass(frozen=True)
+class CachePlan:
+    """A teacher's logits for the views of one cohort.
 
-
-# ------------------------------------------------------------------------------------------- the logit store
-
-
-class CachePlan(NamedTuple):
-    """A teacher's answers to a cohort's views, in the logit store."""
+    Attributes:
+        teacher: the teacher's run.
+        path: where the logits are cached.
+        epochs: that the cohort needs.
+        stored: epochs of these that are cached already.
+        new_bytes: estimate of what will be written.
+    """
 
     teacher: Run
     path: Path
-    epochs: int  # that the cohort needs
+    epochs: int
     stored: int
-    size: int  # bytes that are still to be written, about
+    new_bytes: int
+
+
+def teacher_outputs_needed(run: Run) -> frozenset[str]:
+    """Return what a run's loss needs of its teacher beside logits; an ensemble has nothing else."""
+    if len(run.teachers) != 1:
+        return frozenset()
+    return required_outputs(run.arm.loss, of_teacher=True)
 
 
 def teacher_logits_identity(
-    ctx: StudyContext, run: Run, teacher: str, sharing: bool
+    ctx: StudyContext, run: Run, teacher_id: str, *, data_parallel: bool
 ) -> dict[str, Any]:
-    """All that a teacher's answers to a run's views depend on, to the last bit: its weights, the stream of views, and
-    how they go through the network."""
-    train, store = run.arm.train, ctx.store
-    weights = (
-        store.record(teacher)["sha256"]["model.safetensors"] if store.is_complete(teacher) else None
-    )
-    processes = (
-        ctx.accelerator.num_processes if sharing else 1
-    )  # each puts so many images through at once
+    """Return everything that a teacher's logits for a run's views depend on, to the last bit.
+
+    That is the teacher's weights, the stream of views, and how they go through the network.
+    """
+    weights_digest = None
+    if ctx.store.is_complete(teacher_id):
+        weights_digest = ctx.store.record(teacher_id)["sha256"]["model.safetensors"]
+    train = run.arm.train
     return {
-        "teacher": teacher,
-        "weights": weights,
-        "processes": processes,
+        "teacher": teacher_id,
+        "weights": weights_digest,
+        # Each process passes its own share of a batch through the network.
+        "processes": ctx.processes.world_size if data_parallel else 1,
         "seed": run.seed,
         "augment": run.arm.augment.model_dump(exclude_defaults=True),
         "batch_size": train.batch_size,
@@ -52,48 +61,69 @@ def teacher_logits_identity(
         "channels_last": train.channels_last,
         "compile": train.compile,
         "precision": ctx.accelerator.mixed_precision,
-        "store": ctx.recipe.data.logit_cache,
+        "logit_cache": ctx.recipe.data.logit_cache,
     }
 
 
 def plan_logit_cache(
-    ctx: StudyContext, cohorts: list[list[Run]], sharing: bool = False
+    ctx: StudyContext, cohorts: Iterable[list[Run]], *, data_parallel: bool = False
 ) -> list[CachePlan]:
-    """What cohorts find in the logit store, and what they leave there."""
-    kept: dict[Path, CachePlan] = {}
-    classes, data = len(ctx.splits.class_names), ctx.recipe.data
-    bytes_each = 4 if data.logit_cache == "exact" and ctx.accelerator.mixed_precision == "no" else 2
-    values = min(2 * data.logit_cache, classes) if isinstance(data.logit_cache, int) else classes
+    """Return what cohorts find in the logit cache, and what they will add to it."""
+    plans: dict[Path, CachePlan] = {}
     for cohort in cohorts:
-        arm = cohort[0].arm
-        live = {t.id for run in cohort for t in run.teachers if teacher_outputs_needed(run)}
-        for teacher in {
-            t.id: t for run in cohort for t in run.teachers if t.id not in live
-        }.values():
-            path = ctx.store.logit_cache_path(
-                teacher_logits_identity(ctx, cohort[0], teacher.id, sharing)
+        epochs = cohort[0].arm.train.epochs
+        for teacher in _cachable_teachers(cohort):
+            identity = teacher_logits_identity(
+                ctx, cohort[0], teacher.id, data_parallel=data_parallel
             )
-            epochs, stored = arm.train.epochs, count_stored_epochs(path)
-            size = (
-                len(ctx.splits.train) * values * bytes_each * max(0, epochs - stored)
-                if data.logit_cache_gb
-                else 0
-            )
-            kept[path] = CachePlan(teacher, path, epochs, min(stored, epochs), size)
-    return list(kept.values())
+            path = ctx.store.logit_cache_path(identity)
+            stored = min(count_stored_epochs(path), epochs)
+            new_bytes = (epochs - stored) * _bytes_per_epoch(ctx)
+            plans[path] = CachePlan(teacher, path, epochs, stored, new_bytes)
+    return list(plans.values())
 
 
-def told(answers: list[CachePlan]) -> list[str]:
-    """For a person: which teachers need not answer again, and what is about to be written."""
-    known, new = [k for k in answers if k.stored == k.epochs], sum(k.size for k in answers)
-    lines = []
-    if known:
-        lines.append(
-            f"answers of {len(known)} of {len(answers)} teachers are stored, which saves their passes"
+def _cachable_teachers(cohort: list[Run]) -> list[Run]:
+    """Return the teachers of whom no student of the cohort needs more than logits."""
+    teachers = {teacher.id: teacher for run in cohort for teacher in run.teachers}
+    for run in cohort:
+        if teacher_outputs_needed(run):
+            for teacher in run.teachers:
+                teachers.pop(teacher.id, None)
+    return list(teachers.values())
+
+
+def _bytes_per_epoch(ctx: StudyContext) -> int:
+    """Return about how many bytes the logits of one epoch take; 0 if none may be cached."""
+    data = ctx.recipe.data
+    if not data.logit_cache_gb:
+        return 0
+    values = _values_per_image(data, classes=len(ctx.splits.class_names))
+    is_float32 = data.logit_cache == "exact" and ctx.accelerator.mixed_precision == "no"
+    return len(ctx.splits.train) * values * (4 if is_float32 else 2)
+
+
+def _values_per_image(data: Data, classes: int) -> int:
+    if isinstance(data.logit_cache, int):
+        return min(
+            2 * data.logit_cache, classes
+        )  # the largest logits, and which classes they are of
+    return classes
+
+
+def cache_messages(plans: list[CachePlan]) -> list[str]:
+    """Say how many teachers need not run again, and how much is about to be written."""
+    cached = [plan for plan in plans if plan.stored == plan.epochs]
+    new_bytes = sum(plan.new_bytes for plan in plans)
+    messages = []
+    if cached:
+        messages.append(
+            f"the logits of {len(cached)} of {len(plans)} teachers are cached: their forward "
+            "passes are skipped"
         )
-    if new:
-        lines.append(
-            f"answers of {len(answers) - len(known)} teachers will be kept for later studies, about "
-            f"{new / 1e6:,.3g} MB in {answers[0].path.parent} (data.logit_cache_gb=0 keeps none)"
+    if new_bytes:
+        messages.append(
+            f"caching the logits of {len(plans) - len(cached)} teachers in {plans[0].path.parent} "
+            f"(about {new_bytes / 1e6:,.3g} MB; data.logit_cache_gb=0 turns the cache off)"
         )
-    return lines
+    return messages

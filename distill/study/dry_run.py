@@ -1,4 +1,4 @@
-"""What is to be trained, whether it can be, side by side with what, and at what cost; nothing is trained here."""
+"""The plan of a study without training: its runs, its cohorts, and what they will cost."""
 
 import time
 from pathlib import Path
@@ -7,98 +7,146 @@ from typing import Any
 import torch
 
 from distill.data.splits import load_splits
+from distill.devices.accelerator import make_accelerator
 from distill.models.factory import blank_images, largest_pretrained_side
 from distill.recipe.schema import Arm, Recipe
-from distill.storage.run import plan_runs
+from distill.storage.run import Run, plan_runs
 from distill.storage.run_store import RunStore
 from distill.study.cache_plan import plan_logit_cache
-from distill.study.context import StudyContext, make_accelerator, study_precision
+from distill.study.context import StudyContext, study_precision
 from distill.study.lint import describe_data, lint_recipe
 from distill.study.plan import available_memory, damaged_runs, make_cohorts, missing_runs
 from distill.study.preflight import preflight
 from distill.study.progress import Progress
 
-# ------------------------------------------------------------------------------------------------ the dry run
+# A training step costs about three forward passes: one forward, and two for the gradients.
+PASSES_PER_STEP = 3
+TIMED_IMAGES = 64
+FEWEST_TIMED_PASSES = 4
+FEWEST_TIMED_SECONDS = 0.25
 
 
 def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
-    """The plan without training: which runs are stored, the cohorts of the others, and their cost.
+    """Return the plan of a study: stored runs, cohorts to train, and their cost on this machine.
 
     Returns:
-        ``notes``, ``runs`` (each with `id`, `name`, `stored`), ``cohorts`` (each with `runs`, `epochs`, `seconds`;
-        `answers` of its teachers: the epochs `stored` and the `bytes` to be written; the seconds that these have
-        `saved`) and ``seconds`` in all: on this machine, a student's step taken as three of its passes and a
-        teacher's pass once a cohort, from passes timed now.
+        `notes`: warnings about data and recipe;
+        `runs`: each with `id`, `name` and `stored`;
+        `cohorts`: each with its `runs`, `epochs` and `seconds`, with `teacher_logits` (for each
+            teacher the epochs `stored` in the cache and the `bytes` that will be written), and with
+            the seconds that the cache has `saved`;
+        `seconds`: of training in all. A step is taken as three forward passes of each student and
+            one of each teacher, from passes that are timed now.
     """
     with Progress(enabled=False) as progress:
-        accelerator = make_accelerator(study_precision(recipe))
-        splits = load_splits(recipe.data, largest_pretrained_side(recipe.arms))
-        ctx = StudyContext(recipe, splits, RunStore(Path(out)), accelerator, progress)
-    runs = plan_runs(recipe, ctx.splits.identity, accelerator.mixed_precision)
+        ctx = StudyContext(
+            recipe=recipe,
+            splits=load_splits(recipe.data, largest_pretrained_side(recipe.arms)),
+            store=RunStore(Path(out)),
+            accelerator=make_accelerator(study_precision(recipe)),
+            progress=progress,
+        )
+    runs = plan_runs(recipe, ctx.splits.identity, ctx.accelerator.mixed_precision)
     damaged = damaged_runs(ctx.store, runs)
-    absent = {run.id for run in missing_runs(ctx, runs)} | damaged.keys()
-    missing = list({run.id: run for run in runs if run.id in absent}.values())
-    sizes, memory = preflight(ctx, missing), available_memory(accelerator)
-    seconds: dict[str, float] = {}
-
-    def cost(arm: Arm) -> float:
-        network = str((arm.model, arm.model_args, arm.input_size or ctx.view_shape(arm)))
-        if network not in seconds:
-            seconds[network] = _seconds_per_image(ctx, arm)
-        return seconds[network]
-
-    cohorts = []
-    for depth in sorted({run.depth for run in missing}):
-        trained = [run for run in missing if run.depth == depth and not run.arm.frozen]
-        for cohort in make_cohorts(trained, sizes, memory):
-            epochs, images = cohort[0].arm.train.epochs, len(ctx.splits.train)
-            teachers = {teacher.id: teacher.arm for run in cohort for teacher in run.teachers}
-            kept = plan_logit_cache(ctx, [cohort])
-            saved = sum(cost(k.teacher.arm) * k.stored for k in kept) * images
-            per_image = sum(map(cost, teachers.values())) + 3 * sum(cost(run.arm) for run in cohort)
-            cohorts.append(
-                {
-                    "runs": [run.display_name for run in cohort],
-                    "epochs": epochs,
-                    "seconds": per_image * epochs * images - saved,
-                    "saved": saved,
-                    "answers": [
-                        {"teacher": k.teacher.display_name, "stored": k.stored, "bytes": k.size}
-                        for k in kept
-                    ],
-                }
-            )
-    notes = [
-        *describe_data(ctx.splits),
-        *lint_recipe(recipe, len(ctx.splits.class_names)),
-        *(f"{damage}: the run will be trained again" for damage in damaged.values()),
-    ]
+    to_train_ids = {run.id for run in missing_runs(ctx, runs)} | damaged.keys()
+    to_train = list({run.id: run for run in runs if run.id in to_train_ids}.values())
+    cohorts = _plan_cohorts(ctx, to_train)
     return {
-        "notes": notes,
+        "notes": [
+            *describe_data(ctx.splits),
+            *lint_recipe(recipe, len(ctx.splits.class_names)),
+            *(f"{damage}: the run will be trained again" for damage in damaged.values()),
+        ],
         "runs": [
-            {"id": run.id, "name": run.display_name, "stored": run.id not in absent} for run in runs
+            {"id": run.id, "name": run.display_name, "stored": run.id not in to_train_ids}
+            for run in runs
         ],
         "cohorts": cohorts,
         "seconds": sum(cohort["seconds"] for cohort in cohorts),
     }
 
 
-@torch.no_grad()
-def _seconds_per_image(ctx: StudyContext, arm: Arm) -> float:
-    """Of a forward pass, the fastest on 64 images of at least four and a quarter of a second.
+def _plan_cohorts(ctx: StudyContext, to_train: list[Run]) -> list[dict[str, Any]]:
+    """Return the cohorts in the order in which they train, with their cost."""
+    sizes = preflight(ctx, to_train)
+    memory = available_memory(ctx)
+    timer = ForwardTimer(ctx)
+    cohorts = []
+    for generation in sorted({run.generation for run in to_train}):
+        runs = [run for run in to_train if run.generation == generation and not run.arm.frozen]
+        cohorts += [
+            _describe_cohort(ctx, cohort, timer) for cohort in make_cohorts(runs, sizes, memory)
+        ]
+    return cohorts
 
-    Others may be at work on this machine: threads that wait for each other while these hold a core can take a hundred
-    times as long, so that one thread, alone, may be nearer the truth.
-    """
-    model = ctx.build(arm, 0).to(ctx.accelerator.device).eval()
-    images, threads, taken = blank_images(model, 64), torch.get_num_threads(), []
-    for count in {threads, 1} if images.device.type == "cpu" else {threads}:
-        torch.set_num_threads(count)
-        own: list[float] = []
-        while len(own) < 4 or sum(own) < 0.25:
-            began = time.monotonic()
-            model(images).sum().item()
-            own.append(time.monotonic() - began)
-        taken.append(min(own))
-    torch.set_num_threads(threads)
-    return min(taken) / len(images)
+
+def _describe_cohort(ctx: StudyContext, cohort: list[Run], timer: "ForwardTimer") -> dict[str, Any]:
+    epochs = cohort[0].arm.train.epochs
+    images = len(ctx.splits.train)
+    teachers = {teacher.id: teacher.arm for run in cohort for teacher in run.teachers}
+    seconds_per_image = sum(timer.seconds_per_image(arm) for arm in teachers.values())
+    seconds_per_image += PASSES_PER_STEP * sum(timer.seconds_per_image(run.arm) for run in cohort)
+    cache_plans = plan_logit_cache(ctx, [cohort])
+    saved = images * sum(
+        plan.stored * timer.seconds_per_image(plan.teacher.arm) for plan in cache_plans
+    )
+    return {
+        "runs": [run.display_name for run in cohort],
+        "epochs": epochs,
+        "seconds": epochs * images * seconds_per_image - saved,
+        "saved": saved,
+        "teacher_logits": [
+            {
+                "teacher": plan.teacher.display_name,
+                "stored": plan.stored,
+                "bytes": plan.new_bytes,
+            }
+            for plan in cache_plans
+        ],
+    }
+
+
+class ForwardTimer:
+    """Times forward passes, once for each kind of network."""
+
+    def __init__(self, ctx: StudyContext) -> None:
+        self.ctx = ctx
+        self.known: dict[str, float] = {}
+
+    def seconds_per_image(self, arm: Arm) -> float:
+        """Return the seconds that a forward pass of the arm's network takes for one image."""
+        input_size = arm.input_size or self.ctx.view_shape(arm)
+        key = str((arm.model, arm.model_args, input_size))
+        if key not in self.known:
+            self.known[key] = self._measure(arm)
+        return self.known[key]
+
+    @torch.no_grad()
+    def _measure(self, arm: Arm) -> float:
+        """Time forward passes and return the seconds per image of the fastest.
+
+        On a CPU, one thread alone is timed as well as all of them.
+
+        Other programs may use this machine: threads that wait for each other while one of them has
+        no core can take a hundred times as long, and then one thread alone is nearer the truth.
+        """
+        model = self.ctx.build(arm, 0).to(self.ctx.accelerator.device).eval()
+        images = blank_images(model, TIMED_IMAGES)
+        threads = torch.get_num_threads()
+        counts = {threads, 1} if images.device.type == "cpu" else {threads}
+        fastest = []
+        for count in counts:
+            torch.set_num_threads(count)
+            fastest.append(_fastest_pass(model, images))
+        torch.set_num_threads(threads)
+        return min(fastest) / len(images)
+
+
+def _fastest_pass(model: torch.nn.Module, images: torch.Tensor) -> float:
+    """Return the seconds of the fastest pass, of at least four that take ≥ 0.25 s together."""
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_TIMED_PASSES or sum(seconds) < FEWEST_TIMED_SECONDS:
+        started = time.monotonic()
+        model(images).sum().item()
+        seconds.append(time.monotonic() - started)
+    return min(seconds)

@@ -1,4 +1,4 @@
-"""What is to be trained, whether it can be, side by side with what, and at what cost; nothing is trained here."""
+"""Decide what has to be trained, which runs train side by side, and on which process."""
 
 import os
 from collections.abc import Mapping
@@ -6,108 +6,138 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
-from distill.data.splits import Splits
-from distill.recipe.schema import Arm
 from distill.storage.run import Run
 from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext
 
 
 def damaged_runs(store: RunStore, runs: list[Run]) -> dict[str, str]:
-    """Of stored runs whose files are not what was written: what is wrong, by id; they are to be trained again."""
-    found = {
-        run_id: store.damage(run_id)
-        for run_id in dict.fromkeys(run.id for run in runs)
-        if store.is_complete(run_id)
-    }
-    return {run_id: damage for run_id, damage in found.items() if damage}
+    """Return what is wrong with stored runs whose files were changed or cut, by run id."""
+    damaged = {}
+    for run_id in dict.fromkeys(run.id for run in runs):
+        damage = store.damage(run_id) if store.is_complete(run_id) else None
+        if damage:
+            damaged[run_id] = damage
+    return damaged
 
 
 def missing_runs(ctx: StudyContext, runs: list[Run]) -> list[Run]:
-    """Runs to train, each identity once; the main process looks, so that all agree."""
-    unique = {run.id: run for run in reversed(runs)}
-    missing = [[i for i in unique if not ctx.store.is_complete(i)]]
-    if ctx.accelerator.num_processes > 1:
-        broadcast_object_list(missing)
-    return [run for run in runs if run.id in missing[0] and unique.pop(run.id, None)]
+    """Return the runs that are not stored, each id once.
+
+    The main process decides, so that all agree.
+    """
+    first_of_id: dict[str, Run] = {}
+    for run in runs:
+        first_of_id.setdefault(run.id, run)
+    missing = [run_id for run_id in first_of_id if not ctx.store.is_complete(run_id)]
+    return [first_of_id[run_id] for run_id in ctx.processes.broadcast_object(missing)]
 
 
-def steps_per_epoch_of(splits: Splits, arm: Arm) -> int:
-    """Updates in an epoch."""
-    return max(1, len(splits.train) // arm.train.batch_size)
+def ancestor_ids(run: Run) -> set[str]:
+    """Return the ids of a run's teachers, of their teachers, and so on."""
+    ids = set()
+    for teacher in run.teachers:
+        ids |= {teacher.id} | ancestor_ids(teacher)
+    return ids
 
 
 def make_cohorts(
     runs: list[Run], sizes: Mapping[str, int] | None = None, memory: int = 0
 ) -> list[list[Run]]:
-    """Runs that train side by side: equal in seed, views, batches and epochs, and small enough together.
+    """Group runs that can train side by side: equal in seed, views, batches and epochs.
 
     Args:
         runs: that do not depend on each other.
-        sizes: bytes that an arm's run holds while it trains, by the arm's name.
-        memory: what the runs of a cohort may hold together; where `sizes` are given.
+        sizes: bytes that a run of each arm holds while it trains, by the arm's name; None for no
+            limit.
+        memory: bytes that the runs of one cohort may hold together.
     """
-    groups: dict[Any, list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        train = run.arm.train
-        same = (
-            run.seed,
-            run.arm.augment,
-            train.batch_size,
-            train.accumulate,
-            train.epochs,
-            train.channels_last,
-            train.compile,
-        )
-        groups.setdefault(same, []).append(run)
+        groups.setdefault(_cohort_key(run), []).append(run)
     if sizes is None:
         return list(groups.values())
-    cohorts = []
-    for group in groups.values():
-        full = 0
-        cohorts.append([])
-        for run in group:
-            full += sizes[run.arm.name]
-            if full > memory and cohorts[-1]:
-                cohorts.append([])
-                full = sizes[run.arm.name]
-            cohorts[-1].append(run)
+    return [
+        cohort for group in groups.values() for cohort in _split_by_memory(group, sizes, memory)
+    ]
+
+
+def _cohort_key(run: Run) -> tuple[Any, ...]:
+    """Return what runs must have in common to share batches of views and teachers."""
+    train = run.arm.train
+    return (
+        run.seed,
+        run.arm.augment,
+        train.batch_size,
+        train.accumulate,
+        train.epochs,
+        train.channels_last,
+        train.compile,
+    )
+
+
+def _split_by_memory(group: list[Run], sizes: Mapping[str, int], memory: int) -> list[list[Run]]:
+    cohorts: list[list[Run]] = [[]]
+    used = 0
+    for run in group:
+        used += sizes[run.arm.name]
+        if used > memory and cohorts[-1]:
+            cohorts.append([])
+            used = sizes[run.arm.name]
+        cohorts[-1].append(run)
     return cohorts
 
 
-def available_memory(accelerator: Accelerator) -> int:
-    """Bytes that the runs of a cohort may hold on one process: half of what is free; the rest is for what they do.
+def available_memory(ctx: StudyContext) -> int:
+    """Return the bytes that the runs of a cohort may hold on one process: half of what is free.
 
-    The main process says it, so that all agree.
+    The other half is for activations and images. The main process decides, so that all agree.
     """
-    if accelerator.device.type == "cuda":
-        torch.cuda.empty_cache()  # what this process has and does not use counts as taken
-        free = torch.cuda.mem_get_info(accelerator.device)[0]
+    device = ctx.accelerator.device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process has reserved but does not use counts as taken
+        free = torch.cuda.mem_get_info(device)[0]
     else:
-        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return broadcast_object_list([free // 2])[0] if accelerator.num_processes > 1 else free // 2
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        free = psutil.virtual_memory().available // processes_here
+    return ctx.processes.broadcast_object(free // 2)
 
 
-def share_cohorts(
-    cohorts: list[list[Run]], processes: int, spread: str, jobs: int = 1
-) -> tuple[list[list[Run]], bool]:
-    """Cohorts for several processes, and whether the processes share each batch rather than the cohorts.
+def uses_data_parallel(
+    cohorts: list[list[Run]], processes: int, parallelism: str, jobs: int = 1
+) -> bool:
+    """Return whether all processes share each batch, rather than each training whole runs.
 
-    Large cohorts are halved until every process has one; where there are fewer runs than processes, the
-    batches are shared (unless `spread` says otherwise). Several `jobs` never share batches, but cohorts.
+    By default they do where there are fewer runs than processes.
     """
-    runs, sharing = sum(map(len, cohorts)), processes > 1 and spread == "batches"
-    if spread == "auto":
-        sharing = processes > 1 and runs < processes * jobs
-    if processes * jobs == 1 or (sharing and jobs == 1):
-        return cohorts, sharing
-    cohorts, takers = list(cohorts), jobs if sharing else processes * jobs
-    while len(cohorts) < min(takers, runs):
+    if processes == 1 or parallelism == "runs":
+        return False
+    if parallelism == "batches":
+        return True
+    runs = sum(len(cohort) for cohort in cohorts)
+    return runs < processes * jobs
+
+
+def split_cohorts(cohorts: list[list[Run]], workers: int) -> list[list[Run]]:
+    """Halve the largest cohorts until every worker has one; return them by size, largest first.
+
+    Args:
+        cohorts: to train.
+        workers: processes or jobs that each train cohorts of their own.
+    """
+    if workers == 1:
+        return cohorts
+    runs = sum(len(cohort) for cohort in cohorts)
+    cohorts = list(cohorts)
+    while len(cohorts) < min(workers, runs):
         largest = max(cohorts, key=len)
         cohorts.remove(largest)
-        half = (len(largest) + 1) // 2
-        cohorts += [largest[:half], largest[half:]]
-    return sorted(cohorts, key=len, reverse=True), sharing
+        cohorts += halve(largest)
+    return sorted(cohorts, key=len, reverse=True)
+
+
+def halve(cohort: list[Run]) -> list[list[Run]]:
+    """Return the two halves of a cohort."""
+    middle = (len(cohort) + 1) // 2
+    return [cohort[:middle], cohort[middle:]]

@@ -1,9 +1,8 @@
-"""What is to be trained, whether it can be, side by side with what, and at what cost; nothing is trained here."""
-
-from typing import Any
+"""Build every arm and evaluate its loss once, so that mistakes are found before training."""
 
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.evaluation.class_selection import check_class_names
@@ -20,108 +19,179 @@ from distill.models.hooks import capture_outputs
 from distill.recipe.schema import Arm
 from distill.storage.run import Run
 from distill.study.context import StudyContext
-from distill.study.plan import steps_per_epoch_of
-from distill.training.optim import make_optimizer
+from distill.training.optim import make_optimizer, make_scheduler
+from distill.training.state import steps_per_epoch
 from distill.training.teacher import Teacher
 
 
 def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
-    """Build every arm once, and evaluate network and loss on two images: a mistake ends the study at once.
+    """Build each arm's network, optimizer and loss, and evaluate them on blank images.
 
     Returns:
-        bytes that a run of each arm holds while it trains: weights, gradients, two states of an optimizer, and the
-        average of the weights.
+        the bytes that a run of each arm holds while it trains, by the arm's name.
 
     Raises:
-        UserError: naming the arm, or what is to be looked at in it.
+        UserError: naming the arm and what is wrong with it.
     """
     check_class_names(ctx.recipe.analysis, ctx.splits)
+    teacher_outputs = BlankTeacherOutputs(ctx)
     sizes: dict[str, int] = {}
-    answers: dict[Any, Outputs] = {}  # of the teachers, to one or two blank images
-
-    def answer(name: str, needs: frozenset[str], count: int) -> Outputs:
-        key = (name, needs, count)
-        if key not in answers:
-            model = ctx.build(ctx.recipe.arm(name), 0)
-            answers[key] = Teacher(model, needs)(blank_images(model, count))
-        return answers[key]
-
-    for arm in {run.arm.name: run.arm for run in runs}.values():
-        try:
-            model = ctx.build(arm, 0).train(not arm.frozen)
-        except UserError as error:
-            raise UserError(f"{arm.name}: {error}") from None
-        sizes[arm.name] = 4 * parameter_count(model) * (5 if arm.train.ema else 4)
-        shape = ctx.view_shape(arm)
-        size = min(arm.train.batch_size, len(ctx.splits.train)) // ctx.accelerator.num_processes
-        part = len(torch.empty(max(1, size)).chunk(arm.train.accumulate)[-1])
-        views = blank_images(model, min(2, part))
-        try:
-            with capture_outputs(model, required_outputs(arm.loss or {})) as seen:
-                student = Outputs(model(views), **seen)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(
-                f"{arm.name}: model {arm.model} does not take images of "
-                f"{'×'.join(map(str, views.shape[1:]))}: {error}"
-            ) from None
-        except UserError as error:
-            raise UserError(f"{arm.name}: {error}") from None
+    arms = {run.arm.name: run.arm for run in runs}
+    for arm in arms.values():
+        model = _build(ctx, arm)
+        sizes[arm.name] = training_bytes(model, arm)
+        images = blank_images(model, min(2, smallest_micro_batch(ctx, arm)))
+        outputs = _outputs_for(arm, model, images)
         if arm.frozen:
             continue
-        if any(ctx.view_shape(ctx.recipe.arm(name)) != shape for name in arm.teachers):
-            raise UserError(
-                f"{arm.name}: its views are {shape[1]}×{shape[2]} and its teacher's are not: student and "
-                "teacher see the same view, so augment.crop must be the same; input_size shows a "
-                "network its views at another size"
-            )
-        if arm.train.batch_size < ctx.accelerator.num_processes:
-            raise UserError(
-                f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
-                "processes"
-            )
-        make_optimizer(model, arm.train, steps_per_epoch_of(ctx.splits, arm), arm.name)
-        needs = (
-            required_outputs(arm.loss, of_teacher=True) if len(arm.teachers) == 1 else frozenset()
-        )
-        try:
-            teacher = (
-                ensemble([answer(name, needs, len(views)) for name in arm.teachers])
-                if arm.teachers
-                else None
-            )
-        except UserError as error:
-            raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
-        _try_loss(arm, resolve_priors(arm.loss, ctx.splits.shares), student, teacher)
-        if arm.train.compile and {"features", "feature_maps"} & required_outputs(arm.loss):
-            raise UserError(
-                f"{arm.name}: train.compile does not go with a loss that looks inside the network "
-                f"({', '.join(arm.loss)})"
-            )
+        _check_views(ctx, arm)
+        _check_batch_size(ctx, arm)
+        _check_compile(arm)
+        optimizer = make_optimizer(model, arm.train, arm.name)
+        make_scheduler(optimizer, arm.train, steps_per_epoch(ctx.splits, arm.train), arm.name)
+        _check_loss(ctx, arm, outputs, teacher_outputs.of(arm, len(images)))
     return sizes
 
 
-def _try_loss(
-    arm: Arm, loss: dict[str, dict[str, Any]], student: Outputs, teacher: Outputs | None
-) -> None:
-    """One evaluation of an arm's loss on what its networks say: terms refuse what they cannot do."""
-    classes, count = student.logits.shape[1], len(student.logits)
-    labels = torch.arange(count) % classes
-    mixed = arm.augment.mixup > 0 or arm.augment.cutmix > 0
+def training_bytes(model: nn.Module, arm: Arm) -> int:
+    """Return the bytes that a run holds while it trains.
+
+    These are float32 weights, gradients, two optimizer states, and an average of the weights where
+    there is one.
+    """
+    copies = 5 if arm.train.ema else 4
+    return 4 * copies * parameter_count(model)
+
+
+def smallest_micro_batch(ctx: StudyContext, arm: Arm) -> int:
+    """Return the images of the smallest part of a batch that goes through the network at once."""
+    batch_size = min(arm.train.batch_size, len(ctx.splits.train))
+    share = max(1, batch_size // ctx.processes.world_size)
+    return len(torch.empty(share).chunk(arm.train.accumulate)[-1])
+
+
+class BlankTeacherOutputs:
+    """Teachers' outputs for blank images.
+
+    Each network is built once, however many arms learn from it.
+    """
+
+    def __init__(self, ctx: StudyContext) -> None:
+        self.ctx = ctx
+        self.known: dict[tuple[str, frozenset[str], int], Outputs] = {}
+
+    def of(self, arm: Arm, count: int) -> Outputs | None:
+        """Return what an arm learns from, for `count` images; None without a teacher.
+
+        Raises:
+            UserError: if a teacher lacks what the loss needs, such as feature maps.
+        """
+        if not arm.teachers:
+            return None
+        needed = frozenset()
+        if len(arm.teachers) == 1:
+            needed = required_outputs(arm.loss, of_teacher=True)
+        try:
+            return ensemble([self._of_teacher(name, needed, count) for name in arm.teachers])
+        except UserError as error:
+            raise UserError(f"{arm.name}: its teacher {arm.teachers[0]}: {error}") from None
+
+    def _of_teacher(self, name: str, needed: frozenset[str], count: int) -> Outputs:
+        key = (name, needed, count)
+        if key not in self.known:
+            model = self.ctx.build(self.ctx.recipe.arm(name), 0)
+            self.known[key] = Teacher(model, needed)(blank_images(model, count))
+        return self.known[key]
+
+
+def _build(ctx: StudyContext, arm: Arm) -> nn.Module:
     try:
-        parts = make_loss_modules(loss, student, teacher, 0)
-        labels = F.one_hot(labels, classes).float() if mixed else labels
-        compute_loss(loss, student, labels, teacher, count, parts)
-        learning = {
+        return ctx.build(arm, 0).train(not arm.frozen)
+    except UserError as error:
+        raise UserError(f"{arm.name}: {error}") from None
+
+
+def _outputs_for(arm: Arm, model: nn.Module, images: Tensor) -> Outputs:
+    """Run the network once, with everything that its loss needs."""
+    try:
+        with capture_outputs(model, required_outputs(arm.loss or {})) as captured:
+            logits = model(images)
+        return Outputs(logits, **captured)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        shape = "×".join(str(side) for side in images.shape[1:])
+        raise UserError(
+            f"{arm.name}: model {arm.model} does not take images of {shape}: {error}"
+        ) from None
+    except UserError as error:
+        raise UserError(f"{arm.name}: {error}") from None
+
+
+def _check_views(ctx: StudyContext, arm: Arm) -> None:
+    """Refuse a teacher whose views have another size: student and teacher see the same view."""
+    _, height, width = ctx.view_shape(arm)
+    for name in arm.teachers:
+        _, teacher_height, teacher_width = ctx.view_shape(ctx.recipe.arm(name))
+        if (teacher_height, teacher_width) != (height, width):
+            raise UserError(
+                f"{arm.name}: its views are {height}×{width}, those of its teacher {name} "
+                f"{teacher_height}×{teacher_width}. Student and teacher see the same view, so "
+                "augment.crop must be the same for both; input_size shows a network its views at "
+                "another size"
+            )
+
+
+def _check_batch_size(ctx: StudyContext, arm: Arm) -> None:
+    processes = ctx.processes.world_size
+    if arm.train.batch_size < processes:
+        raise UserError(
+            f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
+            f"processes ({processes})"
+        )
+
+
+def _check_compile(arm: Arm) -> None:
+    captured = {"features", "feature_maps"} & required_outputs(arm.loss)
+    if arm.train.compile and captured:
+        raise UserError(
+            f"{arm.name}: train.compile does not work with a loss that needs "
+            f"{' and '.join(sorted(captured))} ({', '.join(arm.loss)})"
+        )
+
+
+def _check_loss(
+    ctx: StudyContext, arm: Arm, outputs: Outputs, teacher_outputs: Outputs | None
+) -> None:
+    """Evaluate an arm's loss once, and check that it trains the classifier.
+
+    Raises:
+        UserError: with the reason that a term gives for refusing these outputs.
+    """
+    terms = resolve_priors(arm.loss, ctx.splits.class_frequencies)
+    count, classes = outputs.logits.shape
+    labels = torch.arange(count) % classes
+    try:
+        modules = make_loss_modules(terms, outputs, teacher_outputs, 0)
+        if arm.augment.mixes:
+            labels = F.one_hot(labels, classes).float()
+        inputs = (outputs, labels, teacher_outputs)
+        compute_loss(terms, *inputs, batch_size=count, modules=modules)
+        training_terms = {
             name: settings
-            for name, settings in loss.items()
-            if settings.get("weight", 1.0) > 0 and "weights" not in required_outputs([name])
+            for name, settings in terms.items()
+            if settings["weight"] > 0 and "weights" not in required_outputs([name])
         }
-        value, _ = compute_loss(learning, student, labels, teacher, count, parts)
+        value, _ = compute_loss(training_terms, *inputs, batch_size=count, modules=modules)
     except ValueError as error:
         raise UserError(f"{arm.name}: loss: {error}") from None
-    logits = student.logits
-    if not value.requires_grad or torch.autograd.grad(value, logits, allow_unused=True)[0] is None:
+    if not _reaches(value, outputs.logits):
         raise UserError(
-            f"{arm.name}: no term of its loss trains the last layer, so its answers stay random; add "
+            f"{arm.name}: no loss term reaches the classifier, so its logits stay random; add "
             "cross_entropy or kd"
         )
+
+
+def _reaches(loss: Tensor, logits: Tensor) -> bool:
+    """Return whether the logits get a gradient from the loss."""
+    if not loss.requires_grad:
+        return False
+    return torch.autograd.grad(loss, logits, allow_unused=True)[0] is not None

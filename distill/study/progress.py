@@ -2,26 +2,32 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from distill.errors import pluralize
 
 T = TypeVar("T")
-QUIET_SECONDS = 30.0  # between two lines of one task, where no bars can be drawn
+
+# Seconds between two lines about one task, where no bars can be drawn.
+LINE_INTERVAL = 30.0
 
 
 class Progress:
-    """Bars where standard error is a terminal, else plain lines; nothing on any but the main process."""
+    """Bars if standard error is a terminal, else plain lines.
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+    Args:
+        enabled: whether anything is printed; false on all processes but the main one.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=not enabled, soft_wrap=True)
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -47,56 +53,78 @@ class Progress:
         self.bars.stop()
 
     def log(self, text: str) -> None:
-        """A line, above the bars."""
+        """Print a line, above the bars."""
         self.console.print(text, markup=False)
 
-    def each(self, title: str, things: Sequence[T], unit: str) -> Iterator[T]:
-        """The things one by one, with a bar, or lines now and then, that tells how far they are."""
-        began = spoken = time.monotonic()
+    def track(self, things: Sequence[T], title: str, unit: str) -> Iterator[T]:
+        """Yield things one by one, showing how many are done and the time left."""
+        started = time.monotonic()
+        last_line = started
         bar = self.bars.add_task(title, total=len(things), rate="", unit=unit)
         for done, thing in enumerate(things):
             now = time.monotonic()
-            if self.bars.disable and now - spoken >= QUIET_SECONDS:
-                spoken, left = now, (now - began) / done * (len(things) - done)
-                self.log(f"{title}: {done}/{len(things)} {unit}, {left / 60:.1f} min left")
+            if self.bars.disable and now - last_line >= LINE_INTERVAL:
+                last_line = now
+                minutes_left = (now - started) / done * (len(things) - done) / 60
+                self.log(f"{title}: {done}/{len(things)} {unit}, {minutes_left:.1f} min left")
             yield thing
             self.bars.update(bar, completed=done + 1)
         self.bars.remove_task(bar)
         if things:
-            self.log(f"{title}: {len(things)} {unit} in {time.monotonic() - began:.1f} s")
+            self.log(f"{title}: {len(things)} {unit} in {time.monotonic() - started:.1f} s")
 
     @contextmanager
-    def task(
-        self, title: str, epochs: int, done: int, step: int = 0
-    ) -> Iterator[Callable[[int, int, float, str], None]]:
-        """A bar (or lines) for one cohort; call what it gives after each epoch."""
-        from rich.markup import escape
-
-        began = spoken = time.monotonic()
-        bar = self.bars.add_task(
-            escape(title), total=epochs, completed=done, rate="", unit="epochs"
-        )
-        if done or step:
-            self.log(f"{title}: continues after epoch {done}{f' and {step} steps' if step else ''}")
-        last: tuple[int, float, str] = (done, 0.0, "")
-
-        def log(epoch: int, total: int, rate: float, accuracies: str) -> None:
-            nonlocal spoken, last
-            last = (epoch, rate, accuracies)
-            self.bars.update(bar, completed=epoch, rate=f"{rate:,.0f} images/s")
-            now = time.monotonic()
-            if self.bars.disable and epoch < total and now - spoken >= QUIET_SECONDS:
-                spoken = now
-                left = (now - began) / (epoch - done) * (total - epoch)
-                self.log(
-                    f"{title}: epoch {epoch}/{total}, {rate:,.0f} images/s, {left / 60:.1f} min left, "
-                    f"validation {accuracies}"
-                )
-
-        yield log
+    def epochs(
+        self, title: str, total: int, *, done: int = 0, steps_done: int = 0
+    ) -> Iterator["EpochProgress"]:
+        """Show the epochs of one cohort, from where its checkpoints continue."""
+        if done or steps_done:
+            within = f" and {pluralize(steps_done, 'step')}" if steps_done else ""
+            self.log(f"{title}: continues after {pluralize(done, 'epoch')}{within}")
+        bar = self.bars.add_task(escape(title), total=total, completed=done, rate="", unit="epochs")
+        epoch_progress = EpochProgress(self, bar, title, total, done)
+        yield epoch_progress
         self.bars.remove_task(bar)
-        epoch, rate, accuracies = last
-        self.log(
-            f"{title}: {pluralize(epoch, 'epoch')} in {time.monotonic() - began:.1f} s, {rate:,.0f} images/s, "
-            f"validation {accuracies}"
+        epoch_progress.log_end()
+
+
+class EpochProgress:
+    """The bar, or the lines, of one cohort."""
+
+    def __init__(self, progress: Progress, bar: TaskID, title: str, total: int, first: int) -> None:
+        self.progress = progress
+        self.bar = bar
+        self.title = title
+        self.total = total
+        self.first = first
+        self.done = first
+        self.status = ""
+        self.started = time.monotonic()
+        self.last_line = self.started
+
+    def update(self, done: int, images_per_second: float, accuracies: Sequence[float]) -> None:
+        """Show that `done` epochs are done, the speed, and each run's validation accuracy in [0,
+        1].
+        """
+        self.done = done
+        rate = f"{images_per_second:,.0f} images/s"
+        self.status = f"{rate}, validation {', '.join(f'{value:.1%}' for value in accuracies)}"
+        self.progress.bars.update(self.bar, completed=done, rate=rate)
+        now = time.monotonic()
+        is_quiet = now - self.last_line < LINE_INTERVAL
+        if not self.progress.bars.disable or done == self.total or is_quiet:
+            return
+        self.last_line = now
+        seconds_per_epoch = (now - self.started) / (done - self.first)
+        minutes_left = seconds_per_epoch * (self.total - done) / 60
+        self.progress.log(
+            f"{self.title}: epoch {done}/{self.total}, {minutes_left:.1f} min left, {self.status}"
+        )
+
+    def log_end(self) -> None:
+        """Print how long the epochs took."""
+        seconds = time.monotonic() - self.started
+        ending = f", {self.status}" if self.status else ""
+        self.progress.log(
+            f"{self.title}: {pluralize(self.done, 'epoch')} in {seconds:.1f} s{ending}"
         )

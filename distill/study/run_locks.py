@@ -1,168 +1,250 @@
-"""Runs that several jobs share out, on a folder that they share: each run is claimed by one of them.
+"""Locks on runs, so that several jobs train a study together, each run in one of them.
 
-A claim is a file beside the run, made by the first job and touched while that job lives. It needs neither locks nor
-clocks that agree: its age is told by the folder's own clock. A job that was killed leaves claims that age (those of
-this machine are seen at once), and another takes them over; should two ever train one run, they store the same weights.
+A lock is a file beside the run. The first job to create it, on a folder that all jobs share, has
+the run; it touches the file regularly while it lives, and removes it when the run is stored or has
+failed. The lock of a job that was killed is taken over: on the same machine at once, since its
+process is gone, and on another after the file has not been touched for some time. This needs
+neither file locks on the shared folder, which not all clusters have, nor clocks that agree. In the
+rare case that two jobs train the same run after all, no harm is done: they store the same weights.
 """
 
 import os
-import platform
 import threading
-import uuid
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from filelock import FileLock, Timeout
 
 from distill.errors import UserError
-from distill.storage.files import alive, write_text_atomically
+from distill.storage.files import write_text_atomically
+from distill.storage.locks import has_ended, this_process
 
-STALE = 120.0  # seconds after which a claim that is not touched is of a job that is gone
-BEAT = 15.0  # seconds between two touches
+STALE = 120.0
+"""Seconds after which a lock that is not touched is of a job that has ended."""
+
+HEARTBEAT = 15.0
+"""Seconds between two touches of a lock."""
 
 
 class Shard(NamedTuple):
-    """One of several jobs: `index` counts from 0."""
+    """One of several jobs that train a study together.
+
+    Attributes:
+        index: of the job, from 0.
+        count: of jobs.
+    """
 
     index: int
     count: int
 
 
 def parse_shard(text: str) -> Shard:
-    """What ``I/N`` means, pluralize from 1; UserError if it is no such thing."""
-    first, slash, second = text.partition("/")
-    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+    """Return the shard that `I/N` stands for, where I counts from 1.
+
+    Raises:
+        UserError: if the text has another form, or I is not between 1 and N.
+    """
+    index, slash, count = text.partition("/")
+    is_valid = slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)
+    if not is_valid:
         raise UserError(f"--shard {text}: expected I/N with I from 1 to N, as in 3/8")
-    return Shard(int(first) - 1, int(second))
+    return Shard(int(index) - 1, int(count))
+
+
+class NoLocks:
+    """The locks of a job that trains a study alone: it gets every run."""
+
+    shard = Shard(0, 1)
+    is_shared = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def acquire(self, run_id: str) -> bool:
+        """Return True: no other job can have the run."""
+        return True
+
+    def release(self, run_id: str) -> None:
+        """Do nothing."""
+
+    def mark_failed(self, run_id: str, why: str) -> None:
+        """Do nothing: nobody else needs to know."""
+
+    def failure_of(self, run_id: str) -> str | None:
+        """Return None: no other job can have failed."""
+        return None
+
+    def is_alive(self, run_id: str) -> bool:
+        """Return False: there is no other job."""
+        return False
+
+
+@dataclass
+class _Sighting:
+    """What is known of another job's lock.
+
+    Attributes:
+        touched: the file's time of modification, by the clock of the machine that has the folder.
+        since: when this job first saw that time, by this machine's clock.
+        has_changed: whether the file has been touched since this job first saw it.
+    """
+
+    touched: float
+    since: float
+    has_changed: bool
 
 
 class RunLocks:
-    """What this job has claimed, in a folder."""
+    """The locks of one of several jobs, in a folder that they share.
+
+    Attributes:
+        folder: of the runs.
+        shard: which of the jobs this is.
+        is_shared: True; other jobs may train runs, too.
+    """
+
+    is_shared = True
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        self.folder, self.shard = folder, shard
-        self.token = f"{os.getpid()} on {_kernel()} as {uuid.uuid4().hex}"
-        self.held: set[Path] = set()
-        self.seen: dict[Path, float] = {}  # when others' claims were touched, as first looked at
+        self.folder = folder
+        self.shard = shard
+        self._held: set[Path] = set()
+        self._seen: dict[Path, _Sighting] = {}
         self._ended = threading.Event()
 
-    def __enter__(self) -> "RunLocks":
-        threading.Thread(target=self._beat, daemon=True).start()
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._touch_regularly, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for path in list(self.held):
-            self._drop(path)
+        for path in list(self._held):
+            self._remove(path)
 
-    def take(self, run_id: str) -> bool:
-        """Claim a run; False if another job that lives has it, or it has failed."""
-        path = self._path(run_id)
-        if path in self.held:
+    def acquire(self, run_id: str) -> bool:
+        """Try to lock a run for this job.
+
+        Returns:
+            False if another job that is alive has it, or if it has failed.
+        """
+        path = self._lock_path(run_id)
+        if path in self._held:
             return True
-        if self.failure(run_id):
+        if self.failure_of(run_id) is not None:
             return False
-        try:
-            with path.open("x") as file:
-                file.write(self.token)
-        except FileExistsError:
-            if not (self._is_stale(path) and self._take_over(path)):
-                return False
-        self.held.add(path)
+        if not (self._create(path) or self._take_over(path)):
+            return False
+        self._held.add(path)
         return True
 
     def release(self, run_id: str) -> None:
-        """Give a claim back, of a run that is stored or has failed."""
-        self._drop(self._path(run_id))
+        """Unlock a run that is stored or has failed, if this job has locked it."""
+        self._remove(self._lock_path(run_id))
 
-    def fail(self, run_id: str, why: str) -> None:
-        """Tell the other jobs that a run cannot be trained, so that each does not try."""
-        write_text_atomically(self._path(run_id, "failed"), why)
+    def mark_failed(self, run_id: str, why: str) -> None:
+        """Note for the other jobs that a run cannot be trained, so that they do not try."""
+        write_text_atomically(self._failure_path(run_id), why)
 
-    def failure(self, run_id: str) -> str | None:
-        """Why a run cannot be trained, if a job has found that."""
+    def failure_of(self, run_id: str) -> str | None:
+        """Return why a run cannot be trained, or None if no job has noted that."""
         try:
-            return self._path(run_id, "failed").read_text("utf-8")
+            return self._failure_path(run_id).read_text("utf-8")
         except FileNotFoundError:
             return None
 
     def is_alive(self, run_id: str) -> bool:
-        """Whether the claim of another job has been touched since this was first asked."""
-        path = self._path(run_id)
+        """Return whether another job has touched the lock of a run since this job first saw it."""
+        sighting = self._look(self._lock_path(run_id))
+        return sighting is not None and sighting.has_changed
+
+    def _lock_path(self, run_id: str) -> Path:
+        return self.folder / f".{run_id}.lock"
+
+    def _failure_path(self, run_id: str) -> Path:
+        return self.folder / f".{run_id}.failed"
+
+    def _create(self, path: Path) -> bool:
+        """Create a lock file; of several jobs that try, one succeeds."""
+        try:
+            with path.open("x") as file:
+                file.write(this_process())
+        except FileExistsError:
+            return False
+        return True
+
+    def _take_over(self, path: Path) -> bool:
+        """Replace the lock of a job that has ended.
+
+        Of several jobs that try, one succeeds where the folder has file locks. Elsewhere two may
+        train the same run.
+        """
+        if not self._is_stale(path):
+            return False
+        lock = FileLock(self.folder / ".takeover.lock")
+        try:
+            lock.acquire(timeout=HEARTBEAT)
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError):
+            # The folder has no file locks.
+            pass
+        try:
+            # Another job may have been faster.
+            if not self._is_stale(path):
+                return False
+            write_text_atomically(path, this_process())
+            return True
+        finally:
+            lock.release()
+
+    def _is_stale(self, path: Path) -> bool:
+        """Return whether the job that has a lock has ended."""
+        sighting = self._look(path)
+        if sighting is None:
+            return False
+        try:
+            owner = path.read_text()
+        except OSError:
+            return False
+        return has_ended(owner) or time.monotonic() - sighting.since > STALE
+
+    def _look(self, path: Path) -> _Sighting | None:
+        """Return what is known of a lock now; None if there is no such file."""
         try:
             touched = path.stat().st_mtime
         except FileNotFoundError:
-            return False
-        return touched != self.seen.setdefault(path, touched)
+            self._seen.pop(path, None)
+            return None
+        sighting = self._seen.get(path)
+        if sighting is None or sighting.touched != touched:
+            has_changed = sighting is not None
+            self._seen[path] = _Sighting(touched, time.monotonic(), has_changed)
+        return self._seen[path]
 
-    def _path(self, run_id: str, kind: str = "claim") -> Path:
-        return self.folder / f".{run_id}.{kind}"
+    def _remove(self, path: Path) -> None:
+        """Remove a lock of this job, unless another has taken it over meanwhile."""
+        if path not in self._held:
+            return
+        self._held.discard(path)
+        with suppress(OSError):
+            if path.read_text() == this_process():
+                path.unlink()
 
-    def _drop(self, path: Path) -> None:
-        if path in self.held:
-            self.held.discard(path)
-            with suppress(OSError):
-                if (
-                    path.read_text() == self.token
-                ):  # else this job slept for so long that another took it over
-                    path.unlink()
-
-    def _is_stale(self, path: Path) -> bool:
-        """Whether nobody has touched a claim for long, or its process was of this kernel and is gone."""
-        try:
-            number, _, rest = path.read_text().partition(" on ")
-            gone = (
-                rest.startswith(f"{_kernel()} as ")
-                and number.isdecimal()
-                and not alive(int(number))
-            )
-            return gone or self._now() - path.stat().st_mtime > STALE
-        except OSError:
-            return False
-
-    def _take_over(self, path: Path) -> bool:
-        """Replace a stale claim; of several jobs that try at once, one succeeds: the claim is never away meanwhile."""
-        turn = path.with_name(f"{path.name}.turn")
-        try:
-            turn.touch(exist_ok=False)
-        except FileExistsError:
-            if self._is_stale(turn):  # left by a job that was killed just here
-                turn.unlink(missing_ok=True)
-            return False
-        try:
-            if not self._is_stale(path):
-                return False
-            write_text_atomically(path, self.token)
-            return True
-        finally:
-            turn.unlink(missing_ok=True)
-
-    def _now(self) -> float:
-        """The time by the clock of the folder's machine."""
-        probe = self.folder / f".clock.{platform.node()}-{os.getpid()}-{threading.get_ident()}"
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink(missing_ok=True)
-        return now
-
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT):
-            for path in list(self.held):
+    def _touch_regularly(self) -> None:
+        """Show other jobs that this one lives, until it ends."""
+        while not self._ended.wait(HEARTBEAT):
+            for path in list(self._held):
                 with suppress(OSError):
                     os.utime(path)
 
 
-def _kernel() -> str:
-    """Where numbers of processes mean the same: one boot of one machine, and one container on it."""
-    parts = [platform.node()]
-    with suppress(OSError):
-        parts += [
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            os.readlink("/proc/self/ns/pid"),
-        ]
-    return "/".join(parts)
-
-
 def clear_failures(folder: Path) -> None:
-    """Remove what jobs noted of runs that could not be trained, so that they are tried again."""
+    """Remove the notes on runs that could not be trained, so that they are tried again."""
     for path in folder.glob(".*.failed"):
         path.unlink(missing_ok=True)

@@ -1,76 +1,90 @@
-"""A member of a cohort: one run while it trains, how it starts, and how it goes on from a checkpoint."""
+"""Checkpoints of a run that is training: everything that its next step depends on."""
 
+import time
 from collections.abc import Callable
 
-import torch
-
 from distill.storage.run_store import RunStore
-from distill.training.optim import _lay_out
-from distill.training.state import TrainState
-
-# ---------------------------------------------------------------------------------------------- checkpoints
+from distill.training.optim import match_strides
+from distill.training.state import TrainContext, TrainState
 
 
-def save_checkpoint(member: TrainState, store: RunStore) -> None:
-    """All that the next step depends on."""
-    store.save_checkpoint(
-        member.run.id,
+class CheckpointTimer:
+    """Says when a checkpoint is due, so that a kill loses about `minutes` of work at most."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = 60 * minutes
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether the interval has passed since the last checkpoint."""
+        return time.monotonic() - self.last >= self.seconds
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self.last = time.monotonic()
+
+
+def save_checkpoint(student: TrainState, store: RunStore) -> None:
+    """Store everything that the run's next step depends on.
+
+    Dropout, views and the order of images are functions of (seed, epoch, step), so no generator's
+    state is kept.
+    """
+    store.checkpoints.save(
+        student.run.id,
         {
-            "epoch": member.epoch,
-            "step": member.step,
-            "lr": member.lr,
-            "sums": member.sums,
-            "seconds": member.seconds,
-            "history": member.history,
-            "model": member.model.state_dict(),
-            "ema": member.ema.module.state_dict() if member.ema else {},
-            "optimizer": member.optimizer.state_dict(),
-            "scaler": member.scaler.state_dict(),
-            "parts": member.parts.state_dict(),
+            "epoch": student.epoch,
+            "step": student.step,
+            "lr": student.lr,
+            "seconds": student.seconds,
+            "history": student.history,
+            "meters": student.meters.sums,
+            "model": student.model.state_dict(),
+            "ema": student.ema.module.state_dict() if student.ema else {},
+            "loss_modules": student.loss_modules.state_dict(),
+            "optimizer": student.optimizer.state_dict(),
+            "scaler": student.scaler.state_dict(),
         },
     )
 
 
-def resume(
-    member: TrainState,
-    store: RunStore,
-    rank: int,
-    device: torch.device,
-    log: Callable[[str], None] = print,
+def restore_checkpoint(
+    student: TrainState, ctx: TrainContext, log: Callable[[str], None] = print
 ) -> None:
-    """Continue from the run's checkpoint, if it has one; what the processes have summed goes on in the first."""
-    damaged = store.damaged_snapshot(member.run.id)
+    """Continue from the run's last checkpoint, if there is one.
+
+    A damaged checkpoint is dropped, with a log line.
+
+    Sums over the epoch's images, gathered by all processes, continue on process 0 only.
+    """
+    store = ctx.store
+    damaged = store.checkpoints.damaged_snapshot(student.run.id)
     if damaged:
-        log(f"{damaged} is not what was written: {member.run.display_name} begins again")
-        store.forget(member.run.id)
+        log(f"{damaged} is damaged: {student.run.display_name} starts again")
+        store.checkpoints.forget(student.run.id)
         return
     try:
-        state = store.load_checkpoint(member.run.id)
+        checkpoint = store.checkpoints.load(student.run.id)
     except ValueError as error:
-        log(f"{error}: {member.run.display_name} begins again")
+        log(f"{error}: {student.run.display_name} starts again")
         return
-    if state is None:
+    if checkpoint is None:
         return
-    member.model.load_state_dict(state["model"])
-    member.parts.load_state_dict(
-        state.get("parts", {})
-    )  # a checkpoint of a version without them has none
-    for part in member.parts.values():
-        if rank and hasattr(part, "forget"):
-            part.forget()
-    if member.ema:
-        member.ema.module.load_state_dict(state["ema"])
-    member.optimizer.load_state_dict(state["optimizer"])
-    _lay_out(member.optimizer)
-    member.scaler.load_state_dict(state["scaler"])
-    member.epoch, member.seconds, member.history = (
-        state["epoch"],
-        state["seconds"],
-        state["history"],
-    )
-    member.step, member.lr = state.get("step", 0), state.get("lr", 0.0)
-    member.sums = {
-        name: value.to(device) * (rank == 0) for name, value in state.get("sums", {}).items()
-    }
-    if member.scheduler:
-        member.scheduler.step_update(member.epoch * member.steps_per_epoch + member.step)
+    student.model.load_state_dict(checkpoint["model"])
+    if student.ema:
+        student.ema.module.load_state_dict(checkpoint["ema"])
+    student.loss_modules.load_state_dict(checkpoint["loss_modules"])
+    for module in student.loss_modules.values():
+        if hasattr(module, "forget") and not ctx.dist.is_main:
+            module.forget()
+    student.optimizer.load_state_dict(checkpoint["optimizer"])
+    match_strides(student.optimizer)
+    student.scaler.load_state_dict(checkpoint["scaler"])
+    student.epoch = checkpoint["epoch"]
+    student.step = checkpoint["step"]
+    student.lr = checkpoint["lr"]
+    student.seconds = checkpoint["seconds"]
+    student.history = checkpoint["history"]
+    student.meters.load(checkpoint["meters"], ctx.device, ctx.dist)
+    if student.scheduler:
+        student.scheduler.step_update(student.epoch * student.steps_per_epoch + student.step)

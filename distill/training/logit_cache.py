@@ -1,60 +1,55 @@
-"""The logit store: what teachers say to training views, kept for students to come.
+"""A cache on disk for teachers' logits of training views.
 
-A view is a function of (seed, epoch, index), so a teacher's answer to it is, too: answers that are kept are exact. One
-file holds those of one teacher to one stream of views, in the order in which the stream is seen, an epoch at a time. It
-may be removed at any time; it only saves the teacher's pass.
+A view (an augmented image) is a function of seed, epoch and index, so a teacher's logits of it are,
+too: what is cached is exactly what the teacher would compute again. The cache of one teacher for
+one stream of views is a folder:
 
-    page 0      the file's identity, JSON
-    epoch e     at PAGE + e·(32 + rows·width): 32 bytes of digest (zeros: not written yet), then a row an example
+    identity.json            everything that the logits depend on, and the bytes it may grow to
+    epoch-0000-DIGEST.npy    the encoded logits of an epoch, in the order in which it sees the views
+    .lock                    locked by the process that writes
 
-The process that holds the file's lock writes; any number read. An epoch counts only if its digest is right, so what was
-cut off, flipped or left half written is made again.
-
-In reading order: answers as bytes; the file; what one teacher says, live or stored.
+A file of an epoch gets its name once it is complete, and is used only if its content has the digest
+in its name. So a process that is killed leaves nothing that is used wrongly, and the cache may be
+deleted at any time.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
+from distill.errors import UserError
+from distill.storage.files import reason, temporary_path, write_text_atomically
 from distill.training.logit_codec import Codec
 
-try:
-    import fcntl
-except ImportError:  # where files cannot be locked so, none is written
-    fcntl = None
-
-PAGE = 4096
-DIGEST = 32
-FORMAT = 1
-AT_ONCE = 2**25  # bytes of answers that are held on the device at once, read or to be written
-CHUNK = 2**24  # bytes of a file that are checked at once
-
-
-# ------------------------------------------------------------------------------------------------- the store
+FORMAT = 2
+IDENTITY = "identity.json"
+LOCK = ".lock"
+DIGEST_BYTES = 16
 
 
 @dataclass
 class LogitCache:
-    """The file of one teacher's answers to one stream of views.
+    """The cached logits of one teacher for one stream of views.
 
     Attributes:
-        path: of the file.
-        identity: all that the answers depend on; the file states it, and one that states another is refused.
-        rows: examples of an epoch.
-        codec: of an example.
-        say: where what is found wrong is told.
-        file: open for writing, while this process holds the file's lock and nothing has gone wrong.
-        locked: the file whose lock it is.
+        path: the folder.
+        identity: JSON values, all that the logits depend on; a folder with another identity is not
+            used.
+        rows: number of examples in an epoch.
+        codec: how an example's logits are encoded.
+        log: called with a line about what is wrong or cannot be cached.
     """
 
     path: Path
@@ -62,150 +57,280 @@ class LogitCache:
     rows: int
     codec: Codec
     log: Callable[[str], None] = field(default=print, repr=False)
-    file: BinaryIO | None = field(default=None, repr=False)
-    locked: BinaryIO | None = field(default=None, repr=False)
-
-    def size(self, epochs: int) -> int:
-        """Bytes of a file of so many epochs."""
-        return PAGE + epochs * (DIGEST + self.rows * self.codec.width)
+    _is_writable: bool = field(default=False, init=False, repr=False)
+    _writer: "_EpochWriter | None" = field(default=None, init=False, repr=False)
 
     @property
-    def _page(self) -> bytes:
-        stated = {
+    def is_writable(self) -> bool:
+        """Return whether this process may write: it holds the lock, and nothing has gone wrong."""
+        return self._is_writable
+
+    # -------------------------------------------------------------------------------------- reading
+
+    def read(self, epoch: int) -> Tensor | None:
+        """Return the encoded logits of an epoch, or None if they are not cached or are damaged.
+
+        Returns:
+            bytes `[rows, width]` on the CPU, mapped from the file.
+        """
+        path = next(iter(_epoch_files(self.path, epoch)), None)
+        if path is None or self._stored_identity() != self._identity_text():
+            return None
+        try:
+            # The file is read, not mapped, while it is unchecked: reading a damaged map kills the
+            # process.
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, partial(self.new_digest, epoch))
+            if digest.hexdigest() == _digest_in(path):
+                # A private, writable map: torch warns of arrays that it could not write to.
+                return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        except FileNotFoundError:
+            # The cache has just been deleted.
+            return None
+        except OSError as error:
+            self.log(f"{path} cannot be read: {reason(error)}")
+            return None
+        self.log(f"{path} is damaged: the logits of epoch {epoch + 1} are computed again")
+        return None
+
+    def new_digest(self, epoch: int) -> "hashlib.blake2b":
+        """Return a digest to be updated with a file's content.
+
+        Identity and epoch are part of it, so that a file of another cache or epoch is never taken
+        for this one's.
+        """
+        start = f"{self._identity_text()} {epoch}"
+        return hashlib.blake2b(start.encode(), digest_size=DIGEST_BYTES)
+
+    def header(self) -> bytes:
+        """Return the header of an epoch's file: of a numpy array `[rows, width]` of bytes."""
+        header = io.BytesIO()
+        array = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, self.codec.width)}
+        np.lib.format.write_array_header_1_0(header, array)
+        return header.getvalue()
+
+    def _identity_text(self) -> str:
+        """Return identity, shape and encoding as JSON text."""
+        identity = {
             "format": FORMAT,
             "identity": self.identity,
             "rows": self.rows,
-            **asdict(self.codec),
+            "codec": asdict(self.codec),
         }
-        return json.dumps(stated, sort_keys=True).encode().ljust(PAGE)
+        return json.dumps(identity, sort_keys=True)
 
-    def _digest(self, epoch: int) -> "hashlib.blake2b":
-        return hashlib.blake2b(self._page + epoch.to_bytes(4), digest_size=DIGEST)
+    def _stored_identity(self) -> str | None:
+        """Return what `_identity_text` was when the folder was made; None if unknown."""
+        stored = _read_identity(self.path)
+        stored.pop("claimed_bytes", None)
+        return json.dumps(stored, sort_keys=True) if stored else None
 
-    def read(self, epoch: int) -> Tensor | None:
-        """An epoch's rows ``[rows, width]``, mapped from the file, or None where they are not (rightly) there."""
-        begin, end = self.size(epoch), self.size(epoch + 1)
-        try:
-            with self.path.open("rb") as file:
-                if file.read(PAGE) != self._page or os.fstat(file.fileno()).st_size < end:
-                    return None
-                file.seek(begin)
-                stated, digest = file.read(DIGEST), self._digest(epoch)
-                if stated == bytes(DIGEST):
-                    return None
-                for place in range(
-                    begin + DIGEST, end, CHUNK
-                ):  # read, as what fails in a map kills the process
-                    digest.update(file.read(min(CHUNK, end - place)))
-                if (
-                    stated == digest.digest()
-                ):  # the map is private, so that torch may think it writable
-                    content = np.memmap(file, np.uint8, "c", begin + DIGEST, end - begin - DIGEST)
-                    return torch.from_numpy(content).view(self.rows, self.codec.width)
-        except (OSError, ValueError):
-            return None
-        self.log(f"{self.path}: the answers to epoch {epoch + 1} are damaged, and made again")
-        return None
+    # -------------------------------------------------------------------------------------- writing
+
+    def size(self, epochs: int) -> int:
+        """Return the bytes of a cache of so many epochs."""
+        return epochs * (len(self.header()) + self.rows * self.codec.width)
 
     @contextmanager
     def writing(self, epochs: int, limit: float) -> Iterator[None]:
-        """Within it this process may write, if no other does and the folder stays below `limit` bytes."""
-        size, others = self.size(epochs), 0
-        for path in self.path.parent.glob("*"):
-            with suppress(OSError):  # it may be removed meanwhile
-                others += path.stat().st_size if path != self.path else 0
-        with ExitStack() as stack:
-            if not limit:
-                pass
-            elif others + size > limit:
-                self.log(
-                    f"{self.path}: answers are not kept: {size / 1e9:.2g} GB, where data.logit_cache_gb leaves "
-                    f"{max(0.0, limit - others) / 1e9:.2g} GB of {limit / 1e9:.2g}"
-                )
-            elif fcntl:
-                try:
-                    self._lock(stack, size)
-                except BlockingIOError:  # another process writes the same
-                    pass
-                except OSError as error:
-                    self._give_up(error)
+        """Try to become the process that writes this cache, until the end of the block.
+
+        The cache stays read-only if another process writes it, if it would not fit below the limit,
+        or if the disk cannot be written; the last two are logged.
+
+        Args:
+            epochs: that are going to be written.
+            limit: bytes that all caches beside this one and it may have together; 0 turns writing
+                off.
+        """
+        if not limit or not self._fits(epochs, limit):
             yield
+            return
+        lock = FileLock(self.path / LOCK)
+        # Where another process has the lock, it writes the same logits.
+        with self._errors_stop_writing(), suppress(Timeout):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+            self._prepare(epochs)
+            self._is_writable = True
+        try:
+            yield
+        finally:
+            self._is_writable = False
+            self._discard_epoch()
+            lock.release()
 
-    def _release(self) -> None:
-        """Give up the lock; closing is not enough, since a process that decodes images may have been forked."""
-        self.file = None
-        with suppress(OSError):
-            fcntl.flock(self.locked, fcntl.LOCK_UN)
-
-    def _lock(self, stack: ExitStack, size: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(
-            os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+    def _fits(self, epochs: int, limit: float) -> bool:
+        """Return whether the complete cache and all others are within the limit."""
+        size = self.size(epochs)
+        others = 0
+        for path in self.path.parent.glob("*"):
+            if path != self.path:
+                others += claimed_bytes(path)
+        if others + size <= limit:
+            return True
+        left = max(0.0, limit - others)
+        self.log(
+            f"{self.path}: logits are not cached: they need {size / 1e9:.2g} GB, and "
+            f"data.logit_cache_gb leaves {left / 1e9:.2g} GB of {limit / 1e9:.2g}"
         )
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.locked = file
-        stack.callback(self._release)
-        page = file.read(PAGE)
-        if page != self._page:
-            if page:
-                self.log(f"{self.path} holds something else than it should, and is made again")
-            file.truncate(0)
-            _write(file, 0, self._page)
-        file.truncate(
-            max(size, file.seek(0, os.SEEK_END))
-        )  # the size is claimed now, the disk's space epoch by epoch
-        self.file = file
+        return False
+
+    def _prepare(self, epochs: int) -> None:
+        """Claim space, and remove files of another identity and of killed processes."""
+        claim = self.size(epochs)
+        # Only this process writes here now, so every temporary file is of one that was killed.
+        for path in [*self.path.glob(".epoch-*"), *self.path.glob(f".{IDENTITY}.*")]:
+            path.unlink(missing_ok=True)
+        if self._stored_identity() == self._identity_text():
+            claim = max(claim, _stored_claim(self.path))
+        else:
+            self._remove_epochs()
+        content = {**json.loads(self._identity_text()), "claimed_bytes": claim}
+        write_text_atomically(self.path / IDENTITY, json.dumps(content, indent=1) + "\n")
+
+    def _remove_epochs(self) -> None:
+        """Remove the logits of another identity."""
+        paths = _epoch_files(self.path)
+        if paths:
+            self.log(f"{self.path} has logits of another identity; they are computed again")
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def begin(self, epoch: int) -> None:
-        """Start to write an epoch; nothing here happens in a process that may not write."""
-        self.written, self.hash = self.size(epoch) + DIGEST, self._digest(epoch)
-        self._put(self.size(epoch), bytes(DIGEST))
+        """Start to write an epoch; does nothing if this process may not write."""
+        self._discard_epoch()
+        if not self._is_writable:
+            return
+        with self._errors_stop_writing():
+            for path in _epoch_files(self.path, epoch):
+                path.unlink(missing_ok=True)
+            self._writer = _EpochWriter(self, epoch)
 
     def add(self, rows: Tensor) -> None:
-        """The next rows ``[n, width]`` of the epoch, uint8 on the CPU."""
-        if not self.file:
+        """Write the next encoded logits of the epoch, bytes `[n, width]` on the CPU."""
+        if self._writer is None:
             return
-        content = rows.numpy().tobytes()
-        self._put(self.written, content)
-        self.written += len(content)
-        self.hash.update(content)
+        with self._errors_stop_writing():
+            self._writer.add(rows)
 
-    def end(self, epoch: int) -> None:
-        """The epoch is whole: say so in the file."""
-        if self.file and self.written == self.size(epoch + 1):
-            self._put(self.size(epoch), self.hash.digest())
+    def end(self) -> None:
+        """Finish the epoch: if all of its examples were written, its file gets its name."""
+        if self._writer is None:
+            return
+        if self._writer.rows_written == self.rows:
+            with self._errors_stop_writing():
+                self._writer.publish()
+        self._discard_epoch()
 
-    def _put(self, place: int, content: bytes) -> None:
+    def _discard_epoch(self) -> None:
+        """Remove the file of an epoch that is not finished."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
+
+    @contextmanager
+    def _errors_stop_writing(self) -> Iterator[None]:
+        """If the block cannot write, write no more: the study goes on without the cache."""
         try:
-            if self.file:
-                _write(self.file, place, content)
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self.file = None
-        self.log(f"{self.path}: answers are no longer kept: {error.strerror or error}")
+            yield
+        except (OSError, UserError, NotImplementedError) as error:
+            self._is_writable = False
+            self._discard_epoch()
+            self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
 
 
-def _write(file: BinaryIO, place: int, content: bytes) -> None:
-    """All of the content, at once: nothing is left for when the file is closed."""
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(file.fileno(), rest, place)
-        rest, place = rest[written:], place + written
+class _EpochWriter:
+    """The file of one epoch while it is written, under a temporary name.
+
+    Attributes:
+        rows_written: number of examples so far.
+    """
+
+    def __init__(self, cache: LogitCache, epoch: int) -> None:
+        self.rows_written = 0
+        self._name = f"epoch-{epoch:04d}"
+        self._folder = cache.path
+        self._digest = cache.new_digest(epoch)
+        self._temporary = temporary_path(cache.path / self._name)
+        self._file: BinaryIO = self._temporary.open("wb")
+        try:
+            self._write(cache.header())
+        except OSError:
+            self.discard()
+            raise
+
+    def add(self, rows: Tensor) -> None:
+        self._write(rows.numpy().tobytes())
+        self.rows_written += len(rows)
+
+    def publish(self) -> None:
+        self._file.close()
+        self._temporary.replace(self._folder / f"{self._name}-{self._digest.hexdigest()}.npy")
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        # Nothing stays in the buffer: a data-loader worker that is forked now would have a copy of
+        # it.
+        self._file.flush()
+        self._digest.update(content)
 
 
 def count_stored_epochs(path: Path) -> int:
-    """How many epochs of answers a store's file holds, unchecked; 0 if it is none."""
+    """Return the number of epochs in a cache's folder, without checking their content."""
+    return len({file.name.split("-")[1] for file in _epoch_files(path)})
+
+
+def claimed_bytes(path: Path) -> int:
+    """Return the bytes that a cache has or may grow to, whichever is more.
+
+    What a study has claimed counts from its start, so that studies at the same time stay within the
+    limit together.
+
+    Args:
+        path: of the cache's folder; any other file counts with its size.
+    """
+    if not path.is_dir():
+        return _size(path)
+    size = sum(_size(file) for file in path.glob("*"))
+    return max(size, _stored_claim(path))
+
+
+def _stored_claim(path: Path) -> int:
+    """Return the bytes that the cache in a folder has claimed; 0 if unknown."""
+    claim = _read_identity(path).get("claimed_bytes")
+    return claim if isinstance(claim, int) else 0
+
+
+def _size(file: Path) -> int:
     try:
-        with path.open("rb") as file:
-            stated = json.loads(file.read(PAGE))
-            codec = Codec(*(stated[name] for name in ("classes", "dtype", "top")))
-            store = LogitCache(path, stated["identity"], stated["rows"], codec)
-            epochs = (path.stat().st_size - PAGE) // (store.size(1) - PAGE)
-            digests = [
-                file.seek(store.size(epoch)) and file.read(DIGEST) for epoch in range(epochs)
-            ]
-            return sum(digest != bytes(DIGEST) for digest in digests)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return os.stat(file).st_size
+    except OSError:
+        # It has just been deleted.
         return 0
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    """Return the content of a cache's identity.json, empty if it is absent or damaged."""
+    try:
+        content = json.loads((path / IDENTITY).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _epoch_files(path: Path, epoch: int | None = None) -> list[Path]:
+    """Return the files of an epoch, or of all."""
+    number = "*" if epoch is None else f"{epoch:04d}"
+    return sorted(path.glob(f"epoch-{number}-*.npy"))
+
+
+def _digest_in(path: Path) -> str:
+    """Return the digest in the name of an epoch's file."""
+    return path.stem.rsplit("-", 1)[1]

@@ -1,21 +1,8 @@
-"""The logit store: what teachers say to training views, kept for students to come.
+"""How cached logits are encoded: exactly, as float16, or as the top k and the remaining mass."""
 
-A view is a function of (seed, epoch, index), so a teacher's answer to it is, too: answers that are kept are exact. One
-file holds those of one teacher to one stream of views, in the order in which the stream is seen, an epoch at a time. It
-may be removed at any time; it only saves the teacher's pass.
-
-    page 0      the file's identity, JSON
-    epoch e     at PAGE + e·(32 + rows·width): 32 bytes of digest (zeros: not written yet), then a row an example
-
-The process that holds the file's lock writes; any number read. An epoch counts only if its digest is right, so what was
-cut off, flipped or left half written is made again.
-
-In reading order: answers as bytes; the file; what one teacher says, live or stored.
-"""
-
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,84 +11,106 @@ from distill.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class Codec:
-    """How logits ``[N, K]`` are kept, as bytes ``[N, width]`` on any device.
+    """An encoding of logits `[N, K]` as bytes `[N, width]`, on any device.
+
+    With `top_k`, an example is encoded as its k largest logits, the logsumexp of the others, and
+    the k classes. Decoded, the other classes have equal logits, and together the probability that
+    they had at temperature 1.
 
     Attributes:
-        classes: K.
-        dtype: of the values, "float32", "float16" or "bfloat16"; the network's own loses nothing.
-        top: how many of the largest logits are kept; None is all. The others are then equal, and have together
-            the probability that they had at temperature 1.
+        classes: K, the number of classes.
+        dtype: of the values, "float32", "float16" or "bfloat16"; that of the network's output loses
+            nothing.
+        top_k: number of largest logits that are kept, below K; None keeps all.
     """
 
     classes: int
     dtype: str = "float32"
-    top: int | None = None
-
-    @property
-    def _index(self) -> torch.dtype:
-        return (
-            torch.uint8
-            if self.classes <= 2**8
-            else torch.int16
-            if self.classes <= 2**15
-            else torch.int32
-        )
+    top_k: int | None = None
 
     @property
     def width(self) -> int:
-        """Bytes of an example."""
-        size = getattr(torch, self.dtype).itemsize
-        return (
-            self.classes * size
-            if self.top is None
-            else (self.top + 1) * size + self.top * self._index.itemsize
-        )
+        """Return the number of bytes of an example."""
+        if self.top_k is None:
+            return self.classes * self._value_type.itemsize
+        return self._values_width + self.top_k * self._index_type.itemsize
 
     def encode(self, logits: Tensor) -> Tensor:
-        """Bytes of logits; values beyond what a smaller dtype holds become its largest."""
-        dtype = getattr(torch, self.dtype)
-        if logits.dtype != dtype:
-            logits = logits.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
-        if self.top is None:
-            return _bytes(logits.to(dtype))
-        values, index = logits.float().topk(self.top)
-        rest = logits.float().scatter(1, index, -torch.inf).logsumexp(1, keepdim=True)
-        return torch.cat(
-            [_bytes(torch.cat([values, rest], 1).to(dtype)), _bytes(index.to(self._index))], 1
-        )
+        """Return logits `[N, K]` of any floating type as bytes `[N, width]`.
+
+        Values beyond the range of a smaller type become its largest.
+        """
+        if logits.dtype != self._value_type:
+            largest = torch.finfo(self._value_type).max
+            logits = logits.clamp(-largest, largest)
+        if self.top_k is None:
+            return _to_bytes(logits.to(self._value_type))
+        return self._encode_top_k(logits.float())
 
     def decode(self, rows: Tensor) -> Tensor:
-        """Logits in float32."""
-        dtype = getattr(torch, self.dtype)
-        if self.top is None:
-            return _as(rows, dtype).float()
-        kept, index = rows.split(
-            [(self.top + 1) * dtype.itemsize, self.top * self._index.itemsize], 1
-        )
-        kept, index = _as(kept, dtype).float(), _as(index, self._index).long()
-        return (
-            (kept[:, -1:] - np.log(self.classes - self.top))
-            .expand(-1, self.classes)
-            .scatter(1, index, kept[:, :-1])
-        )
+        """Return bytes `[N, width]` as logits `[N, K]` in float32."""
+        if self.top_k is None:
+            return _from_bytes(rows, self._value_type).float()
+        return self._decode_top_k(rows)
+
+    def _encode_top_k(self, logits: Tensor) -> Tensor:
+        values, indices = logits.topk(self.top_k)
+        others = logits.scatter(1, indices, -torch.inf)
+        rest = others.logsumexp(1, keepdim=True)
+        kept = torch.cat([values, rest], 1).to(self._value_type)
+        return torch.cat([_to_bytes(kept), _to_bytes(indices.to(self._index_type))], 1)
+
+    def _decode_top_k(self, rows: Tensor) -> Tensor:
+        kept = _from_bytes(rows[:, : self._values_width], self._value_type).float()
+        indices = _from_bytes(rows[:, self._values_width :], self._index_type).long()
+        values = kept[:, :-1]
+        rest = kept[:, -1:]
+        # n equal logits z have the logsumexp z + log n.
+        others = rest - math.log(self.classes - self.top_k)
+        return others.expand(-1, self.classes).scatter(1, indices, values)
+
+    @property
+    def _values_width(self) -> int:
+        """Return the number of bytes of the k values and the logsumexp of the others."""
+        return (self.top_k + 1) * self._value_type.itemsize
+
+    @property
+    def _value_type(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def _index_type(self) -> torch.dtype:
+        """Return the smallest type that holds every class."""
+        if self.classes <= 2**8:
+            return torch.uint8
+        if self.classes <= 2**15:
+            return torch.int16
+        return torch.int32
 
 
-def choose_codec(teacher: Teacher, view: Tensor, kept: str | int) -> Codec:
-    """How a teacher's answers are kept under `data.logit_cache`, from what it says to one view ``[1, C, H, W]``."""
-    with torch.no_grad(), teacher.precision(view.device):
-        logits = teacher.model(view)  # not compiled for a single view
-    classes, dtype = logits.shape[1], str(logits.dtype).removeprefix("torch.")
-    return Codec(
-        classes,
-        dtype if kept == "exact" else "float16",
-        min(kept, classes - 1) if isinstance(kept, int) else None,
-    )
+def choose_codec(teacher: Teacher, view: Tensor, logit_cache: str | int) -> Codec:
+    """Return the encoding of a teacher's logits under `data.logit_cache`.
+
+    Args:
+        teacher: whose logits are to be cached.
+        view: one image `[1, C, H, W]`, to see the shape and the type of its logits.
+        logit_cache: "exact", "float16", or an integer k for the top k.
+    """
+    with torch.no_grad(), teacher.autocast(view.device):
+        # A compiled network would be compiled anew for the batch of one.
+        logits = teacher.model(view)
+    classes = logits.shape[1]
+    if logit_cache == "exact":
+        return Codec(classes, str(logits.dtype).removeprefix("torch."))
+    if logit_cache == "float16":
+        return Codec(classes, "float16")
+    return Codec(classes, "float16", min(logit_cache, classes - 1))
 
 
-def _bytes(values: Tensor) -> Tensor:
+def _to_bytes(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8)
 
 
-def _as(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes as values; a copy of their own, since a part of a row may begin anywhere."""
+def _from_bytes(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    # The copy is aligned in memory; a part of a row may begin at any byte.
     return rows.clone(memory_format=torch.contiguous_format).view(dtype)

@@ -1,4 +1,4 @@
-"""A member of a cohort: one run while it trains, how it starts, and how it goes on from a checkpoint."""
+"""Optimizers and learning-rate schedules: timm's, by name."""
 
 import inspect
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from distill.errors import UserError, suggest
@@ -13,60 +14,98 @@ from distill.recipe.schema import Train
 
 
 def make_optimizer(
-    model: nn.Module, train: Train, steps_per_epoch: int, place: str, parts: nn.Module | None = None
-) -> tuple[Any, Any]:
-    """timm's optimizer, of the model and of what its loss learns beside it, and its scheduler (None for
-    'none'), which steps on every update.
+    model: nn.Module, train: Train, name_of_run: str, loss_modules: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Create timm's optimizer for a network and for the modules that its loss trains beside it.
+
+    Args:
+        model: the network; timm leaves weight decay off biases and norms.
+        train: names the optimizer and its arguments.
+        name_of_run: named in error messages.
+        loss_modules: modules with weights that belong to the loss, such as a projector.
 
     Raises:
-        UserError: if timm knows no such name or argument.
+        UserError: if timm has no such optimizer or argument.
     """
-    optimizer, schedule = (
-        {"name": v} if isinstance(v, str) else dict(v) for v in (train.optimizer, train.schedule)
-    )
-    name, shape = optimizer.pop("name", "sgd"), schedule.pop("name", "cosine")
+    name, arguments = _name_and_arguments(train.optimizer, "sgd")
     try:
-        own_name = name.lower().rsplit("_", 1)[
-            -1
-        ]  # timm's lookahead_adamw is adamw with something around it
-        known = inspect.signature(get_optimizer_class(own_name, bind_defaults=False)).parameters
-        if "fused" in known and not {"foreach", "differentiable"} & optimizer.keys():
-            # one pass over the weights: twice as fast for sgd, ten times for adamw, on a CPU
-            optimizer = {"fused": True} | optimizer
-        made = create_optimizer_v2(
-            model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **optimizer
+        if _has_fused_form(name) and not {"foreach", "differentiable"} & arguments.keys():
+            # One pass over the weights: on a CPU twice as fast for SGD, ten times for AdamW.
+            arguments = {"fused": True, **arguments}
+        optimizer = create_optimizer_v2(
+            model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **arguments
         )
-        for decayed_too in (True, False):  # biases are not, as in the network
-            own = [p for p in parts.parameters() if (p.ndim > 1) == decayed_too] if parts else []
-            if own:
-                made.add_param_group(
-                    {"params": own, "weight_decay": train.weight_decay if decayed_too else 0.0}
-                )
+        if loss_modules is not None:
+            _add_loss_modules(optimizer, loss_modules, train.weight_decay)
     except Exception as error:
-        known = f"; {suggest(name, list_optimizers())}" if "not found" in str(error) else ""
-        raise UserError(f"{place}: train.optimizer '{name}': {error}{known}") from None
-    if shape == "plateau":
+        known_names = f"; {suggest(name, list_optimizers())}" if "not found" in str(error) else ""
+        raise UserError(f"{name_of_run}: train.optimizer '{name}': {error}{known_names}") from None
+    return optimizer
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, train: Train, steps_per_epoch: int, name_of_run: str
+) -> Scheduler | None:
+    """Create timm's schedule, which steps after every update; None for a constant rate ('none').
+
+    Raises:
+        UserError: if timm has no such schedule or argument, or if it depends on a metric.
+    """
+    name, arguments = _name_and_arguments(train.schedule, "cosine")
+    if name == "plateau":
         raise UserError(
-            f"{place}: train.schedule 'plateau' depends on a metric; use one that is a function of time"
+            f"{name_of_run}: train.schedule 'plateau' depends on a metric; use a schedule that "
+            "depends on time alone"
         )
     try:
         scheduler, _ = create_scheduler_v2(
-            made,
-            sched=shape,
+            optimizer,
+            sched=name,
             num_epochs=train.epochs,
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
-            **schedule,
+            **arguments,
         )
     except Exception as error:
-        raise UserError(f"{place}: train.schedule '{shape}': {error}") from None
-    return made, scheduler
+        raise UserError(f"{name_of_run}: train.schedule '{name}': {error}") from None
+    return scheduler
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Give what an optimizer holds the strides of its weights: fused ones go through memory and do not look."""
-    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # within timm's lookahead
-    for weight, state in optimizer.state.items():
+def match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state the strides of its weights.
+
+    Fused optimizers go through memory in order and do not check strides, and a state that was
+    loaded from a file is always contiguous while the weights may be channels-last.
+    """
+    inner = getattr(
+        optimizer, "_base_optimizer", optimizer
+    )  # timm's lookahead wraps another optimizer
+    for weight, state in inner.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def _name_and_arguments(setting: str | dict[str, Any], default: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(setting, str):
+        return setting, {}
+    arguments = dict(setting)
+    name = arguments.pop("name", default)
+    return name, arguments
+
+
+def _has_fused_form(name: str) -> bool:
+    base_name = name.lower().rsplit("_", 1)[-1]  # lookahead_adamw is adamw with lookahead around it
+    optimizer_class = get_optimizer_class(base_name, bind_defaults=False)
+    return "fused" in inspect.signature(optimizer_class).parameters
+
+
+def _add_loss_modules(
+    optimizer: torch.optim.Optimizer, loss_modules: nn.Module, weight_decay: float
+) -> None:
+    """Add the weights of a loss's own modules; as in the network, biases are not decayed."""
+    matrices = [p for p in loss_modules.parameters() if p.ndim > 1]
+    vectors = [p for p in loss_modules.parameters() if p.ndim <= 1]
+    for weights, decay in ((matrices, weight_decay), (vectors, 0.0)):
+        if weights:
+            optimizer.add_param_group({"params": weights, "weight_decay": decay})

@@ -1,4 +1,4 @@
-"""The teacher's contract: frozen, in eval mode whatever is asked, and shown to be worth learning from."""
+"""The teacher: a frozen network that is checked before any student learns from it."""
 
 from collections.abc import Collection
 
@@ -10,91 +10,102 @@ from distill.errors import UserError
 from distill.losses import Outputs
 from distill.models.hooks import capture_outputs
 
+# Below this number of validation images, a teacher is refused only if it is not better than chance
+# on these images.
+FEW_IMAGES = 100
+
 
 class Teacher(nn.Module):
-    """A network that answers and never changes: no gradients, no dropout, no updates of its buffers.
+    """A frozen network: no gradients, no dropout, no updates of batch statistics, even after
+    `.train()`.
 
     Attributes:
         model: the network.
-        needs: what its students' losses look at beside logits: "features", "feature_maps".
-        half: the precision that it computes in, None for float32.
+        outputs: what students' losses need of it beside logits: "features", "feature_maps".
+        half_precision: the 16-bit type that it computes in, None for float32.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        needs: Collection[str] = (),
-        half: torch.dtype | None = None,
+        outputs: Collection[str] = (),
+        half_precision: torch.dtype | None = None,
+        *,
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.needs, self.half = (
-            model.requires_grad_(False).eval(),
-            {"features", "feature_maps"} & set(needs),
-            half,
-        )
-        for layer in self.model.modules() if half else ():
-            if type(layer) in (
-                nn.Linear,
-                nn.Conv2d,
-            ):  # autocast would cast these weights anew in every step
-                layer.to(half)
-        self.call = (
-            torch.compile(self.model.forward) if compiled and not self.needs else self.model.forward
-        )
+        self.model = model.requires_grad_(requires_grad=False).eval()
+        self.outputs = {"features", "feature_maps"} & set(outputs)
+        self.half_precision = half_precision
+        if half_precision is not None:
+            self._store_weights_in_half_precision(half_precision)
+        # Hooks that capture outputs do not work inside a compiled network.
+        can_compile = compiled and not self.outputs
+        self.forward_model = torch.compile(model.forward) if can_compile else model.forward
 
-    def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode."""
-        return super().train(False)
+    def _store_weights_in_half_precision(self, dtype: torch.dtype) -> None:
+        """Convert the weights that autocast would convert anew in every step."""
+        for layer in self.model.modules():
+            if type(layer) in (nn.Linear, nn.Conv2d):
+                layer.to(dtype)
+
+    def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002  (torch's own signature)
+        """Stay in eval mode."""
+        return super().train(mode=False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
-        """CachedTeacher for normalised images ``[B, C, H, W]``, in the precision that the network gives them."""
-        with self.precision(images.device), capture_outputs(self.model, self.needs) as seen:
-            logits = self.call(images)
-        return Outputs(logits, **seen)
+        """Return outputs for normalised images `[B, C, H, W]`, in the network's own precision."""
+        with (
+            self.autocast(images.device),
+            capture_outputs(self.model, self.outputs) as captured,
+        ):
+            logits = self.forward_model(images)
+        return Outputs(logits, **captured)
 
-    def precision(self, device: torch.device) -> torch.autocast:
-        """Within it the network computes in its precision."""
-        return torch.autocast(device.type, self.half, enabled=self.half is not None)
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return a context in which the network computes in its precision."""
+        enabled = self.half_precision is not None
+        return torch.autocast(device.type, self.half_precision, enabled=enabled)
 
 
 def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
-    """Refuse a teacher that is no better than chance on held-out examples, before any student starts.
+    """Refuse a teacher that is no better than chance, before any student starts.
 
     Args:
         name: of the teacher, for the message.
-        logits: ``[N, K]`` on the study's own validation split.
-        labels: ``[N]``.
+        logits: `[N, K]` on the study's own validation split.
+        labels: `[N]`.
 
     Raises:
-        UserError: if it is `at_chance`. A head that was not in the checkpoint, wrong normalisation and permuted
-            classes all look like this.
+        UserError: if it is `at_chance`. A head that was not in the checkpoint, wrong normalisation
+            and permuted classes all look like this.
     """
-    if at_chance(logits, labels):
-        accuracy, chance = (
-            (logits.argmax(1) == labels).double().mean(),
-            labels.bincount().max() / len(labels),
-        )
-        raise UserError(
-            f"teacher {name} is right on {accuracy:.1%} of the {len(labels)} validation images, which is no better "
-            f"than chance ({chance:.1%}): its students would learn nothing. Is it trained long enough, are its "
-            "head, its normalisation and its order of classes those of these data? (check_teachers=false goes on)"
-        )
-
-
-FEW = 100  # examples, fewer of which tell little
+    if not at_chance(logits, labels):
+        return
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    chance = labels.bincount().max() / len(labels)
+    raise UserError(
+        f"teacher {name}: {accuracy:.1%} accuracy on {len(labels)} validation images, not above "
+        f"chance ({chance:.1%}). Check the length of training, the classifier head, the input "
+        "normalisation and the order of classes; check_teachers=false continues anyway"
+    )
 
 
 def at_chance(logits: Tensor, labels: Tensor) -> bool:
-    """Whether always answering the commonest class could be as good (binomial test, p > 0.01).
+    """Return whether always predicting the most frequent class could be as good (binomial test, p >
+    0.01).
 
-    Of fewer than `FEW` examples ``[N]``, only if it is no worse on these very ones; False where not even a perfect
-    network could show more.
+    With fewer than `FEW_IMAGES` images, only return True if the network is not better on these very
+    images; False if there are so few that not even a perfect network could show more.
+
+    Args:
+        logits: `[N, K]`.
+        labels: `[N]`.
     """
-    right, chance = (
-        int((logits.argmax(1) == labels).sum()),
-        labels.bincount().max().item() / len(labels),
-    )
-    decidable, most = chance ** len(labels) <= 0.01, 0.01 if len(labels) >= FEW else 0.5
-    return decidable and binomtest(right, len(labels), chance, alternative="greater").pvalue > most
+    correct = int((logits.argmax(1) == labels).sum())
+    chance = labels.bincount().max().item() / len(labels)
+    is_decidable = chance ** len(labels) <= 0.01
+    threshold = 0.01 if len(labels) >= FEW_IMAGES else 0.5
+    p_value = binomtest(correct, len(labels), chance, alternative="greater").pvalue
+    return is_decidable and p_value > threshold

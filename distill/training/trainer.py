@@ -1,338 +1,261 @@
-"""The only training loop: a cohort of runs, side by side on one stream of views, with one answer of each teacher.
+"""The training loop: the students of a cohort, side by side on one stream of views.
 
-Nothing random is kept between steps: views, order and dropout are functions of (seed, epoch, step), so a
-run ends with the same weights in any cohort, and after any interruption. A run whose loss is no number leaves its
-cohort; the others go on.
+Each batch of views is made once, each teacher runs on it once, and every student takes a step on
+it. Views, the order of images and dropout are functions of (seed, epoch, step), and no random state
+is kept between steps. So a run ends with the same weights in any cohort, and after any
+interruption.
 """
 
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill.data.augment import key, normalise
 from distill.data.loaders import Batch, training_batches
-from distill.data.splits import Splits
-from distill.evaluation.predict import accuracy, predict
-from distill.evaluation.weight_norms import norms, template_spread, total
-from distill.losses import Outputs, compute_loss, ensemble
-from distill.models.cosine_head import last_linear
-from distill.models.factory import input_config
-from distill.models.hooks import capture_outputs, templates, weight_decay_params
-from distill.storage.run_store import RunStore
+from distill.evaluation.predict import predict
 from distill.training.cached_teacher import CachedTeacher
-from distill.training.checkpoint import save_checkpoint
-from distill.training.state import TrainState, memory_format_of
+from distill.training.checkpoint import CheckpointTimer, save_checkpoint
+from distill.training.clock import EpochClock
+from distill.training.history import history_entry
+from distill.training.meters import EpochMeans, StepRecord
+from distill.training.state import TrainContext, TrainState, memory_format_of
+from distill.training.step_inputs import (
+    NormalisedInputs,
+    TeacherOutputs,
+    micro_batches,
+    seed_dropout,
+)
 
-LOOK = 100  # steps between two looks at whether losses are numbers and a checkpoint is due; they wait for the device
-Log = Callable[
-    [int, int, float, str], None
-]  # (epochs done, epochs, images a second, a line on the members)
+# Steps between two checks for losses that are not finite, and for a checkpoint that is due. A check
+# waits for the device.
+CHECK_EVERY = 100
+
+EpochLog = Callable[[int, float, list[TrainState]], None]
+"""Called after each epoch with the epochs done, images per second, and the students."""
 
 
 def fit(
-    members: list[TrainState],
+    students: list[TrainState],
     teachers: dict[str, CachedTeacher],
-    splits: Splits,
-    store: RunStore,
-    accelerator: Accelerator,
-    sharing: bool,
-    log: Log,
+    ctx: TrainContext,
+    log_epoch: EpochLog,
 ) -> None:
-    """Train a cohort to its last epoch; states on the way that are wanted are kept.
+    """Train a cohort to its last epoch.
 
-    A member whose loss or answers are not finite is left out from then on, and says so in `failure`.
+    A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`;
+    the others go on.
 
     Args:
-        members: of one seed, with equal views, batch size and epochs, all at the same step of the same epoch.
-        teachers: by run id, what those that the members learn from say.
-        splits: the study's data; only training and validation are looked at.
-        store: where checkpoints go.
-        accelerator: device and precision; with `sharing`, also the processes that share each batch.
-        sharing: whether all processes train this cohort together.
-        log: called after each epoch.
+        students: of one seed, with equal views, batch size and epochs, all at the same step of the
+            same epoch.
+        teachers: the networks that the students learn from, by run id.
+        ctx: data, storage, device and processes.
+        log_epoch: called after each epoch.
     """
-    first = members[0]
-    train, augment, seed = first.train, first.run.arm.augment, first.run.seed
-    world, rank = (accelerator.num_processes, accelerator.process_index) if sharing else (1, 0)
-    size = min(train.batch_size, len(splits.train))
-    shared = accelerator if sharing else None
-    writes, saved = accelerator.is_main_process or not sharing, time.monotonic()
-    for epoch in range(first.epoch, train.epochs):
-        began = started = time.monotonic()
-        done = members[0].step  # of this epoch, before an interruption
-        for member in members:
-            if writes and not done and epoch in member.train.snapshot_epochs:
-                store.save_snapshot(member.run.id, epoch, member.result.state_dict())
-            member.model.train()
-            member.parts.train()
-            if not done:
-                member.sums, member.lr = {}, member.optimizer.param_groups[0]["lr"]
-        for teacher in teachers.values():
-            teacher.begin(epoch, accelerator.device, whole=not done)
-        batches = training_batches(
-            splits, augment, size, seed, epoch, accelerator.device, rank, world, done
-        )
-        for number, batch in enumerate(batches, done):
-            _step(members, teachers, batch, epoch, number, size, accelerator, world, rank)
-            if (number + 1) % LOOK and number + 1 < first.steps_per_epoch:
-                continue
-            due = time.monotonic() - saved >= 60 * train.checkpoint_minutes
-            members, due = _look(members, due, epoch, shared)
-            if not members:
-                return
-            apart = world > 1 and any(
-                hasattr(part, "end_epoch") for m in members for part in m.parts.values()
-            )
-            if (
-                due and number + 1 < first.steps_per_epoch and not apart
-            ):  # what these have seen is one process's own
-                now = time.monotonic()
-                for member in members:
-                    member.seconds, member.step = (
-                        member.seconds + (now - began) / len(members),
-                        number + 1,
-                    )
-                    if shared:
-                        _gather_sums(member, shared)
-                    if writes:
-                        save_checkpoint(member, store)
-                began = saved = time.monotonic()
-        for teacher in teachers.values():
-            teacher.end()
-        means = [_means(member, first.steps_per_epoch * size, shared) for member in members]
-        rate = (first.steps_per_epoch - done) * size / max(time.monotonic() - started, 1e-9)
-        for member, mean in zip(members, means, strict=True):
-            _finish_epoch(member, epoch, mean, splits, shared, accelerator.device)
-        for member in members:
-            member.seconds += (time.monotonic() - began) / len(members)
-        members = [member for member in members if not member.failure]
-        if not members:
+    train = students[0].train
+    timer = CheckpointTimer(train.checkpoint_minutes)
+    for epoch in range(students[0].epoch, train.epochs):
+        clock = EpochClock(students)
+        students = train_epoch(students, teachers, ctx, timer, clock)
+        if not students:
             return
-        if epoch + 1 < train.epochs and time.monotonic() - saved >= 60 * train.checkpoint_minutes:
-            for member in members if writes else ():
-                save_checkpoint(member, store)
-            saved = time.monotonic()
-        log(
-            epoch + 1,
-            train.epochs,
-            rate,
-            ", ".join(f"{m.history[-1]['validation']['top1']:.1%}" for m in members),
-        )
+        means = [student.meters.means(clock.images(ctx), ctx.dist) for student in students]
+        images_per_second = clock.images_per_second(ctx)
+        for student, student_means in zip(students, means, strict=True):
+            validate(student, student_means, ctx)
+        clock.share_time(students)
+        students = [student for student in students if not student.failure]
+        if not students:
+            return
+        if epoch + 1 < train.epochs and timer.is_due():
+            save_checkpoints(students, ctx)
+            timer.restart()
+        log_epoch(epoch + 1, images_per_second, students)
 
 
-def _look(
-    members: list[TrainState], due: bool, epoch: int, sharing: Accelerator | None
-) -> tuple[list[TrainState], bool]:
-    """The members whose losses have been numbers since the last look; and `due`, as the first process sees it."""
-    losses = [torch.stack([sums[""] for _, sums in member.recent]) for member in members]
-    wrong = torch.stack([(~own.isfinite()).any() for own in losses]).float()
-    if sharing:  # what one process finds or decides is for all
-        mine = torch.tensor([float(due and sharing.is_main_process)], device=wrong.device)
-        wrong, due = (
-            t > 0 for t in sharing.reduce(torch.cat([wrong, mine]), "sum").split([len(members), 1])
-        )
-    for member, own, bad in zip(members, losses, wrong.tolist(), strict=True):
-        if bad:
-            finite = own.isfinite()
-            step, sums = member.recent[
-                int(finite.long().argmin())
-            ]  # the first; where another process has met it, any
-            terms = ", ".join(
-                f"{name} {value.item():g}"
-                for name, value in sums.items()
-                if name not in ("", "top1")
-            )
-            at = (
-                f"step {step + 1} of {member.steps_per_epoch}"
-                if not finite.all()
-                else "on another process"
-            )
-            member.failure = (
-                f"{member.run.display_name}: its loss is not finite: epoch {epoch + 1}, {at} (terms, summed "
-                f"over the batch: {terms}); lower train.lr, or clip with train.clip_grad"
-            )
-        member.recent = []
-    return [member for member in members if not member.failure], bool(due)
+def train_epoch(
+    students: list[TrainState],
+    teachers: dict[str, CachedTeacher],
+    ctx: TrainContext,
+    timer: CheckpointTimer,
+    clock: EpochClock,
+) -> list[TrainState]:
+    """Train one epoch, or the rest of one; return the students whose losses are finite."""
+    first = students[0]
+    train = first.train
+    epoch = first.epoch
+    first_step = first.step
+    for student in students:
+        if first_step == 0:
+            save_snapshot(student, ctx)
+        student.begin_epoch()
+    for teacher in teachers.values():
+        teacher.begin_epoch(epoch, ctx.device, whole=first_step == 0)
+
+    batches = training_batches(
+        ctx.splits,
+        first.run.arm.augment,
+        ctx.batch_size(train),
+        first.run.seed,
+        epoch,
+        ctx.device,
+        ctx.dist.rank,
+        ctx.dist.world_size,
+        first_step,
+    )
+    for step, batch in enumerate(batches, first_step):
+        train_step(students, teachers, batch, step, ctx)
+
+        is_last_step = step + 1 == first.steps_per_epoch
+        if (step + 1) % CHECK_EVERY != 0 and not is_last_step:
+            continue
+        students, checkpoint_is_due = drop_diverged(students, ctx, is_due=timer.is_due())
+        if not students:
+            return []
+        if checkpoint_is_due and not is_last_step and can_checkpoint(students, ctx):
+            clock.share_time(students)
+            for student in students:
+                student.step = step + 1
+                student.meters.gather_to_main(ctx.dist)
+            save_checkpoints(students, ctx)
+            timer.restart()
+            clock.skip()
+    for teacher in teachers.values():
+        teacher.end_epoch()
+    return students
 
 
-def _gather_sums(member: TrainState, sharing: Accelerator) -> None:
-    """Bring what the processes have summed into the first one, so that a checkpoint of it has all."""
-    names = sorted(member.sums)
-    totals = sharing.reduce(torch.stack([member.sums[name] for name in names]), "sum")
-    member.sums = dict(zip(names, totals * sharing.is_main_process, strict=True))
-
-
-def _step(
-    members: list[TrainState],
+def train_step(
+    students: list[TrainState],
     teachers: dict[str, CachedTeacher],
     batch: Batch,
-    epoch: int,
-    number: int,
-    size: int,
-    accelerator: Accelerator,
-    world: int,
-    rank: int,
+    step: int,
+    ctx: TrainContext,
 ) -> None:
-    """One update of every member by an epoch's batch of that number, in `accumulate` parts.
+    """Take one optimizer step for every student, all on the same batch of views.
 
-    Nothing here waits for the device, but now and then, when many answers of a teacher are written.
+    Nothing here waits for the device, except now and then when many cached teacher logits are
+    written.
+
+    Args:
+        students: of the cohort.
+        teachers: by run id.
+        batch: this process's part of the batch.
+        step: number of the step in the epoch, from 0.
+        ctx: data, device and processes.
     """
-    first = members[0]
-    step = epoch * first.steps_per_epoch + number
-    progress = step / (first.steps_per_epoch * first.train.epochs)
-    for member in members:
-        for weight in member.weights:
-            weight.grad = None
-    parts = [tensor.chunk(first.train.accumulate) for tensor in batch]
-    done = 0
-    for part, (views, labels) in enumerate(zip(*parts, strict=True)):
-        inputs: dict[Any, Tensor] = {}
-        answers: dict[str | tuple[str, ...], Outputs] = {}
-        for member in members:
-            for teacher in member.teachers:
-                if teacher not in answers:
-                    asked = partial(
-                        _input,
-                        teachers[teacher].teacher.model,
-                        views,
-                        inputs,
-                        memory_format_of(first.train),
-                    )
-                    answers[teacher] = teachers[teacher](asked, number, done, len(views))
-            if member.teachers and member.teachers not in answers:
-                answers[member.teachers] = ensemble(
-                    [answers[teacher] for teacher in member.teachers]
+    first = students[0]
+    train = first.train
+    global_step = first.epoch * first.steps_per_epoch + step
+    progress = global_step / (first.steps_per_epoch * train.epochs)
+    batch_size = ctx.batch_size(train)
+
+    for student in students:
+        student.zero_grad()
+    for micro in micro_batches(batch, train.accumulate):
+        inputs = NormalisedInputs(micro.views, memory_format_of(train))
+        teacher_outputs = TeacherOutputs(teachers, inputs, micro, step)
+        for student in students:
+            targets = teacher_outputs.of(student)
+            seed_dropout(student, global_step, micro.number, ctx)
+            with student.gradient_sync(ctx.accelerator, is_last=micro.is_last):
+                with ctx.accelerator.autocast():
+                    outputs = student.forward(inputs.of(student.model))
+                loss, terms = student.loss(
+                    outputs,
+                    micro.labels,
+                    targets,
+                    batch_size=batch_size,
+                    progress=progress,
                 )
-            _seed(
-                key("dropout", member.run.seed, step, part, rank), views.device
-            )  # each run's own dropout
-            last = done + len(views) == len(batch.views)
-            with nullcontext() if last else accelerator.no_sync(member.wrapped):
-                with accelerator.autocast(), capture_outputs(member.model, member.needs) as seen:
-                    logits = member.wrapped(
-                        _input(member.model, views, inputs, memory_format_of(member.train))
-                    )
-                loss, sums = compute_loss(
-                    member.loss,
-                    Outputs(logits, **seen),
-                    labels,
-                    answers.get(member.teachers),
-                    size,
-                    member.parts,
-                    progress,
-                )
-                # DDP takes the mean over the processes, so the sum over the whole batch needs their number
-                member.scaler.scale(loss * world).backward()
-            hard = labels.argmax(1) if labels.ndim == 2 else labels
-            sums |= {"": loss.detach() * size, "top1": (logits.detach().argmax(1) == hard).sum()}
-            member.recent.append((number, sums))
-            for name, value in sums.items():
-                member.sums[name] = member.sums.get(name, 0) + value.float()
-        done += len(views)
-    for member in members:
-        _update(member, step, world)
+                student.backward(loss, ctx.dist)
+            record = StepRecord(step, loss.detach() * batch_size, terms)
+            student.meters.update(record, outputs.logits.detach(), micro.labels)
+    for student in students:
+        student.optimizer_step(global_step, ctx.dist)
 
 
-def _seed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` of the generators that a network here can draw from; that of all devices takes 0.4 ms."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
+# -------------------------------------------------------------------------- divergence, checkpoints
 
 
-def _input(
-    model: nn.Module, views: Tensor, made: dict[Any, Tensor], memory: torch.memory_format
-) -> Tensor:
-    """The views as this network wants them; networks with equal normalisation share the tensor."""
-    wanted = input_config(model)
-    if wanted not in made:
-        made[wanted] = normalise(views, *wanted).contiguous(memory_format=memory)
-    return made[wanted]
+def drop_diverged(
+    students: list[TrainState], ctx: TrainContext, *, is_due: bool
+) -> tuple[list[TrainState], bool]:
+    """Drop students whose loss was NaN or infinite since the last check.
+
+    Returns:
+        the other students; and process 0's decision whether a checkpoint is due, so that all
+        processes agree.
+    """
+    losses = [
+        torch.stack([record.loss for record in student.meters.recent]) for student in students
+    ]
+    flags = torch.stack([(~own.isfinite()).any() for own in losses]).float()
+    decision = torch.tensor([float(is_due and ctx.dist.is_main)], device=flags.device)
+    *diverged, checkpoint_is_due = ctx.dist.sum(torch.cat([flags, decision])).tolist()
+    for student, own, has_diverged in zip(students, losses, diverged, strict=True):
+        if has_diverged:
+            student.failure = _divergence_message(student, own.isfinite())
+        student.meters.recent = []
+    return [student for student in students if not student.failure], checkpoint_is_due > 0
 
 
-def _update(member: TrainState, step: int, world: int) -> None:
-    for weight in (
-        member.parts.parameters() if world > 1 else ()
-    ):  # the network's gradients are averaged already
-        if weight.grad is not None:
-            torch.distributed.all_reduce(weight.grad)
-            weight.grad /= world
-    if member.train.clip_grad:
-        member.scaler.unscale_(member.optimizer)
-        nn.utils.clip_grad_norm_(member.weights, member.train.clip_grad)
-    member.scaler.step(member.optimizer)
-    member.scaler.update()
-    if member.ema:
-        member.ema.update(member.model)
-    if member.scheduler:
-        member.scheduler.step_update(step + 1)
+def _divergence_message(student: TrainState, is_finite: Tensor) -> str:
+    """Return a message with the first step whose loss was not finite, if it was on this process."""
+    record = student.meters.recent[int(is_finite.long().argmin())]
+    where = "on another process"
+    if not is_finite.all():
+        where = f"step {record.step + 1} of {student.steps_per_epoch}"
+    terms = ", ".join(f"{name} {value.item():g}" for name, value in record.terms.items())
+    return (
+        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, {where} "
+        f"(terms, summed over the batch: {terms}); lower train.lr, or clip gradients with "
+        "train.clip_grad"
+    )
 
 
-def _means(member: TrainState, images: int, sharing: Accelerator | None) -> dict[str, float]:
-    """Over the epoch's images: the loss (under ""), its terms before their weights, and top1."""
-    names = sorted(member.sums)
-    totals = torch.stack([member.sums[name] for name in names])
-    totals = sharing.reduce(totals, "sum") if sharing else totals
-    return {name: value / images for name, value in zip(names, totals.tolist(), strict=True)}
+def can_checkpoint(students: list[TrainState], ctx: TrainContext) -> bool:
+    """Return whether a checkpoint within an epoch would be complete.
+
+    It is not where loss modules gather something over the epoch and each process has only its own
+    part of it.
+    """
+    return ctx.dist.is_single or not any(student.has_process_state for student in students)
 
 
-def _finish_epoch(
-    member: TrainState,
-    epoch: int,
-    means: dict[str, float],
-    splits: Splits,
-    sharing: Accelerator | None,
-    device: torch.device,
-) -> None:
-    """Judge the member on the validation split and write its line of history."""
-    member.epoch, member.step = epoch + 1, 0
-    for part in member.parts.values():
-        if hasattr(part, "end_epoch"):
-            part.end_epoch((lambda x: sharing.reduce(x, "sum")) if sharing else (lambda x: x))
-    if sharing:
-        for model in dict.fromkeys(
-            (member.model, member.result)
-        ):  # in one order everywhere, unlike a set's
-            for buffer in model.buffers():
-                torch.distributed.broadcast(
-                    buffer, 0
-                )  # each process has batch statistics of its own
+def save_checkpoints(students: list[TrainState], ctx: TrainContext) -> None:
+    """Store a checkpoint of every student, once for all processes that share it."""
+    if ctx.dist.is_main:
+        for student in students:
+            save_checkpoint(student, ctx.store)
+
+
+def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
+    """Keep the network as it is before this epoch, if the recipe wants a snapshot of it."""
+    if ctx.dist.is_main and student.epoch in student.train.snapshot_epochs:
+        weights = student.final_model.state_dict()
+        ctx.store.checkpoints.save_snapshot(student.run.id, student.epoch, weights)
+
+
+# ----------------------------------------------------------------------------------- after an epoch
+
+
+def validate(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
+    """End a student's epoch: evaluate it on the validation split and extend its history."""
+    student.end_epoch(ctx.dist)
+    split = ctx.splits.validation
     logits = predict(
-        member.result, splits, splits.validation, member.run.arm.augment, device, sharing=sharing
+        student.final_model,
+        ctx.splits,
+        split,
+        student.run.arm.augment,
+        ctx.device,
+        dist=ctx.dist,
     )
     if not logits.isfinite().all():
-        member.failure = f"{member.run.display_name}: after epoch {epoch + 1} its answers are not finite; lower train.lr"
+        student.failure = (
+            f"{student.run.display_name}: the logits are not finite after epoch {student.epoch}; "
+            "lower train.lr"
+        )
         return
-    labels = splits.validation.labels
-    member.history.append(
-        {
-            "epoch": epoch + 1,
-            "lr": member.lr,
-            "loss": means[""],
-            "train": {"top1": means["top1"]},
-            "terms": {name: value for name, value in means.items() if name not in ("", "top1")},
-            "validation": {
-                "top1": accuracy(logits, labels),
-                "nll": nn.functional.cross_entropy(logits.double(), labels).item(),
-            },
-        }
-        | ({"weights": drift(member)} if member.initial is not None else {})
-    )
-
-
-def drift(member: TrainState) -> dict[str, Any]:
-    """Norms of the weights that are stored, by layer and in all, and how far they are from where they started."""
-    weights = {name: w.detach() for name, w in weight_decay_params(member.result).items()}
-    single = last_linear(member.result) is not None
-    spread = template_spread(templates(member.result).detach()) if single else None
-    return {
-        "total": total(weights, member.initial),
-        "template_spread": spread,
-        "layers": {name: norms(w, member.initial[name]) for name, w in weights.items()},
-    }
+    student.history.append(history_entry(student, means, logits, split.labels))

@@ -8,8 +8,9 @@ import torch
 
 from distill.data.augment import normalise
 from distill.errors import UserError
+from distill.export import onnx as export
 from distill.export.onnx import TOLERANCE, about_run, export_onnx
-from distill.models.factory import build_model
+from distill.models.factory import ModelSpec, build_model
 
 pytestmark = pytest.mark.slow
 MEAN = (0.4, 0.45, 0.5)
@@ -17,7 +18,10 @@ STD = (0.2, 0.25, 0.3)
 
 
 def build(name, **args):
-    return build_model(name, args, classes=5, shape=(3, 32, 32), seed=0, mean=MEAN, std=STD).eval()
+    spec = ModelSpec(
+        name, num_classes=5, view_shape=(3, 32, 32), mean=MEAN, std=STD, model_args=args
+    )
+    return build_model(spec, seed=0).eval()
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "cosine_head"])
@@ -60,3 +64,11 @@ def test_a_network_that_cannot_be_exported_leaves_no_file(tmp_path):
     with pytest.raises(UserError):
         export_onnx(model, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_other_outputs_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match=r"network\.onnx"):
+        export_onnx(build("cifar_resnet8"), tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())

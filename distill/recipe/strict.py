@@ -1,0 +1,47 @@
+"""The base class of all parts of a recipe, and the errors that their validators raise."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """A part of a recipe: unknown keys are errors, and no value is converted to another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def recipe_error(code: str, message: str) -> PydanticCustomError:
+    """Return an error for a validator to raise, whose message is shown as it is.
+
+    Args:
+        code: kind of mistake, see `distill.errors.Problem.code`.
+        message: what is wrong and how to fix it.
+    """
+    # The message is passed as a parameter because pydantic would fill in braces of a template.
+    return PydanticCustomError(code, "{message}", {"message": message})
+
+
+def is_recipe_error(error: Any) -> bool:
+    """Whether an error, as pydantic lists it, was made by `recipe_error`."""
+    return "message" in error.get("ctx", {})
+
+
+def raise_for_keys(problems: Iterable[tuple[str, str, str]]) -> None:
+    """Raise one validation error that has all of these problems, if there are any.
+
+    A validator of a whole model raises this to name the key of each problem.
+
+    Args:
+        problems: ``(key, code, message)`` of each.
+    """
+    details = [
+        InitErrorDetails(type=recipe_error(code, message), loc=(key,), input=None)
+        for key, code, message in problems
+    ]
+    if details:
+        raise ValidationError.from_exception_data("recipe", details)

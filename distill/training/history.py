@@ -1,0 +1,52 @@
+"""The history of a run: one entry for each epoch."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.evaluation.predict import accuracy
+from distill.evaluation.weight_norms import norms, template_spread, total
+from distill.models.cosine_head import last_linear
+from distill.models.hooks import templates, weight_decay_params
+from distill.training.meters import EpochMeans
+from distill.training.state import TrainState
+
+
+def history_entry(
+    student: TrainState, means: EpochMeans, logits: Tensor, labels: Tensor
+) -> dict[str, Any]:
+    """Return an epoch's line of `history.jsonl`.
+
+    Args:
+        student: after the epoch.
+        means: over the epoch's training images.
+        logits: `[N, K]` on the validation split.
+        labels: `[N]`.
+    """
+    entry = {
+        "epoch": student.epoch,
+        "lr": student.lr,
+        "loss": means.loss,
+        "train": {"top1": means.top1},
+        "terms": means.terms,
+        "validation": {
+            "top1": accuracy(logits, labels),
+            "nll": nn.functional.cross_entropy(logits.double(), labels).item(),
+        },
+    }
+    if student.initial_weights is not None:
+        entry["weights"] = weight_norm_entry(student.final_model, student.initial_weights)
+    return entry
+
+
+def weight_norm_entry(model: nn.Module, initial: dict[str, Tensor]) -> dict[str, Any]:
+    """Return norms of the weights and their distance from the start, by layer and in all."""
+    weights = {name: weight.detach() for name, weight in weight_decay_params(model).items()}
+    spread = None
+    if last_linear(model) is not None:
+        spread = template_spread(templates(model).detach())
+    return {
+        "total": total(weights, initial),
+        "template_spread": spread,
+        "layers": {name: norms(weight, initial[name]) for name, weight in weights.items()},
+    }
