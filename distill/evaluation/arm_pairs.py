@@ -101,10 +101,8 @@ def _comparable(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
     equal_but_smoothing: dict[str, list[Arm]] = {}
     equally_smoothed: dict[float, dict[str, Arm]] = {}
     for arm in group:
-        kind = json.dumps(
-            [_without_smoothing(_flat_settings(recipe.arm(name))) for name in arm.teachers],
-            sort_keys=True,
-        )
+        teachers = [_flat_settings(recipe.arm(name)) for name in arm.teachers]
+        kind = json.dumps([_without_smoothing(flat) for flat in teachers], sort_keys=True)
         equal_but_smoothing.setdefault(kind, []).append(arm)
         smoothing = _order(recipe, key, arm.teachers)
         equally_smoothed.setdefault(smoothing, {}).setdefault(kind, arm)
@@ -162,12 +160,10 @@ def _all_but_loss(arm: Arm) -> str:
     A cosine head belongs to the loss that needs it, so a network counts as equal with and without.
     """
     name = arm.model
-    args = arm.model_args
-    if arm.model == "cosine_head" and "base" in args:
-        name = args["base"]
-        args = {key: value for key, value in args.items() if key not in ("base", "scale")}
-    else:
-        args = dict(args)
+    args = dict(arm.model_args)
+    if name == "cosine_head" and "base" in args:
+        name = args.pop("base")
+        args.pop("scale", None)
     rest = {}
     for key, value in _flat_settings(arm).items():
         if key not in ("teacher", "model") and not key.startswith("loss."):
