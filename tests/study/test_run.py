@@ -202,7 +202,7 @@ def test_a_frozen_teacher_is_used_as_it_is(out, tmp_path, no_report):
     assert checkpoint in done.err and "[4, 32]" in done.err and "[10, 32]" in done.err
 
 
-def test_class_names_and_study_names_cannot_write_html(tmp_path):
+def test_class_names_and_study_names_cannot_write_html(tmp_path, svg_only):
     names = ("<script>alert(1)<∕script>", "b & c", "$d^$")
     for name in names:
         (tmp_path / "images" / name).mkdir(parents=True)
