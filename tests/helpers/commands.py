@@ -1,4 +1,4 @@
-"""Run `distill` commands: in this process, which imports torch once, or in processes of their own."""
+"""Run `distill` commands, in this process or in processes of their own."""
 
 import contextlib
 import io

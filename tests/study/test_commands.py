@@ -144,7 +144,7 @@ def test_classes_of_a_folder_are_matched_by_name(finished, out, tmp_path):
 
 
 def test_an_exported_run_gives_the_stored_logits(finished, out, tmp_path):
-    """By onnxruntime alone, from pixels in [0, 1]: logits, and softmax at the stored temperature."""
+    """By onnxruntime alone, from pixels in [0, 1]: logits, and calibrated probabilities."""
     onnxruntime = pytest.importorskip("onnxruntime")
     run_id = hard_run(out)["id"]
     done = command(finished[0], "export", "tiny:hard", "--to", tmp_path / "hard.onnx")
