@@ -5,7 +5,10 @@ from helpers.recipes import TINY, merge
 IMAGES = merge(
     TINY,
     {
-        "data": {"source": "synthetic", "synthetic": {"shape": [3, 8, 8], "train": 160, "test": 40}},
+        "data": {
+            "source": "synthetic",
+            "synthetic": {"shape": [3, 8, 8], "train": 160, "test": 40},
+        },
         "train": {"epochs": 2, "batch_size": 48},
         "teachers": {"hard": {"model": "cifar_resnet8"}},
         "students": {
