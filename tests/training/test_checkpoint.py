@@ -60,8 +60,8 @@ def assert_same_study(ctx, expected):
         merge(PAIR, {"train": {"optimizer": "adamw", "lr": 0.01, "ema": 0.9}}),
         merge(PAIR, {"train": {"optimizer": "lamb", "lr": 0.01}}),
         merge(PAIR, {"train": LOOKAHEAD}),
-        IMAGE_PAIR,
-        merge(IMAGE_PAIR, {"train": LOOKAHEAD}),
+        pytest.param(IMAGE_PAIR, marks=pytest.mark.slow),
+        pytest.param(merge(IMAGE_PAIR, {"train": LOOKAHEAD}), marks=pytest.mark.slow),
     ],
     ids=["sgd", "adamw and ema", "lamb", "lookahead", "channels last", "both"],
 )
@@ -83,6 +83,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(
     assert_same_study(ctx, trained_once(document, "train.epochs=3"))
 
 
+@pytest.mark.slow
 def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(study_context, trained_once):
     """Projectors, online targets, their optimizer states and warm-ups are in the checkpoint."""
     ctx = study_context(ALL_TERMS)
@@ -113,7 +114,9 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(study_context, 
         (TINY, 128),
         (merge(TINY, {"train": {**LOOKAHEAD, "ema": 0.9}}), 128),
         (merge(TINY, {"students": {"alone": {"loss": {"online_smoothing": {}}}}}), 128),
-        (merge(IMAGES, {"data": {"augment": {"mixup": 0.5}}}), 32),
+        pytest.param(
+            merge(IMAGES, {"data": {"augment": {"mixup": 0.5}}}), 32, marks=pytest.mark.slow
+        ),
     ],
     ids=["sgd", "lookahead and ema", "online smoothing", "mixup and batch norm"],
 )

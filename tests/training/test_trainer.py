@@ -201,6 +201,7 @@ def test_mixed_views_train_with_soft_labels(study_context):
     assert 0 < entry["train"]["top1"] < 1
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_float32_does_and_keeps_float32_weights(study_context, monkeypatch):
     full = study_context(TINY, "train.epochs=10", out="full")
     train_study(full)
@@ -338,5 +339,7 @@ def test_process_0_decides_when_a_checkpoint_is_due(study_context, rank, expecte
     ctx = study_context(TINY)
     [student] = create_students(ctx, [run_of(ctx, "hard")])
     student.meters.recent = [StepRecord(0, torch.tensor(1.0), {})]
-    _, is_due = drop_diverged([student], train_context(ctx, FakeDistributed(rank=rank)), is_due=True)
+    _, is_due = drop_diverged(
+        [student], train_context(ctx, FakeDistributed(rank=rank)), is_due=True
+    )
     assert is_due is expected
