@@ -33,7 +33,7 @@ ANALYSED = merge(
 
 
 @dataclass(frozen=True)
-class TrainedStudy:
+class AnalysedStudy:
     """A study whose runs are stored.
 
     Attributes:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ from distill.training.state import TrainContext, TrainState, create_train_state
 from distill.training.teacher import Teacher
 
 Weights = Mapping[str, Tensor]
+
+
+class TrainedStudy(NamedTuple):
+    """A study whose runs are stored, and their weights by arm."""
+
+    ctx: StudyContext
+    weights: dict[str, Weights]
 
 
 class InterruptionError(Exception):
