@@ -134,7 +134,7 @@ def test_a_printed_command_runs(place, monkeypatch, line):
 def test_the_page_of_keys_is_current():
     sys.path.insert(0, str(ROOT / "tools"))
     try:
-        from keys import page
+        from recipe_keys import page
     finally:
         sys.path.pop(0)
     assert (ROOT / "recipes" / "README.md").read_text() == page()

@@ -27,7 +27,7 @@ from distill.losses.registry import terms_with_modules
 from distill.models.factory import blank_images
 from distill.models.hooks import capture_outputs, weight_decay_params
 from distill.recipe.schema import Train
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
 from distill.training.meters import Meters
 from distill.training.optim import make_optimizer, make_scheduler

@@ -2,9 +2,9 @@
 
 A view is an augmented image; a cohort is a set of runs that train together. Each batch of views is
 made once, each teacher runs on it once, and every student takes a step on it. Views, the order of
-images and dropout are functions of (seed, epoch, step, micro-batch, process), and no random state is
-kept between steps. So a run ends with the same weights in any cohort, and after any interruption, on
-the same number of processes.
+images and dropout are functions of (seed, epoch, step, micro-batch, process), and no random state
+is kept between steps. So a run ends with the same weights in any cohort, and after any
+interruption, on the same number of processes.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from distill.training.step_inputs import (
 CHECK_EVERY = 100
 
 EpochLog = Callable[[int, float, list[TrainState]], None]
-"""Called after each epoch with the epochs done, images per second, and the students still training."""
+"""Called after each epoch with the epochs done, images per second, and the remaining students."""
 
 
 def fit(
@@ -227,12 +227,12 @@ def divergence_message(student: TrainState, is_finite: Tensor) -> str:
         record = student.meters.recent[int(is_finite.long().argmin())]
         terms = ", ".join(f"{name} {value.item():g}" for name, value in record.terms.items())
         where = (
-            f"step {record.step + 1} of {student.steps_per_epoch} (terms, summed over the images of "
-            f"a micro-batch: {terms})"
+            f"step {record.step + 1} of {student.steps_per_epoch} (terms, summed over the images "
+            f"of a micro-batch: {terms})"
         )
     return (
-        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, {where}; "
-        "lower train.lr, or clip gradients with train.clip_grad"
+        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, "
+        f"{where}; lower train.lr, or clip gradients with train.clip_grad"
     )
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from helpers.recipes import TINY, make_recipe
 
 from distill import run_study
-from distill.storage.run import plan_runs
+from distill.storage.run_fingerprint import plan_runs
 from distill.storage.run_store import RunStore
 
 

@@ -9,7 +9,7 @@ from helpers.loss_studies import ALL_TERMS
 from helpers.recipes import TINY
 from helpers.training import plan, train_study
 
-from distill.study.conclude import _analyse
+from distill.study.finish_study import _analyse
 from distill.study.results import collect
 
 

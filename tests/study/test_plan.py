@@ -5,15 +5,14 @@ from helpers.fake_distributed import FakeDistributed
 from helpers.recipes import TINY, merge
 from helpers.training import plan, run_of, train_generation
 
-from distill.study.plan import (
-    ancestor_ids,
+from distill.study.cohorts import (
     available_memory,
     halve,
     make_cohorts,
-    missing_runs,
     split_cohorts,
     uses_data_parallel,
 )
+from distill.study.plan import ancestor_ids, missing_runs
 
 COHORTS = [[1, 2, 3, 4], [5, 6]]
 

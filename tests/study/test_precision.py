@@ -3,9 +3,8 @@
 import pytest
 from helpers.recipes import REMOVE, TINY, make_recipe, merge
 
-from distill import run_study
 from distill.errors import UserError
-from distill.study import run
+from distill.study import run_study as module
 from distill.study.context import study_precision
 
 ONE_RUN = merge(
@@ -20,7 +19,7 @@ ONE_RUN = merge(
 
 def test_studies_of_one_process_each_have_their_precision(tmp_path, accelerator, monkeypatch):
     """accelerate has one precision for a process; an accelerator that was there before goes on."""
-    monkeypatch.setattr(run, "conclude", lambda ctx, *_: ctx.accelerator.mixed_precision)
+    monkeypatch.setattr(module, "finish_study", lambda ctx, *_: ctx.accelerator.mixed_precision)
     precisions = []
     for overrides in ([], ["train.precision=bf16"], []):
         precisions.append(run_study(make_recipe(ONE_RUN, *overrides), tmp_path / "runs"))

@@ -5,15 +5,15 @@ import torch
 from helpers.fake_distributed import FakeDistributed
 
 from distill.devices.distributed import ONE_PROCESS
-from distill.training.meters import Meters, StepRecord
+from distill.training.meters import Meters, MicroBatchRecord
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 2, 0, 1])  # two of four are right
 
 
-def record(step: int, loss: float, **terms: float) -> StepRecord:
+def record(step: int, loss: float, **terms: float) -> MicroBatchRecord:
     tensors = {name: torch.tensor(value) for name, value in terms.items()}
-    return StepRecord(step, torch.tensor(loss), tensors)
+    return MicroBatchRecord(step, torch.tensor(loss), tensors)
 
 
 def test_means_are_sums_over_micro_batches_divided_by_the_images():
@@ -39,7 +39,7 @@ def test_sums_of_half_precision_are_float32():
         meters = Meters()
         for _ in range(3):
             value = torch.tensor(4096.0, dtype=dtype)
-            meters.update(StepRecord(0, value, {"kd": value / 4096}), LOGITS, LABELS)
+            meters.update(MicroBatchRecord(0, value, {"kd": value / 4096}), LOGITS, LABELS)
         assert meters.means(1, ONE_PROCESS).loss == 3 * 4096
         assert meters.sums["terms.kd"].dtype == torch.float32
 
@@ -56,7 +56,7 @@ def test_a_reset_drops_the_sums():
 def test_updates_do_not_keep_a_graph():
     meters = Meters()
     loss = torch.tensor(1.0, requires_grad=True) * 2
-    meters.update(StepRecord(0, loss, {}), LOGITS, LABELS)
+    meters.update(MicroBatchRecord(0, loss, {}), LOGITS, LABELS)
     assert not meters.sums["loss"].requires_grad
 
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_holds_the_sums_of_all_processes_once():
     for rank, factor in ((0, 2), (1, 0)):
         meters = Meters()
         meters.update(record(0, 6.0), LOGITS, LABELS)
-        meters.gather_to_main(FakeDistributed(rank=rank))
+        meters.move_to_main(FakeDistributed(rank=rank))
         assert meters.sums["loss"] == 6 * factor
 
         restored = Meters()
@@ -83,5 +83,5 @@ def test_a_checkpoint_holds_the_sums_of_all_processes_once():
 def test_one_process_keeps_its_sums_at_a_checkpoint():
     meters = Meters()
     meters.update(record(0, 6.0), LOGITS, LABELS)
-    meters.gather_to_main(ONE_PROCESS)
+    meters.move_to_main(ONE_PROCESS)
     assert meters.sums["loss"] == 6

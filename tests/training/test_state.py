@@ -18,7 +18,7 @@ from helpers.training import (
 )
 from torch import nn
 
-from distill.models.small import CifarResNet
+from distill.models.small_registry import CifarResNet
 from distill.training.state import steps_per_epoch
 
 
@@ -68,8 +68,8 @@ def test_the_average_has_the_decay_of_the_recipe(study_context):
         student.forward(torch.randn(4, 1, 8, 8)).logits.square().sum().backward()
         student.optimizer_step(step, train_context(ctx).dist)
         expected = 0.9 * expected + 0.1 * student.model.fc1.weight.detach()
-    torch.testing.assert_close(student.final_model.fc1.weight, expected)
-    assert student.final_model is not student.model
+    torch.testing.assert_close(student.eval_model.fc1.weight, expected)
+    assert student.eval_model is not student.model
 
 
 # ---------------------------------------------------------------------------------------- one step
@@ -189,6 +189,6 @@ def test_all_processes_take_the_batch_statistics_of_the_first(study_context):
     [student] = create_students(ctx, [run_of(ctx, "hard")])
     before = {name: buffer.clone() for name, buffer in student.model.named_buffers()}
     student.end_epoch(FromProcess0(rank=1))
-    for model in (student.model, student.final_model):
+    for model in (student.model, student.eval_model):
         for name, buffer in model.named_buffers():
             assert torch.equal(buffer, before[name] + 1)

@@ -30,7 +30,7 @@ from distill.data.loaders import training_batches
 from distill.data.splits import Split
 from distill.losses import compute_loss
 from distill.models.factory import input_config
-from distill.training.meters import StepRecord
+from distill.training.meters import MicroBatchRecord
 from distill.training.optim import make_optimizer, make_scheduler
 from distill.training.trainer import drop_diverged
 
@@ -323,7 +323,7 @@ def test_a_student_that_diverges_on_another_process_is_dropped_here_too(study_co
     )
     for student in students:
         student.meters.recent = [
-            StepRecord(4, torch.tensor(1.0), {"cross_entropy": torch.ones(())})
+            MicroBatchRecord(4, torch.tensor(1.0), {"cross_entropy": torch.ones(())})
         ]
     kept, is_due = drop_diverged(students, train_context(ctx, OtherDiverged()), is_due=False)
     assert kept == students[:1]
@@ -338,7 +338,7 @@ def test_process_0_decides_when_a_checkpoint_is_due(study_context, rank, expecte
     """The others' clocks do not count, or processes would wait for each other."""
     ctx = study_context(TINY)
     [student] = create_students(ctx, [run_of(ctx, "hard")])
-    student.meters.recent = [StepRecord(0, torch.tensor(1.0), {})]
+    student.meters.recent = [MicroBatchRecord(0, torch.tensor(1.0), {})]
     _, is_due = drop_diverged(
         [student], train_context(ctx, FakeDistributed(rank=rank)), is_due=True
     )

@@ -13,9 +13,9 @@ from distill.evaluation.metrics import fitted_temperature
 from distill.evaluation.predict import accuracy, predict_all
 from distill.export.model_card import model_card
 from distill.models.factory import blank_images, parameter_count
-from distill.storage.run import Run
-from distill.study.cache_plan import teacher_logits_identity, teacher_outputs_needed
+from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
+from distill.study.logit_cache_plan import teacher_logits_identity, teacher_outputs_needed
 from distill.study.tracking import track_epoch
 from distill.training.cached_teacher import CachedTeacher
 from distill.training.checkpoint import restore_checkpoint
