@@ -42,7 +42,7 @@ def teacher_outputs_needed(run: Run) -> frozenset[str]:
 def teacher_logits_identity(
     ctx: StudyContext, run: Run, teacher_id: str, *, data_parallel: bool
 ) -> dict[str, Any]:
-    """Return the identity of a teacher's logits for the views of a run; see `logit_cache_identity`."""
+    """Return the identity of a teacher's logits for a run's views (`logit_cache_identity`)."""
     return logit_cache_identity(
         run,
         teacher_id,

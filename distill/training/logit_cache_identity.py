@@ -1,7 +1,7 @@
 """The identity of cached teacher logits: everything that they depend on, to the last bit.
 
-Whatever changes a teacher's logits for a stream of views must be in the identity, or a study would read
-the logits of another one.
+Whatever changes a teacher's logits for a stream of views must be in the identity, or a study would
+read the logits of another one.
 """
 
 from typing import Any

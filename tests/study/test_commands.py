@@ -259,7 +259,7 @@ def test_an_error_of_the_program_is_not_hidden(finished, monkeypatch):
     def fail(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run_study, "run_study", fail)
+    monkeypatch.setattr("distill.study.run_study.run_study", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         command(finished[0], "run", "tiny.yaml")
 

@@ -22,7 +22,7 @@ def test_studies_of_one_process_each_have_their_precision(tmp_path, accelerator,
     monkeypatch.setattr(module, "finish_study", lambda ctx, *_: ctx.accelerator.mixed_precision)
     precisions = []
     for overrides in ([], ["train.precision=bf16"], []):
-        precisions.append(run_study(make_recipe(ONE_RUN, *overrides), tmp_path / "runs"))
+        precisions.append(module.run_study(make_recipe(ONE_RUN, *overrides), tmp_path / "runs"))
     assert precisions == ["no", "bf16", "no"]
     assert accelerator.mixed_precision == "no"
     assert accelerator.device.type == "cpu"
