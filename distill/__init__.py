@@ -1,7 +1,7 @@
-"""Distil image classifiers and study label smoothing, from a short recipe to an honest comparison.
+"""Distil image classifiers and study label smoothing: from a short recipe to a fair comparison.
 
-Used from Python as ``from distill import load_recipe, run_study``; both are imported on first use, so
-that ``distill --help`` answers without importing torch.
+Use it from Python as ``from distill import load_recipe, run_study``. Both are imported when they
+are first used, so that ``distill --help`` need not import torch.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["load_recipe", "run_study"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from distill.study import run
+        from distill.study import run_study as module
 
-        return getattr(run, name)
+        return getattr(module, name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")

@@ -1,11 +1,10 @@
-"""``python -m distill``, and with it ``accelerate launch -m distill`` and ``torchrun -m distill``."""
+"""The module that ``python -m distill`` and ``accelerate launch -m distill`` run."""
 
 import signal
 
+# Ctrl-C during the imports below must not print a traceback; main() installs the real handler.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until main() says more: an import amid which it came would be told
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from distill.cli import main
 

@@ -1,30 +1,39 @@
-"""The command line. Commands are thin, and import what they need when they run: `--help` needs no torch."""
+"""The command line: ``distill run``, ``report``, ``clusters``, ``evaluate``, ``export`` and others.
+
+Commands are thin. They import what they need when they run, so that `distill --help` answers at
+once, without importing torch.
+"""
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from distill.storage.study_results import StudyResults
+from distill.report.terminal import (
+    best_student,
+    plan_lines,
+    print_results,
+    print_tables,
+    results_json,
+)
 
 app = typer.Typer(
     name="distill",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Distil image classifiers and study label smoothing, from a recipe to an honest comparison.",
+    help="Distil image classifiers and study label smoothing: train teachers and students from a "
+    "recipe, and compare them with paired statistics.",
 )
 
-STOPPED = "distill: stopped; the same command goes on from the last checkpoint"
-Out = Annotated[Path, typer.Option("--out", help="The folder of all studies and runs.")]
+STOPPED = "distill: stopped; the same command continues from the last checkpoint"
+RUN_HELP = "A run's folder, the beginning of its id, or STUDY:ARM (the arm's first seed)."
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of all studies and runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -33,106 +42,110 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="The YAML file that states the study, or the name of one that comes "
-            "with distill (`distill recipes`)."
+            help="YAML file of the study, or the name of a recipe that is included in distill "
+            "(listed by `distill recipes`)."
         ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Values that replace the recipe's, as in train.epochs=3 seeds=1 data.root=/data.",
+            help="Values that replace those of the recipe, as in train.epochs=3 seeds=1 "
+            "data.root=/data.",
         ),
     ] = None,
     out: Out = Path("runs"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its cost, train nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")
     ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="This is the I-th of N jobs (1/8 … 8/8) that share "
-            "out the runs of the study, on a folder --out that they share.",
+            help="Run as job I of N (1/8 to 8/8). The jobs share the runs of the study and need a "
+            "common folder --out.",
         ),
     ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TRACKER",
-            help="Log every epoch of every run to "
-            "accelerate's tracker of that name: tensorboard, wandb, mlflow, trackio …",
+            help="Log every epoch of every run to one of accelerate's trackers: tensorboard, "
+            "wandb, mlflow, trackio, …; can be given several times.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is not trained yet, evaluate, and write the report. The same command resumes."""
-    from distill.study import run as study
+    """Train the runs of a study that are missing, evaluate all, and write the report.
+
+    The same command resumes after an interruption.
+    """
+    from distill.study import run_study as study
     from distill.study.dry_run import dry_run as plan_study
     from distill.study.run_locks import parse_shard
 
-    plan = study.load_recipe(find_recipe(recipe), overrides or [])
+    loaded = study.load_recipe(find_recipe(recipe), overrides or [])
     if dry_run:
-        planned = plan_study(plan, out)
-        print(json.dumps(planned, indent=1)) if as_json else _print_plan(planned)
+        plan = plan_study(loaded, out)
+        print(json.dumps(plan, indent=1) if as_json else "\n".join(plan_lines(plan)))
         return
-    accelerator = study.make_accelerator(study.study_precision(plan), track or [], out)
-    results = study.run_study(plan, out, accelerator, parse_shard(shard) if shard else None)
+    accelerator = study.make_accelerator(study.study_precision(loaded), track or [], out)
+    results = study.run_study(loaded, out, accelerator, parse_shard(shard) if shard else None)
     if accelerator.is_main_process and results:
-        print(json.dumps(results.to_dict(), indent=1)) if as_json else _print_results(results)
-        best = next(iter(results.ranking), None)
-        if best and not as_json:
-            print(
-                f"best student: {best.arm}; distill export '{results.study}:{best.arm}' --to student.onnx"
-            )
+        if as_json:
+            print(results_json(results, indent=1))
+        else:
+            print_results(results)
+            best = best_student(results)
+            if best:
+                print(f"best student: {best}; distill export '{best}' --to student.onnx")
     accelerator.end_training()
 
 
 @app.command()
 def report(
     studies: Annotated[
-        list[str], typer.Argument(help="Names of studies below --out, or their folders.")
+        list[str], typer.Argument(help="Names of studies in the folder --out, or their folders.")
     ],
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Render tables and figures again from what is stored, several studies side by side."""
+    """Print the tables of stored studies and write their reports anew; nothing is trained."""
     from distill.report.html import refuse_damage, write_report
     from distill.storage.run_store import RunStore
     from distill.storage.study_results import read_results
 
     for name in studies:
-        folder = Path(name) if (Path(name) / "results.json").is_file() else out / name
+        has_results = (Path(name) / "results.json").is_file()
+        folder = Path(name) if has_results else out / name
         results = read_results(folder)
         store = RunStore(folder.resolve().parent)
         with store.lock_study(folder.resolve().name):
             refuse_damage(results, store)
             write_report(folder, store)
         if as_json:
-            print(json.dumps(results.to_dict()))  # a line a study
-            continue
-        _print_results(results)
-        print(f"report: {folder / 'report.html'}")
+            # One line for each study.
+            print(results_json(results))
+        else:
+            print_results(results)
+            print(f"report: {folder / 'report.html'}")
 
 
 @app.command()
 def clusters(
-    runs: Annotated[
-        list[str],
-        typer.Argument(help="Run folders, beginnings of ids, or STUDY:ARM (its first seed)."),
-    ],
+    runs: Annotated[list[str], typer.Argument(help=RUN_HELP)],
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            help="Three class names, separated by commas; or the option "
-            "three times, for names with commas."
+            help="Three class names, separated by commas. For names with commas, give the option "
+            "three times."
         ),
     ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(
-            help="How to see them: plane (through three templates), pca, tsne, "
-            "umap; may be given several times. By default plane."
+            help="Projection of the features: plane (through three templates), pca, tsne or umap; "
+            "can be given several times. Default: plane."
         ),
     ] = None,
     to: Annotated[
@@ -140,17 +153,15 @@ def clusters(
     ] = Path("."),
     out: Out = Path("runs"),
 ) -> None:
-    """Draw the penultimate features of runs, side by side: figures, and a page to look at single images."""
+    """Plot the penultimate features of runs side by side, with a page to inspect single images."""
     from distill.evaluation.project_features import feature_plot_of_runs
     from distill.report.drawing import draw_features
     from distill.report.html import write_explorer
 
-    chosen = (
-        [name.strip() for name in classes[0].split(",")]
-        if classes and len(classes) == 1
-        else classes
-    )
-    feature_plot = feature_plot_of_runs(runs, out, chosen, list(dict.fromkeys(view or ["plane"])))
+    if classes and len(classes) == 1:
+        classes = [name.strip() for name in classes[0].split(",")]
+    views = list(dict.fromkeys(view or ["plane"]))
+    feature_plot = feature_plot_of_runs(runs, out, classes, views)
     for name in draw_features(feature_plot, to):
         print(to / f"{name}.png")
     write_explorer(feature_plot, to / "clusters.html")
@@ -162,29 +173,32 @@ def evaluate(
     network: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, the beginning of its id, STUDY:ARM, or a name of timm's."
+            help="A run's folder, the beginning of its id, STUDY:ARM, or the name of a network in "
+            "timm."
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="A folder of images, a tar file, or a source as in a recipe.")
+        str,
+        typer.Option(help="Folder of images, tar file, or a source as in a recipe (torch/mnist)."),
     ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Of the recipe's data, as in image_size=256 root=/data."
+            metavar="[KEY=VALUE]...",
+            help="Keys of the recipe's data, as in image_size=256 root=/data.",
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="all, train, validation or test; by default test, or all of a "
-            "folder that has no splits."
+            help="all, train, validation or test. Default: test, or all for a folder without "
+            "splits."
         ),
     ] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Judge any stored run, or any network of timm's, on any images."""
+    """Evaluate a stored run, or any pretrained network of timm, on any images."""
     import torch
 
     from distill.evaluation.evaluate import evaluate_network, find_networks, open_evaluation_images
@@ -193,28 +207,28 @@ def evaluate(
     from distill.storage.run_store import RunStore
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = {}
-    for judged in find_networks(network, RunStore(out)):
-        splits, images, told = open_evaluation_images(
-            judged, data, data_settings(settings or []), split
-        )
-        print(told, file=sys.stderr)
-        found[judged.name] = evaluate_network(judged, splits, images, device)
-    print(json.dumps(found, indent=1)) if as_json else _print_tables([metrics_table(found)])
+    own_settings = data_settings(settings or [], data)
+    metrics = {}
+    for target in find_networks(network, RunStore(out)):
+        splits, images, description = open_evaluation_images(target, data, own_settings, split)
+        print(description, file=sys.stderr)
+        metrics[target.name] = evaluate_network(target, splits, images, device)
+    if as_json:
+        print(json.dumps(metrics, indent=1))
+    else:
+        print_tables([metrics_table(metrics)])
 
 
 @app.command()
 def export(
-    run: Annotated[
-        str,
-        typer.Argument(
-            help="A run's folder, the beginning of its id, or STUDY:ARM (its first seed)."
-        ),
-    ],
-    to: Annotated[Path, typer.Option(help="The ONNX file.")],
+    run: Annotated[str, typer.Argument(help=RUN_HELP)],
+    to: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     out: Out = Path("runs"),
 ) -> None:
-    """Write a run as an ONNX file (pixels in, logits and calibrated probabilities out), checked against torch."""
+    """Write a run as an ONNX file and compare its outputs with those of PyTorch.
+
+    The file takes pixels and returns logits and calibrated probabilities.
+    """
     from distill.export.onnx import about_run, export_onnx
     from distill.models.factory import load_run_model
     from distill.storage.find_runs import find_runs
@@ -222,135 +236,112 @@ def export(
 
     store = RunStore(out)
     run_id = find_runs(store, run)[0]
-    model, temperature = (
-        load_run_model(store.folder(run_id)),
-        store.record(run_id).get("calibration_temperature", 1.0),
-    )
-    names = list(model.pretrained_cfg.get("label_names") or [])
-    difference = export_onnx(model, to, temperature, about_run(run_id, names, temperature))
-    print(f"{to}: run {run_id}; its answers differ from torch's by {difference:.1e} at most")
+    model = load_run_model(store.folder(run_id))
+    temperature = store.record(run_id).get("calibration_temperature", 1.0)
+    class_names = list(model.pretrained_cfg.get("label_names") or [])
+    about = about_run(run_id, class_names, temperature)
+    difference = export_onnx(model, to, temperature, about)
+    print(f"{to}: run {run_id}; its outputs differ from PyTorch's by at most {difference:.1e}")
 
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="The recipe to print.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the recipe to print.")] = None,
 ) -> None:
-    """List the recipes that come with distill, or print one: distill recipes digits > my.yaml."""
+    """List the included recipes, or print one, as in `distill recipes digits > my.yaml`."""
     if name:
         print(find_recipe(name).read_text("utf-8"), end="")
         return
-    for path in sorted(recipes_folder().rglob("*.yaml")):
-        first = path.read_text("utf-8").splitlines()[0].lstrip("# ")
-        print(f"{path.relative_to(recipes_folder()).with_suffix('').as_posix():24}  {first}")
-
-
-def recipes_folder() -> Path:
-    """Where the recipes lie: in the package once it is installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
-
-
-def find_recipe(name: str) -> Path:
-    """A file of that name, or the recipe of that name that comes with distill."""
-    from distill.errors import UserError, suggest
-
-    folder = recipes_folder()
-    known = {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")
-    }
-    if name in known and not Path(name).is_file():
-        return known[name]
-    if not Path(name).suffix and not Path(name).exists():
-        raise UserError(f"there is neither a file nor a recipe '{name}'; {suggest(name, known)}")
-    return Path(name)
+    for recipe_name, path in _included_recipes().items():
+        title = path.read_text("utf-8").splitlines()[0].lstrip("# ")
+        print(f"{recipe_name:24}  {title}")
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for completion in editors."""
+    """Print the JSON Schema of recipes, with which editors complete keys."""
     from distill.losses import LOSSES
     from distill.recipe.json_schema import json_schema
 
     print(json.dumps(json_schema(LOSSES), indent=2))
 
 
-def _print_results(results: "StudyResults") -> None:
-    from distill.report.tables import terminal_tables
+def recipes_folder() -> Path:
+    """Return the folder of the included recipes.
 
-    _print_tables(terminal_tables(results))
-
-
-def _print_tables(tables: Iterable["Table"]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    for table in tables:
-        if not sys.stdout.isatty():
-            table.box = None  # lines help the eye, not a pipe
-        console.print(table)
+    It is in the package when distill is installed, and beside the package in a checkout.
+    """
+    package = Path(__file__).parent
+    in_package = package / "recipes"
+    return in_package if in_package.is_dir() else package.parent / "recipes"
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    stored = sum(run["stored"] for run in plan["runs"])
-    print(f"{len(plan['runs'])} runs, {stored} of them stored:")
-    for run in plan["runs"]:
-        print(f"  {run['id']}  {'stored' if run['stored'] else '      '}  {run['name']}")
-    print(f"{len(plan['cohorts'])} cohorts to train:")
-    for cohort in plan["cohorts"]:
-        runs, answers = cohort["runs"], cohort["teacher_logits"]
-        others = f"; and {len(runs) - 4} others" if len(runs) > 4 else ""
-        print(
-            f"  {len(runs)} runs, {cohort['epochs']} epochs, about {_time(cohort['seconds'])}: "
-            f"{'; '.join(runs[:4])}{others}"
-        )
-        if answers:
-            print(
-                f"    of {len(answers)} teachers, {sum(kept['stored'] for kept in answers)} of "
-                f"{cohort['epochs'] * len(answers)} epochs of answers are stored; "
-                f"{sum(kept['bytes'] for kept in answers) / 1e6:,.3g} MB will be written"
-            )
-    for note in plan["notes"]:
-        print(f"note: {note}")
-    saved = sum(cohort["saved"] for cohort in plan["cohorts"])
-    print(
-        f"about {_time(plan['seconds'])} of training on this machine"
-        + (f"; stored answers of teachers save about {_time(saved)}" if saved >= 0.5 else "")
-        + "; looking into the networks comes after it (analysis)"
-    )
+def find_recipe(name: str) -> Path:
+    """Return the file with that path or, if there is none, the included recipe of that name.
+
+    Raises:
+        UserError: if a name without a suffix is neither.
+    """
+    from distill.errors import UserError, suggest
+
+    path = Path(name)
+    included = _included_recipes()
+    if name in included and not path.is_file():
+        return included[name]
+    if not path.suffix and not path.exists():
+        raise UserError(f"there is no file and no recipe '{name}'; {suggest(name, included)}")
+    return path
 
 
-def _time(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def _included_recipes() -> dict[str, Path]:
+    """Return the files of the included recipes by their names, such as ``paper/map``, sorted."""
+    folder = recipes_folder()
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
 
 
 def main() -> None:
-    """The program: 0 when all went well, 2 for what a person can mend, 1 for a fault of ours, 130 or 143 if stopped."""
+    """Run the command line and exit with its status.
+
+    The status is 0 for success, 2 for a mistake that the user can fix, 1 for an error of the
+    program (with a traceback), and 130 or 143 after Ctrl-C or a termination signal.
+    """
     from distill.errors import UserError
 
-    own = os.getpid()
-
-    def stopped(number: int, _: object) -> None:
-        if os.getpid() == own:  # not a process that decodes images
-            cursor = "\033[?25h\n" if os.isatty(2) else ""  # bars hide it
-            os.write(2, f"{cursor}{STOPPED}\n".encode())
-        os._exit(
-            128 + number
-        )  # files are whole or absent, and an exception might come amid any library's import
-
-    signal.signal(signal.SIGTERM, stopped)  # as a scheduler ends a job
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
-        signal.signal(signal.SIGINT, stopped)
+    _stop_on_signals()
     try:
         app(standalone_mode=True)
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(
-            f"distill: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
-            file=sys.stderr,
-        )
+    except OSError as error:
+        # For instance a full disk, or a folder without permission to write.
+        message = f"distill: {error.strerror or error}"
+        if error.filename:
+            message += f": {error.filename}"
+        print(message, file=sys.stderr)
         sys.exit(2)
+
+
+def _stop_on_signals() -> None:
+    """End the process at once, with a message, on Ctrl-C and when a scheduler terminates the job.
+
+    An exception might be raised in the middle of any library's import. Ending at once is safe,
+    because every file is either complete or absent.
+    """
+    main_process = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        # Processes that decode images inherit this handler; only the main process prints.
+        if os.getpid() == main_process:
+            # Progress bars hide the cursor.
+            show_cursor = "\033[?25h\n" if os.isatty(2) else ""
+            os.write(2, f"{show_cursor}{STOPPED}\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    # Ctrl-C is ignored in a job that a shell has put into the background; leave that as it is.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop)

@@ -37,10 +37,10 @@ class Problem:
 
     def __str__(self) -> str:
         """Return ``file:line: key: message``, without the parts that are not known."""
-        place = self.source if self.line is None else f"{self.source}:{self.line}"
+        location = self.source if self.line is None else f"{self.source}:{self.line}"
         if self.key:
-            return f"{place}: {self.key}: {self.message}"
-        return f"{place}: {self.message}"
+            return f"{location}: {self.key}: {self.message}"
+        return f"{location}: {self.message}"
 
 
 class RecipeError(UserError):

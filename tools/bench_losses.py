@@ -1,80 +1,146 @@
-"""What each term costs, forward and backward, against the plainest code that torch has for the like.
+"""Measure what each loss costs, forward and backward, against plain PyTorch code of its kind.
 
     python tools/bench_losses.py [--rounds 7] [--json FILE]
 
-Label and margin terms stand beside `F.cross_entropy`, terms on a teacher beside a hand-written kd of two
-log-softmaxes, dkd beside kd. Rounds are interleaved: in each, every term and its yardstick run in turn; the
-ratio is the median over the rounds, with its range. Memory is the peak above what the inputs take: on the CPU
-the largest sum of live tensors that autograd and the term make, as torch's profiler counts them.
+Losses on labels are compared with `F.cross_entropy`, losses on a teacher with a hand-written kd of
+two log-softmaxes, and dkd with kd. Rounds are interleaved: each round runs every loss and every
+reference in turn. The ratio is the median over the rounds, with its range. Memory is the peak above
+that of the inputs; on the CPU it is the largest sum of live tensors in PyTorch's profile.
 
-glibc gives memory back to the system after each step and then pays for its pages again, which doubles some of the
-times at random; the tool starts itself anew with thresholds that keep it (MALLOC_TRIM_THRESHOLD_, unless it is set).
+glibc returns memory to the system after each step and then pays for its pages again, which doubles
+some of the times at random. So the tool restarts itself with thresholds that keep the memory
+(MALLOC_TRIM_THRESHOLD_), unless these are set already.
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler talks
+# Before torch is imported: its profiler prints messages otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from distill.losses import LOSSES, OnlineTargets, Outputs
-from distill.recipe.loss_terms import needs_teacher
+from distill.losses import LOSSES, OnlineTargets
+from distill.recipe.loss_terms import input_names, needs_teacher
 
-SHAPES = ((4096, 10), (256, 1000), (32, 21843))  # examples, classes
-DEPTH = 64  # of the penultimate features
-LIMITS = {"cross_entropy": 1.1, "cross_entropy over others": 1.1, "kd": 1.2, "dkd": 2.0}
-SETTINGS = {
-    "cross_entropy": {"smoothing": 0.1},
-    "cross_entropy over others": {"smoothing": 0.1, "smooth_over": "wrong"},
+Loss = Callable[[], Tensor]
+
+SHAPES = ((4096, 10), (256, 1000), (32, 21843))
+"""Numbers of examples and classes."""
+
+NUM_FEATURES = 64
+ON_LOGITS = {"logits", "labels", "features", "templates", "teacher_logits"}
+"""Inputs of the losses that are measured; the others are not on logits."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cross_entropy": ("cross_entropy", {"smoothing": 0.1}),
+    "cross_entropy over wrong": ("cross_entropy", {"smoothing": 0.1, "smooth_over": "wrong"}),
 }
-SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
-SKIPPED = {"hint", "rkd", "attention_transfer", "l1_penalty", "l2_penalty"}  # not on logits
+"""Name of a row: loss and settings. All other losses have their defaults."""
+
+LIMITS = {"cross_entropy": 1.1, "cross_entropy over wrong": 1.1, "kd": 1.2, "dkd": 2.0}
+"""Largest accepted ratio; 2 for other losses without a teacher, no limit for others with one."""
+
+LOGIT_SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
 
 
-def inputs(
-    size: int, classes: int, device: torch.device
-) -> tuple[Outputs, Tensor, Outputs, OnlineTargets]:
-    """What terms are called with, and the targets that one of them owns."""
+@dataclass
+class Row:
+    """The cost of one loss at one shape."""
+
+    term: str
+    examples: int
+    classes: int
+    milliseconds: float
+    against: str
+    ratio: float
+    lowest: float
+    highest: float
+    limit: float | None
+    misses: bool
+    peak_megabytes: float
+
+
+def make_inputs(size: int, num_classes: int, device: torch.device) -> dict[str, Any]:
+    """Make the arguments that losses can name, on a device."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(size, DEPTH, generator=generator).to(device)
-    templates = torch.randn(classes, DEPTH, generator=generator).to(device)
-    logits = (16 * F.normalize(features) @ F.normalize(templates).T).requires_grad_()
-    labels = torch.randint(classes, (size,), generator=generator).to(device)
-    teacher = (3 * torch.randn(size, classes, generator=generator)).to(device)
-    targets = OnlineTargets(classes).to(device) if classes <= 1000 else None  # else 6 GB
-    return (Outputs(logits, features.requires_grad_(), templates.requires_grad_()), labels,
-            Outputs(teacher), targets)  # fmt: skip
+    features = torch.randn(size, NUM_FEATURES, generator=generator)
+    templates = torch.randn(num_classes, NUM_FEATURES, generator=generator)
+    logits = 16 * F.normalize(features) @ F.normalize(templates).T
+    labels = torch.randint(num_classes, (size,), generator=generator)
+    teacher_logits = 3 * torch.randn(size, num_classes, generator=generator)
+    inputs = {
+        "logits": logits.to(device).requires_grad_(),
+        "labels": labels.to(device),
+        "features": features.to(device).requires_grad_(),
+        "templates": templates.to(device).requires_grad_(),
+        "teacher_logits": teacher_logits.to(device),
+    }
+    # More classes would take gigabytes.
+    if num_classes <= 1000:
+        inputs["targets"] = OnlineTargets(num_classes).to(device)
+    return inputs
 
 
-def by_hand(student: Outputs, labels: Tensor, teacher: Outputs) -> Tensor:
-    """kd as one writes it: two log-softmaxes and a divergence."""
-    log_p = F.log_softmax(student.logits / 4, 1)
-    return (
-        F.kl_div(
-            log_p, F.log_softmax(teacher.logits / 4, 1), log_target=True, reduction="batchmean"
-        )
-        * 16
-    )
+def plain_kd(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Compute kd as one writes it: two log-softmaxes and a divergence."""
+    log_p = F.log_softmax(logits / 4, 1)
+    teacher_log_p = F.log_softmax(teacher_logits / 4, 1)
+    return 16 * F.kl_div(log_p, teacher_log_p, log_target=True, reduction="batchmean")
 
 
-def step(loss: Callable[[], Tensor], leaves: list[Tensor]) -> None:
-    """Forward and backward of the batch's mean."""
+def losses_to_measure(inputs: dict[str, Any]) -> dict[str, Loss]:
+    """Return the references and all losses that these inputs suffice for, by their row's name."""
+    logits = inputs["logits"]
+    labels = inputs["labels"]
+    teacher_logits = inputs["teacher_logits"]
+    measured: dict[str, Loss] = {
+        "torch": partial(F.cross_entropy, logits, labels, label_smoothing=0.1),
+        "by hand": partial(plain_kd, logits, teacher_logits),
+    }
+    rows = VARIANTS | {name: (name, {}) for name in LOSSES if name not in VARIANTS}
+    for row, (name, settings) in rows.items():
+        function = LOSSES[name]
+        if not set(input_names(function)) <= ON_LOGITS:
+            continue
+        available = inputs | {"logit_scale": LOGIT_SCALES.get(name)}
+        parameters = inspect.signature(function).parameters
+        if "targets" in parameters and "targets" not in inputs:
+            continue
+        arguments = {key: value for key, value in available.items() if key in parameters}
+        measured[row] = partial(function, **arguments, **settings)
+    return measured
+
+
+def reference_of(row: str) -> str:
+    """Return the name of the row that a loss is compared with."""
+    if row == "dkd":
+        return "kd"
+    name = VARIANTS[row][0] if row in VARIANTS else row
+    return "by hand" if needs_teacher(LOSSES[name]) else "torch"
+
+
+def step(loss: Loss, leaves: list[Tensor]) -> None:
+    """Run forward and backward of the mean over the batch."""
     for leaf in leaves:
         leaf.grad = None
     loss().mean().backward()
 
 
-def seconds(loss: Callable[[], Tensor], leaves: list[Tensor], repeats: int) -> float:
-    """Of one step: the median of `repeats` on the CPU, their mean on a device that works asynchronously."""
+def seconds_per_step(loss: Loss, leaves: list[Tensor], repeats: int) -> float:
+    """Measure one step: the median of `repeats` on the CPU, the mean on an asynchronous device."""
     if leaves[0].device.type == "cpu":
         taken = []
         for _ in range(repeats):
@@ -90,8 +156,8 @@ def seconds(loss: Callable[[], Tensor], leaves: list[Tensor], repeats: int) -> f
     return (time.perf_counter() - began) / repeats
 
 
-def peak_bytes(loss: Callable[[], Tensor], leaves: list[Tensor]) -> int:
-    """Largest sum of tensors alive at once during a step, above what was alive before."""
+def peak_bytes(loss: Loss, leaves: list[Tensor]) -> int:
+    """Measure the largest sum of tensors that are alive during a step, above that before it."""
     if leaves[0].device.type == "cuda":
         step(loss, leaves)
         before = torch.cuda.memory_allocated()
@@ -100,64 +166,72 @@ def peak_bytes(loss: Callable[[], Tensor], leaves: list[Tensor]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step(loss, leaves)
-    alive = peak = 0  # some profiles are empty, so the largest of three counts
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = 0
+    peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak
 
 
-def measure(size: int, classes: int, device: torch.device, rounds: int) -> list[dict]:
-    """A row for every term at one shape."""
-    student, labels, teacher, targets = inputs(size, classes, device)
-    leaves = [student.logits, student.features, student.templates]
-    functions: dict[str, Callable[[], Tensor]] = {
-        "torch": lambda: F.cross_entropy(student.logits, labels, label_smoothing=0.1),
-        "by hand": lambda: by_hand(student, labels, teacher),
-    }
-    for name in ("cross_entropy over others", *LOSSES):
-        term = name.split()[0]
-        if term in SKIPPED or (term == "online_smoothing" and targets is None):
-            continue
-        keywords = SETTINGS.get(name, {}) | (
-            {"part": targets} if term == "online_smoothing" else {}
-        )
-        ours = student._replace(scale=SCALES.get(term))
-        functions[name] = lambda term=term, ours=ours, keywords=keywords: LOSSES[term](
-            ours, labels, teacher, **keywords
-        )
-    once = seconds(functions["torch"], leaves, 3)
-    repeats = max(3, min(200, int(0.05 / once)))
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        seconds(function, leaves, 2)
+def measure(size: int, num_classes: int, device: torch.device, rounds: int) -> list[Row]:
+    """Return a row for every loss at one shape."""
+    inputs = make_inputs(size, num_classes, device)
+    leaves = [inputs[name] for name in ("logits", "features", "templates")]
+    losses = losses_to_measure(inputs)
+    repeats = max(3, min(200, int(0.05 / seconds_per_step(losses["torch"], leaves, 3))))
+
+    for loss in losses.values():
+        seconds_per_step(loss, leaves, 2)
+    taken: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(rounds):
-        for name, function in functions.items():
-            taken[name].append(seconds(function, leaves, repeats))
+        for name, loss in losses.items():
+            taken[name].append(seconds_per_step(loss, leaves, repeats))
+
     rows = []
-    for name in functions:
+    for name, loss in losses.items():
         if name in ("torch", "by hand"):
             continue
-        yardstick = (
-            "kd"
-            if name == "dkd"
-            else "by hand"
-            if needs_teacher(LOSSES[name.split()[0]])
-            else "torch"
-        )
-        ratios = [a / b for a, b in zip(taken[name], taken[yardstick], strict=True)]
-        limit = LIMITS.get(name, None if yardstick == "by hand" else 2.0)
+        against = reference_of(name)
+        ratios = [a / b for a, b in zip(taken[name], taken[against], strict=True)]
         ratio = statistics.median(ratios)
-        rows.append({"term": name, "examples": size, "classes": classes, "milliseconds": 1e3 * statistics.median(
-            taken[name]), "against": yardstick, "ratio": ratio, "lowest": min(ratios), "highest": max(ratios),
-            "limit": limit, "misses": limit is not None and ratio > limit,
-            "peak_megabytes": max(peak_bytes(functions[name], leaves) for _ in range(3)) / 1e6})  # fmt: skip
+        limit = LIMITS.get(name, None if against == "by hand" else 2.0)
+        # Some of the profiles are empty, so the largest of three counts.
+        peak = max(peak_bytes(loss, leaves) for _ in range(3))
+        rows.append(
+            Row(
+                term=name,
+                examples=size,
+                classes=num_classes,
+                milliseconds=1e3 * statistics.median(taken[name]),
+                against=against,
+                ratio=ratio,
+                lowest=min(ratios),
+                highest=max(ratios),
+                limit=limit,
+                misses=limit is not None and ratio > limit,
+                peak_megabytes=peak / 1e6,
+            )
+        )
     return rows
 
 
+def print_rows(rows: list[Row]) -> None:
+    """Print the table of one shape."""
+    print(f"\n{rows[0].examples} × {rows[0].classes}")
+    print(f"{'loss':28}{'ms':>9}{'ratio':>8}  {'range':13}{'limit':>6}{'peak MB':>9}  against")
+    for row in rows:
+        limit = f"{row.limit:.1f}" if row.limit else ""
+        print(
+            f"{row.term:28}{row.milliseconds:9.3f}{row.ratio:8.2f}  "
+            f"{row.lowest:.2f} to {row.highest:<5.2f}{limit:>6}{row.peak_megabytes:9.2f}  "
+            f"{row.against}{'   MISSES' if row.misses else ''}"
+        )
+
+
 def main() -> None:
-    """Measure every shape, print a table a shape, and write JSON if asked to."""
+    """Measure every shape, print a table for each, and write JSON if asked to."""
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         kept = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | kept)
@@ -165,26 +239,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(
-        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds"
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{arguments.rounds} rounds"
     )
-    rows = []
-    for size, classes in SHAPES:
-        found = measure(size, classes, device, arguments.rounds)
+    rows: list[Row] = []
+    for size, num_classes in SHAPES:
+        found = measure(size, num_classes, device, arguments.rounds)
+        print_rows(found)
         rows += found
-        print(f"\n{size} × {classes}")
-        print(f"{'term':28}{'ms':>9}{'ratio':>8}  {'range':13}{'limit':>6}{'peak MB':>9}  against")
-        for row in found:
-            limit = f"{row['limit']:.1f}" if row["limit"] else ""
-            print(f"{row['term']:28}{row['milliseconds']:9.3f}{row['ratio']:8.2f}  {row['lowest']:.2f} to "
-                  f"{row['highest']:<5.2f}{limit:>6}{row['peak_megabytes']:9.2f}  {row['against']}"
-                  f"{'   MISSES' if row['misses'] else ''}")  # fmt: skip
     if arguments.json:
+        document = {"device": str(device), "torch": torch.__version__}
+        document["rows"] = [asdict(row) for row in rows]
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(
-                {"device": str(device), "torch": torch.__version__, "rows": rows}, file, indent=1
-            )
+            json.dump(document, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from distill.recipe.schema import Augment
 AUGMENT_TOGETHER_BYTES = 2**23
 
 
-def training_batches(  # noqa: PLR0913 (what an epoch's batches depend on, once for all)
+def training_batches(  # noqa: PLR0913 (the trainer calls it by position)
     splits: Splits,
     augment: Augment,
     batch_size: int,

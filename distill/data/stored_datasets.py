@@ -124,8 +124,8 @@ def _standard_name(split: str) -> str:
 
 def _local_shards(data: Data, split: str) -> list[Path]:
     """Return a split's WebDataset shards on this machine; timm streams those that are elsewhere."""
-    is_local = data.source.startswith("wds/") and data.root and Path(data.root).is_dir()
-    if not is_local:
+    is_stored_here = data.root is not None and Path(data.root).is_dir()
+    if not data.source.startswith("wds/") or not is_stored_here:
         return []
     return find_shards(Path(data.root), split)
 
@@ -137,7 +137,7 @@ def _open_split(
     options: StoredOptions,
     notes: list[str],
 ) -> tuple[ImageDataset, list[str] | None]:
-    """Open one split, without unreadable images where the recipe says so.
+    """Open one split, without unreadable images if ``data.on_error`` is skip.
 
     Args:
         data: the recipe's data settings.
@@ -171,7 +171,7 @@ def _set_training_format(
     options: StoredOptions,
     notes: list[str],
 ) -> None:
-    """Choose the format of the training images, and note where a network may expect another size."""
+    """Choose the format of the training images; note if a network may expect another size."""
     if train.pixels is not None:
         return
     train.format, uses_native_side = choose_format(

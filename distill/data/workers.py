@@ -28,7 +28,7 @@ def stack_images(items: list[Tensor | str]) -> Tensor | str:
 
 
 def unwrap(batch: Tensor | str) -> Tensor:
-    """Return an image or a batch, or raise the error that stands for it.
+    """Return an image or a batch, or raise the error whose message it is.
 
     Raises:
         UserError: if the batch is an error message.

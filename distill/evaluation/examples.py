@@ -8,9 +8,9 @@ from distill.data.splits import Split, Splits
 from distill.recipe.schema import Augment
 
 BATCH_SIZE = 500
-CHUNK_PIXELS = (
-    2**22
-)  # pixel values that go through a network at one time where gradients are needed
+
+# Pixel values that go through a network at one time where gradients are needed.
+CHUNK_PIXELS = 2**22
 
 
 def evenly_spaced(count: int, wanted: int) -> Tensor:

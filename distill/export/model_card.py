@@ -1,4 +1,4 @@
-"""The model card of a run, `README.md` in its folder: what the network is, learned from, and is worth."""
+"""The model card of a run: what the network is, how good it is, and how it was trained."""
 
 import json
 from importlib.resources import files
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from distill.data.splits import Splits
 from distill.evaluation.metrics import own_metrics
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 
-SHOWN = 50  # class names
+MOST_NAMES = 50  # class names that a card lists
 
 
 def model_card(
@@ -21,26 +21,21 @@ def model_card(
     splits: Splits,
     teachers: dict[str, float],
 ) -> str:
-    """Markdown with the metadata that the Hugging Face hub reads, from a run's own predictions.
+    """Return Markdown with the metadata that the Hugging Face hub reads.
 
     Args:
-        run: that is stored.
-        record: its `model`, its number of `parameters`, its `calibration_temperature`.
-        predictions: of the run, as `distill.evaluation.predict_all` returns them.
+        run: the finished run.
+        record: its `model`, its number of `parameters` and its `calibration_temperature`.
+        predictions: of the run, as `distill.evaluation.predict.predict_all` returns them.
         splits: of its study.
-        teachers: accuracy on the test split of the networks that it learned from, by id.
+        teachers: test accuracy of the networks that it learned from, by run id.
     """
     temperature = record["calibration_temperature"]
-    judged = {
-        split: own_metrics(
-            predictions[f"{split}.logits"].numpy(),
-            predictions[f"{split}.labels"].numpy(),
-            temperature,
-        )
-        for split in ("test", "validation", "train")
-    }
-    names = ", ".join(map(_code, splits.class_names[:SHOWN]))
-    more = len(splits.class_names) - SHOWN
+    metrics = {}
+    for split in ("test", "validation", "train"):
+        logits = predictions[f"{split}.logits"].numpy()
+        labels = predictions[f"{split}.labels"].numpy()
+        metrics[split] = own_metrics(logits, labels, temperature)
     template = jinja2.Template(
         files("distill.export").joinpath("model_card.md.jinja").read_text("utf-8"),
         trim_blocks=True,
@@ -51,19 +46,27 @@ def model_card(
         run=run,
         record=record,
         splits=splits,
-        judged=judged,
+        metrics=metrics,
         temperature=temperature,
-        names=names + (f" and {more} more" if more > 0 else ""),
-        loss=_code(json.dumps(run.settings["loss"])) if run.arm.loss else "",
         teachers=teachers,
-        settings=_code(json.dumps(run.settings.get("train", {}))),
-        augment=_code(json.dumps(run.settings["augment"])),
         title=_code(run.arm.name),
-        source=_code(splits.settings.source),
         model=_code(record["model"]),
+        source=_code(splits.settings.source),
+        class_names=_listed(splits.class_names),
+        loss=_code(json.dumps(run.settings["loss"])) if run.arm.loss else "",
+        train=_code(json.dumps(run.settings.get("train", {}))),
+        augment=_code(json.dumps(run.settings["augment"])),
     )
 
 
+def _listed(class_names: list[str]) -> str:
+    """Return the first class names, and how many more there are."""
+    text = ", ".join(_code(name) for name in class_names[:MOST_NAMES])
+    more = len(class_names) - MOST_NAMES
+    return f"{text} and {more} more" if more > 0 else text
+
+
 def _code(text: str) -> str:
-    """Text of any origin as Markdown that shows it and does nothing else."""
-    return "`" + " ".join(text.replace("`", "'").split()) + "`"
+    """Return text of any origin as inline code, so that Markdown and HTML in it have no effect."""
+    one_line = " ".join(text.replace("`", "'").split())
+    return f"`{one_line}`"

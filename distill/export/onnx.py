@@ -1,9 +1,10 @@
-"""A network as an ONNX file: pixels in, logits and calibrated probabilities out, checked against torch."""
+"""Export a network as an ONNX file: pixels in, logits and calibrated probabilities out."""
 
 import json
 import logging
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +14,33 @@ from distill.errors import UserError
 from distill.models.factory import blank_images, input_config
 from distill.storage.files import atomic_write
 
-TOLERANCE = 1e-4  # between torch's logits and the file's, of the largest logit, or of 1 where all are smaller
+if TYPE_CHECKING:  # optional packages
+    import onnx
+    import onnxruntime
+
+# Largest difference between the outputs of torch and of the file. That of logits is relative to the
+# largest logit, or to 1 where all are smaller.
+TOLERANCE = 1e-4
+CHECKED_BATCH_SIZES = (1, 2, 5)
 
 
-class Deployed(nn.Module):
-    """A network with what belongs to it: ``pixels [B, C, H, W]`` in [0, 1] -> logits and probabilities ``[B, K]``."""
+class DeployedModel(nn.Module):
+    """A network with its normalisation before it and its calibrated softmax after it."""
 
     def __init__(self, model: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.model, self.temperature = model.eval(), temperature
+        self.model = model.eval()
+        self.temperature = temperature
         mean, std, _ = input_config(model)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the softmax of them at the calibration temperature."""
+        """Return logits ``[B, K]``, and probabilities at the calibration temperature.
+
+        Args:
+            pixels: ``[B, C, H, W]`` in [0, 1].
+        """
         logits = self.model((pixels - self.mean) / self.std)
         return logits, torch.softmax(logits / self.temperature, 1)
 
@@ -35,87 +48,102 @@ class Deployed(nn.Module):
 def export_onnx(
     model: nn.Module, to: Path, temperature: float = 1.0, about: dict[str, str] | None = None
 ) -> float:
-    """Write a network to an ONNX file for batches of any size, and compare its answers with torch's.
+    """Write a network to an ONNX file for batches of any size, and check it against torch.
 
     Args:
-        model: on the CPU; normalisation and size of its input are in its `pretrained_cfg`.
-        to: ends in ``.onnx``.
-        temperature: of its calibration.
-        about: goes into the file's metadata.
+        model: on the CPU, with the size and normalisation of its input in `pretrained_cfg`.
+        to: the file, which must end in ``.onnx``.
+        temperature: by which logits are divided for calibrated probabilities.
+        about: metadata to store in the file.
 
     Returns:
-        the largest difference between the logits of torch and of onnxruntime, of the largest logit, or of 1.
+        the largest difference between the outputs of torch and of onnxruntime; see `TOLERANCE`.
 
     Raises:
-        UserError: if the packages are missing, the network cannot be exported, or the answers differ by more than
-            `TOLERANCE`.
+        UserError: if a package is missing, the network cannot be exported, or the outputs differ by
+            more than `TOLERANCE`.
     """
     if to.suffix != ".onnx":
         raise UserError(f"--to {to}: expected a file that ends in .onnx")
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401  (torch needs it)
+        import onnxscript  # noqa: F401  (torch.onnx.export needs it)
     except ImportError as error:
         raise UserError(f"export needs {error.name}: pip install 'distill[onnx]'") from None
-    deployed, example = Deployed(model, temperature), torch.rand_like(blank_images(model, 2))
+    deployed = DeployedModel(model, temperature)
     to.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(to) as aside:
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-                program = torch.onnx.export(
-                    deployed,
-                    (example,),
-                    input_names=["pixels"],
-                    output_names=["logits", "probabilities"],
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    dynamo=True,
-                    verbose=False,
-                )
-        except Exception as error:  # whatever operation has no form in ONNX
-            raise UserError(
-                f"{type(model).__name__} cannot be written as ONNX: {str(error).strip()[:600]}"
-            ) from None
-        proto = program.model_proto
+    with atomic_write(to) as temporary:
+        proto = _to_onnx(deployed)
         for key, value in (about or {}).items():
             proto.metadata_props.add(key=key, value=value)
-        onnx.save(proto, aside)
+        onnx.save(proto, temporary)
         session = onnxruntime.InferenceSession(
             proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )
-        difference = max(_difference(deployed, session, count) for count in (1, 2, 5))
+        difference = max(_difference(deployed, session, size) for size in CHECKED_BATCH_SIZES)
         if difference > TOLERANCE:
             raise UserError(
-                f"{to} is not written: its answers differ from torch's by {difference:.1e} of the largest "
-                f"logit ({TOLERANCE:g} is allowed)"
+                f"{to} was not written: its outputs differ from torch's by {difference:.1e} of "
+                f"the largest logit ({TOLERANCE:g} is allowed)"
             )
     return difference
 
 
-@torch.no_grad()
-def _difference(deployed: Deployed, session: object, count: int) -> float:
-    generator = torch.Generator().manual_seed(count)
-    pixels = torch.rand(blank_images(deployed.model, count).shape, generator=generator)
-    mean, std, _ = input_config(deployed.model)
-    expected = deployed.model(
-        normalise(255 * pixels, mean, std)
-    )  # as it is evaluated, not as it is wrapped
-    logits, probabilities = map(torch.from_numpy, session.run(None, {"pixels": pixels.numpy()}))
-    scaled = torch.softmax(expected / deployed.temperature, 1)
-    return max(
-        ((logits - expected).abs().max() / expected.abs().max().clamp(min=1)).item(),
-        (probabilities - scaled).abs().max().item(),
-    )
-
-
 def about_run(run_id: str, classes: list[str], temperature: float) -> dict[str, str]:
-    """What an ONNX file of a run says of itself."""
+    """Return the metadata of an ONNX file for a run."""
     return {
         "distill_run": run_id,
         "classes": json.dumps(classes),
         "calibration_temperature": f"{temperature:.6g}",
-        "pixels": "RGB or grey, in [0, 1], of the stated height and width: short side resized (bicubic), centre "
-        "cut out, as in training; normalisation is in the network",
+        "pixels": (
+            "RGB or greyscale in [0, 1], of the input's height and width: resize the short side "
+            "(bicubic) and crop the centre, as in training; the network normalises"
+        ),
     }
+
+
+def _to_onnx(deployed: DeployedModel) -> "onnx.ModelProto":
+    """Convert a network with torch.onnx, whose exceptions become UserErrors."""
+    example = torch.rand_like(blank_images(deployed.model, 2))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                input_names=["pixels"],
+                output_names=["logits", "probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    # an operation without an ONNX form may raise anything
+    except Exception as error:
+        raise UserError(
+            f"{type(deployed.model).__name__} cannot be exported to ONNX: "
+            f"{str(error).strip()[:600]}"
+        ) from None
+    return program.model_proto
+
+
+@torch.no_grad()
+def _difference(
+    deployed: DeployedModel, session: "onnxruntime.InferenceSession", batch_size: int
+) -> float:
+    """Return the largest difference between torch's and the file's outputs on random pixels."""
+    generator = torch.Generator().manual_seed(batch_size)
+    shape = blank_images(deployed.model, batch_size).shape
+    pixels = torch.rand(shape, generator=generator)
+    mean, std, _ = input_config(deployed.model)
+    # the network as it is evaluated, not `deployed`, whose normalisation is checked as well
+    expected = deployed.model(normalise(255 * pixels, mean, std))
+    outputs: list[Any] = session.run(None, {"pixels": pixels.numpy()})
+    logits = torch.from_numpy(outputs[0])
+    probabilities = torch.from_numpy(outputs[1])
+    largest = expected.abs().max().clamp(min=1)
+    logit_difference = (logits - expected).abs().max() / largest
+    expected_probabilities = torch.softmax(expected / deployed.temperature, 1)
+    probability_difference = (probabilities - expected_probabilities).abs().max()
+    return max(logit_difference.item(), probability_difference.item())

@@ -60,11 +60,11 @@ def cross_entropy(
             uniform.
         smooth_over: Which classes share the mass.
         prior: A distribution over the K classes that gets the mass instead (unigram smoothing,
-            Pereyra et al. 2017). A recipe can say "data" for the class frequencies of its training
-            split.
-        class_weights: K factors; each example's loss is multiplied by that of its label. A recipe
-            can say "balanced" for 1 / (K · class frequency). Unlike PyTorch's `weight`, the factors
-            do not move the optimum q, and the mean is over examples and not over weights.
+            Pereyra et al. 2017). In a recipe, "data" stands for the class frequencies of the
+            training split.
+        class_weights: K factors; each example's loss is multiplied by that of its label. In a
+            recipe, "balanced" stands for 1 / (K · class frequency). Unlike PyTorch's `weight`, the
+            factors do not move the optimum q, and the mean is over examples and not over weights.
         subtract_entropy: Return H(q, p) - H(q) = KL(q ‖ p), with the same gradient and minimum 0.
 
     Returns:

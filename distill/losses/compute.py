@@ -7,9 +7,15 @@ from torch import Tensor, nn
 
 from distill.errors import suggest
 from distill.losses.outputs import Outputs
-from distill.losses.registry import LOSSES, LossFunction, module_parameter
+from distill.losses.registry import LOSSES, module_parameter
 from distill.losses.tensor_ops import mask_ignored
-from distill.recipe.loss_terms import TEACHER, Weighted, input_names, runtime_args
+from distill.recipe.loss_terms import (
+    TEACHER_PREFIX,
+    LossFunction,
+    Weighted,
+    input_names,
+    runtime_args,
+)
 
 
 def compute_loss(
@@ -80,10 +86,10 @@ def _inputs(
     for name in input_names(function):
         if name == "labels":
             inputs.append(labels)
-        elif name.startswith(TEACHER):
+        elif name.startswith(TEACHER_PREFIX):
             if teacher is None:
                 raise ValueError("needs a teacher's outputs, but there is no teacher")
-            inputs.append(_field(teacher, name.removeprefix(TEACHER), "teacher"))
+            inputs.append(_field(teacher, name.removeprefix(TEACHER_PREFIX), "teacher"))
         else:
             inputs.append(_field(student, name, "student"))
     return inputs

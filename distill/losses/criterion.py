@@ -1,6 +1,6 @@
 """A loss as a PyTorch module, with a reduction and an ignored label."""
 
-import inspect
+from inspect import Parameter, Signature
 from typing import Any, Literal
 
 import pydantic
@@ -141,7 +141,7 @@ class Criterion(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the loss and its settings, for `repr`."""
-        settings = [f"{key}={value}" for key, value in self.settings.items()]
+        settings = [f"{key}={value}" for key, value in (self.settings | self.runtime).items()]
         return ", ".join([self.name, f"reduction={self.reduction}", *settings])
 
 
@@ -173,10 +173,10 @@ def _problem(name: str, error: Any) -> str:
     return f"Criterion('{name}'): {key}: {error['msg']}, got {error['input']!r}"
 
 
-def _forward_signature(name: str) -> inspect.Signature:
+def _forward_signature(name: str) -> Signature:
     """Return the inputs of a criterion: those of its loss, and labels for all losses."""
     names = input_names(LOSSES[name])
-    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     if "labels" not in names:
-        parameters.append(inspect.Parameter("labels", inspect.Parameter.KEYWORD_ONLY, default=None))
-    return inspect.Signature(parameters)
+        parameters.append(Parameter("labels", Parameter.KEYWORD_ONLY, default=None))
+    return Signature(parameters)

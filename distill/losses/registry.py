@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill.losses import (
     classification,
@@ -29,9 +29,7 @@ from distill.losses import (
     regularizers,
 )
 from distill.losses.outputs import Outputs
-from distill.recipe.loss_terms import TEACHER, input_names, runtime_args
-
-LossFunction = Callable[..., Tensor]
+from distill.recipe.loss_terms import TEACHER_PREFIX, LossFunction, input_names, runtime_args
 
 LOSSES: Mapping[str, LossFunction] = MappingProxyType(
     {
@@ -139,8 +137,8 @@ def required_outputs(terms: Iterable[str], *, of_teacher: bool = False) -> froze
     needed: set[str] = set()
     for name in terms:
         for parameter in input_names(LOSSES[name]):
-            if parameter.startswith(TEACHER) == of_teacher:
-                needed.add(parameter.removeprefix(TEACHER))
+            if parameter.startswith(TEACHER_PREFIX) == of_teacher:
+                needed.add(parameter.removeprefix(TEACHER_PREFIX))
     return frozenset(needed - {"logits", "labels"})
 
 

@@ -1,7 +1,8 @@
-"""A cosine head for any network of timm's, registered in timm's registry as `cosine_head`.
+"""A cosine head for any network of timm, registered in timm as `cosine_head`.
 
-``timm.create_model("cosine_head", base="resnet18", scale=16.0)``: margins on angles (AM-Softmax, ArcFace,
-A-Softmax) are made for it, and evaluation then sees the same logits without a margin.
+``timm.create_model("cosine_head", base="resnet18", scale=16.0)`` is a ResNet-18 with a cosine
+head. Margin losses on angles (AM-Softmax, ArcFace, A-Softmax) need it. They add the margin during
+training only, so evaluation uses the same logits without a margin.
 """
 
 from functools import partial
@@ -19,10 +20,15 @@ NAME = "cosine_head"
 
 
 class CosineHead(nn.Linear):
-    """Logits ``[B, K]`` that are scale · cos(angle between features and template), in float32; no bias.
+    """A last layer without bias whose logits are ``scale · cos(feature, template)``.
 
-    With a scale of 0 features keep their length, so that logits are ‖f‖ cos θ, as A-Softmax has them.
+    A template is a row of the weight. With a scale of 0, features keep their length, and the
+    logits are ‖f‖ cos θ as in A-Softmax.
 
+    Args:
+        in_features: D, the number of features.
+        out_features: K, the number of classes.
+        scale: factor of the cosines, or 0.
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
@@ -30,74 +36,87 @@ class CosineHead(nn.Linear):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of features ``[B, D]``."""
-        with torch.autocast(x.device.type, enabled=False):  # two digits are too few for a cosine
-            x, weight = x.to(self.weight.dtype), F.normalize(self.weight, dim=1)
-            return (
-                self.scale * F.linear(F.normalize(x, dim=1), weight)
-                if self.scale
-                else F.linear(x, weight)
-            )
+        """Return logits ``[B, K]`` of features ``[B, D]``, in the precision of the weight."""
+        # The two digits of a half precision are too few for a cosine.
+        with torch.autocast(x.device.type, enabled=False):
+            features = x.to(self.weight.dtype)
+            templates = F.normalize(self.weight, dim=1)
+            if not self.scale:
+                return F.linear(features, templates)
+            return self.scale * F.linear(F.normalize(features, dim=1), templates)
 
 
 def last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """The single layer that gives the logits, or None."""
+    """Return the single linear layer (or 1×1 convolution) that outputs the logits, or None."""
+    # VOLO adds the logits of a second head.
+    if type(model).__name__ == "VOLO":
+        return None
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     inner = getattr(head, "fc", None)
-    head = inner if inner is not None else head
-    single = isinstance(head, nn.Linear) or (
-        isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1)
-    )
-    return head if single and type(model).__name__ != "VOLO" else None
+    if inner is not None:
+        head = inner
+    is_linear = isinstance(head, nn.Linear)
+    is_pointwise = isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1)
+    return head if is_linear or is_pointwise else None
 
 
 def cosine_head(
-    pretrained: bool = False,
+    pretrained: bool = False,  # noqa: FBT001, FBT002 (timm's signature)
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict | None = None,
     base: str = "",
     scale: float = 16.0,
     **kwargs: Any,
 ) -> nn.Module:
-    """The network `base` with a cosine head; pretrained weights are its own, and the head is new.
+    """Create the network `base` with a cosine head.
+
+    Args:
+        pretrained: load pretrained weights: those of `base`, with a new head; or, if timm reads a
+            stored network, the weights of all of it.
+        pretrained_cfg: given by timm if it reads a stored network.
+        pretrained_cfg_overlay: entries that replace those of the configuration.
+        base: a name of timm.
+        scale: factor of the cosines, or 0 for features that keep their length.
+        kwargs: arguments of the base network.
 
     Raises:
-        UserError: if there is no base, or its last layer is not a linear one.
-        ValueError: if scale is negative.
+        UserError: if there is no base, or its last layer is not linear.
+        ValueError: if the scale is negative.
     """
     if scale < 0:
         raise ValueError(
             f"scale must be positive, or 0 for features that keep their length, got {scale:g}"
         )
-    stored = pretrained_cfg is not None  # a folder of the whole network is being read
-    make = partial(_with_head, base, scale, pretrained and not stored)
+    is_stored = pretrained_cfg is not None
+    loads_base_weights = pretrained and not is_stored
     model = build_model_with_cfg(
-        make,
+        partial(_with_cosine_head, base, scale, pretrained=loads_base_weights),
         NAME,
-        pretrained and stored,
+        pretrained and is_stored,
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         **kwargs,
     )
-    if pretrained and not stored:
+    if loads_base_weights:
         model.pretrained_cfg = dict(model.pretrained_cfg) | model.base_normalisation
     return model
 
 
-def _with_head(base: str, scale: float, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _with_cosine_head(base: str, scale: float, *, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Create the network `base` and replace its last layer."""
     if not base or base == NAME:
         raise UserError(
-            "cosine_head needs a network: {name: cosine_head, base: resnet18, scale: 16}"
+            "cosine_head needs the name of a network, for example "
+            "model: {name: cosine_head, base: resnet18, scale: 16}"
         )
     model = timm.create_model(base, pretrained=pretrained, **kwargs)
     head = last_linear(model)
     if not isinstance(head, nn.Linear):
-        raise UserError(f"cosine_head: {base} has no single linear layer at its end")
-    name = next(name for name, module in model.named_modules() if module is head)
-    parent, _, own = name.rpartition(".")
-    setattr(
-        model.get_submodule(parent), own, CosineHead(head.in_features, head.out_features, scale)
-    )
+        raise UserError(f"cosine_head: the last layer of {base} is not a single linear layer")
+    path = next(name for name, module in model.named_modules() if module is head)
+    parent, _, name = path.rpartition(".")
+    new_head = CosineHead(head.in_features, head.out_features, scale)
+    setattr(model.get_submodule(parent), name, new_head)
     model.base_normalisation = {key: model.pretrained_cfg[key] for key in ("mean", "std")}
     return model
 
@@ -115,5 +134,6 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-if not is_model(NAME):  # never in the way of a network of timm's own
+# A later version of timm may have a network of this name; it is not replaced.
+if not is_model(NAME):
     register_model(cosine_head)

@@ -1,11 +1,12 @@
-"""Building networks through timm.
+"""Build, load and describe networks through timm.
 
-A network's input is part of it: `pretrained_cfg["mean"]`, `["std"]` and `["input_size"]`, where timm keeps them, so
-that a stored run is used rightly by timm alone.
+A network carries the description of its input in `pretrained_cfg` ("mean", "std", "input_size"),
+where timm keeps it. So timm alone can load a stored run and use it correctly.
 """
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,201 +20,181 @@ from distill.errors import UserError, suggest
 from distill.recipe.schema import Arm
 
 
-def build_model(
-    name: str,
-    args: dict[str, Any],
-    *,
-    classes: int,
-    shape: tuple[int, int, int],
-    seed: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    class_names: list[str] | None = None,
-    pretrained: bool = False,
-    checkpoint: str | None = None,
-    frozen: bool = False,
-    size: tuple[int, int] | None = None,
-) -> nn.Module:
-    """A timm network for images ``shape = (C, H, W)`` and K classes, on the CPU.
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network to build.
+
+    Attributes:
+        name: a name of timm, with tags, or with the prefix `hf-hub:` or `local-dir:`.
+        num_classes: K, the size of the head.
+        view_shape: channels, height and width of a view.
+        mean: of the data, per channel. A pretrained network keeps its own mean and std.
+        std: of the data, per channel.
+        model_args: keyword arguments of the network, such as ``drop_rate``.
+        input_size: height and width that views are resized to for this network; by default, views
+            are not resized.
+        class_names: names of the classes, stored with the network.
+        pretrained: whether timm's pretrained weights are loaded.
+        checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
+        frozen: whether the network is used without training. Then a head of another size is an
+            error; else the head is replaced.
+    """
+
+    name: str
+    num_classes: int
+    view_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model_args: dict[str, Any] = field(default_factory=dict)
+    input_size: tuple[int, int] | None = None
+    class_names: list[str] | None = None
+    pretrained: bool = False
+    checkpoint: str | None = None
+    frozen: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the channels, height and width of the network's input."""
+        channels, height, width = self.view_shape
+        return (channels, *(self.input_size or (height, width)))
+
+
+# --------------------------------------------------------------------------------------- building
+
+
+def build_model(spec: ModelSpec, seed: int) -> nn.Module:
+    """Build a network on the CPU.
 
     Args:
-        name: any name of timm's, tags, `hf-hub:` and `local-dir:` included.
-        args: keyword arguments for it, e.g. ``drop_rate``.
-        classes: K, the size of the head.
-        shape: of one view.
-        seed: of the initial weights; equal networks of one seed start alike. The caller's generator stays.
-        mean: of the data, per channel; a pretrained network keeps its own, and so for `std`.
-        std: see mean.
-        class_names: stored with the network.
-        pretrained: load timm's weights.
-        checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
-        frozen: the network is used as it is, so a head of another size is an error, not replaced.
-        size: height and width that it is shown views at, where that is not their own.
+        spec: the network.
+        seed: seed of the initial weights. The global random generator is left as it was.
 
     Raises:
-        UserError: if there is no such network, its arguments are wrong, or the weights do not fit it.
+        UserError: if there is no such network, its arguments are wrong, or weights do not fit it.
     """
-    known = "/" in name.split(":")[0] or ":" in name or is_model(name)
-    if not known:
-        raise UserError(f"unknown model '{name}'; {_nearest_model(name)}")
-    kwargs, stored = dict(args), _stored_config(checkpoint)
-    shape = (shape[0], *size) if size else shape
-    if not pretrained and ":" not in name:
-        kwargs["pretrained_cfg_overlay"] = {"mean": mean, "std": std, "input_size": shape}
-    if not frozen or not pretrained:
-        kwargs["num_classes"] = classes
-    try:
-        inner = str(args.get("base", name))  # of a network within another
-        if ":" not in inner and getattr(get_pretrained_cfg(inner), "fixed_input_size", False):
-            kwargs.setdefault("img_size", shape[1:])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = timm.create_model(name, pretrained=pretrained, in_chans=shape[0], **kwargs)
-    except (OSError, LocalEntryNotFoundError) as error:
+    is_remote = "/" in spec.name.split(":")[0] or ":" in spec.name
+    if not is_remote and not is_model(spec.name):
+        raise UserError(f"unknown model '{spec.name}'; {_suggest_model(spec.name)}")
+    stored_config = _stored_config(spec.checkpoint)
+    model = _create(spec, seed)
+    if spec.checkpoint:
+        load_weights(model, Path(spec.checkpoint))
+        # Weights are used with the normalisation that they were trained with.
+        trained_with = {key: stored_config[key] for key in ("mean", "std") if key in stored_config}
+        model.pretrained_cfg = dict(model.pretrained_cfg) | trained_with
+    if model.num_classes != spec.num_classes:
         raise UserError(
-            f"the weights of '{name}' cannot be had ({str(error).strip()[:200]}). Without a network, give "
-            "checkpoint: FILE.safetensors beside model, or start anew with pretrained: false"
-        ) from None
-    except (
-        Exception
-    ) as error:  # timm, the hub or a model's own checks: all speak of the recipe's words here
-        raise UserError(
-            f"model '{name}' cannot be built with {args or 'its defaults'} for images of "
-            f"{'×'.join(map(str, shape))}: {error}"
-        ) from None
-    if checkpoint:
-        load_weights(model, Path(checkpoint))
-        model.pretrained_cfg = dict(model.pretrained_cfg) | {
-            k: stored[k] for k in ("mean", "std") if k in stored
-        }
-    if model.num_classes != classes:
-        raise UserError(
-            f"model '{name}' has {model.num_classes} classes, the data have {classes}; a frozen teacher "
-            "needs a head for these classes (give it a loss and it is fine-tuned with a new one)"
+            f"model '{spec.name}' has {model.num_classes} classes, the data have "
+            f"{spec.num_classes}; a frozen teacher needs a head for these classes (with a loss, it "
+            "is fine-tuned with a new head)"
         )
-    if frozen and pretrained and not size:  # of the hub's, known once it is there
-        shape = (shape[0], *model.pretrained_cfg["input_size"][1:])
-    own = {"num_classes": classes, "label_names": class_names, "input_size": shape}
-    for key in ("mean", "std"):  # of a network pretrained on colour images, for grey ones
-        values = model.pretrained_cfg[key]
-        own[key] = values if len(values) == shape[0] else (sum(values) / len(values),) * shape[0]
-    model.pretrained_cfg = dict(model.pretrained_cfg) | own
+    _describe_input(model, spec)
     return model
 
 
-def _stored_config(checkpoint: str | None) -> dict[str, Any]:
-    """What is known of a network whose weights are frozen: beside them, the normalisation that it was trained with."""
-    folder = (
-        Path(checkpoint or "") if Path(checkpoint or "").is_dir() else Path(checkpoint or "").parent
-    )
-    if not checkpoint or not (folder / "config.json").is_file():
-        return {}
+def _create(spec: ModelSpec, seed: int) -> nn.Module:
+    """Create the network by timm, with initial or pretrained weights."""
+    is_named = ":" not in spec.name
+    kwargs = dict(spec.model_args)
+    if is_named and not spec.pretrained:
+        kwargs["pretrained_cfg_overlay"] = {
+            "mean": spec.mean,
+            "std": spec.std,
+            "input_size": spec.input_shape,
+        }
+    keeps_head = spec.frozen and spec.pretrained
+    if not keeps_head:
+        kwargs["num_classes"] = spec.num_classes
+    channels, *size = spec.input_shape
     try:
-        return dict(
-            json.loads((folder / "config.json").read_text("utf-8")).get("pretrained_cfg", {})
-        )
-    except (ValueError, AttributeError, TypeError) as error:
+        if _has_fixed_size(spec):
+            kwargs.setdefault("img_size", tuple(size))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(
+                spec.name, pretrained=spec.pretrained, in_chans=channels, **kwargs
+            )
+    except (OSError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"{folder / 'config.json'} is not a model's configuration: {error}"
+            f"cannot get the weights of '{spec.name}' ({str(error).strip()[:200]}). Without a "
+            "network connection, give checkpoint: FILE.safetensors beside model, or use "
+            "pretrained: false"
+        ) from None
+    # timm, the hub and the networks' own checks raise errors of any type. All of them are caused
+    # by the recipe here.
+    except Exception as error:
+        shape = "×".join(str(length) for length in spec.input_shape)
+        raise UserError(
+            f"model '{spec.name}' cannot be built with {spec.model_args or 'its defaults'} for "
+            f"images of {shape}: {error}"
         ) from None
 
 
-def native_size(name: str) -> tuple[int, int, int] | None:
-    """Channels, height and width of the images that timm's weights of a name were trained with, if that is known."""
-    kind, _, place = name.partition(":")
-    if kind == "local-dir":
-        return _stored_config(place).get("input_size")
-    cfg = _known_weights(name)
-    return cfg.input_size if cfg else None
+def _has_fixed_size(spec: ModelSpec) -> bool:
+    """Return whether the network is made for one image size, which timm calls ``img_size``."""
+    # A network such as cosine_head contains the network that matters.
+    inner_name = str(spec.model_args.get("base", spec.name))
+    if ":" in inner_name:
+        return False
+    return getattr(get_pretrained_cfg(inner_name), "fixed_input_size", False)
 
 
-def _known_weights(name: str) -> PretrainedCfg | None:
-    """What timm knows of the weights of a name; None for the hub's, for unknown ones, and where there are none."""
-    try:
-        cfg = None if ":" in name else get_pretrained_cfg(name)
-    except RuntimeError:  # an unknown tag: building the network says so
-        return None
-    return cfg if cfg and cfg.has_weights else None
+def _describe_input(model: nn.Module, spec: ModelSpec) -> None:
+    """Store the description of the input and the classes in the network's `pretrained_cfg`."""
+    config = dict(model.pretrained_cfg)
+    channels = spec.view_shape[0]
+    input_size = spec.input_shape
+    # A frozen network of the hub keeps its input size, which is unknown before it is loaded.
+    if spec.frozen and spec.pretrained and not spec.input_size:
+        input_size = (channels, *config["input_size"][1:])
+    config["num_classes"] = spec.num_classes
+    config["label_names"] = spec.class_names
+    config["input_size"] = input_size
+    for key in ("mean", "std"):
+        values = config[key]
+        # A network that was pretrained on colour images is used for grey ones.
+        if len(values) != channels:
+            config[key] = (sum(values) / len(values),) * channels
+    model.pretrained_cfg = config
 
 
-def pretrained_size(arm: Arm) -> tuple[int, int] | None:
-    """Height and width that a frozen network was trained with, where that is known: it is shown nothing else."""
-    if not arm.frozen:
-        return None
-    stored = _stored_config(arm.checkpoint)
-    size = (
-        stored["input_size"]
-        if "input_size" in stored
-        else native_size(arm.model)
-        if arm.pretrained
-        else None
-    )
-    return tuple(size[1:]) if size else None
+def _suggest_model(name: str) -> str:
+    """Suggest names of timm that are similar; a list of all of them would fill the screen."""
+    names = timm.list_models()
+    same_start = [known for known in names if known[:3] == name[:3]]
+    if not same_start:
+        return "`timm.list_models()` lists the names, and mlp_* and cifar_* are added by distill"
+    return suggest(name, same_start if len(same_start) < 30 else names)
 
 
-def largest_pretrained_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
-    """The largest side of the images that pretrained networks of a study were trained with, and the network's name."""
-    sides = [
-        (max(size[1:]), arm.model)
-        for arm in arms
-        if arm.pretrained and (size := native_size(arm.model))
-    ]
-    return max(sides, default=None)
-
-
-def replaced_head_note(arm: Arm, classes: int) -> str | None:
-    """A sentence where the head of a pretrained network is of other classes, and is learned anew."""
-    cfg = _known_weights(arm.model) if arm.pretrained and not arm.frozen else None
-    if not cfg or cfg.num_classes == classes:
-        return None
-    return (
-        f"{arm.model} comes with a head of {cfg.num_classes} classes; it gets a new one for the {classes} classes "
-        "of these data, and is fine-tuned as a whole"
-    )
-
-
-def blank_images(model: nn.Module, count: int = 1) -> Tensor:
-    """ImageDataset ``[count, C, H, W]`` of zeros, of the size that a network is shown, where its weights are."""
-    return torch.zeros(
-        count, *model.pretrained_cfg["input_size"], device=next(model.parameters()).device
-    )
+# ---------------------------------------------------------------------------------------- loading
 
 
 def load_run_model(folder: Path) -> nn.Module:
-    """The network of a run's folder, as timm reads it, in eval mode on the CPU.
+    """Load the network of a run's folder by timm, in eval mode, on the CPU.
 
     Raises:
         UserError: if the folder is damaged.
     """
+    # A file may be missing, cut off, or made for another network.
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    except Exception as error:  # a missing or cut file, or one for another network
+    except Exception as error:
         raise UserError(
-            f"the run in {folder} is damaged ({error}); remove it, to train the run again"
+            f"the run in {folder} is damaged ({error}); remove the folder to train the run again"
         ) from None
 
 
-def _nearest_model(name: str) -> str:
-    """Near names among timm's; all of them would fill the screen."""
-    names = timm.list_models()
-    same_start = [n for n in names if n[:3] == name[:3]]
-    return (
-        suggest(name, same_start if 0 < len(same_start) < 30 else names)
-        if same_start or len(names) < 30
-        else "`timm.list_models()` lists them, and mlp_* and cifar_* are added here"
-    )
-
-
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file, or the one in a folder; every tensor must fit, none may be missing.
+    """Load a safetensors file, or the one in a folder, into a network; all tensors must fit.
 
     Raises:
-        UserError: if the file is missing, of another kind, or made for another network.
+        UserError: if the file is missing, of another type, or made for another network.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors":
         raise UserError(
-            f"checkpoint {path}: only .safetensors files and folders holding model.safetensors are read "
+            f"checkpoint {path}: expected a .safetensors file, or a folder with model.safetensors "
             "(a pickled file can run code when it is opened)"
         )
     if not file.is_file():
@@ -221,17 +202,112 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_state_dict(str(file)), strict=True)
     except Exception as error:
-        raise UserError(
-            f"checkpoint {file} does not fit the model: {str(error).strip()[:600]}"
-        ) from None
+        message = str(error).strip()[:600]
+        raise UserError(f"checkpoint {file} does not fit the model: {message}") from None
+
+
+# ------------------------------------------------------------------------------------ description
 
 
 def input_config(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
-    """Mean and standard deviation per channel that the network's input is normalised with, its height and width."""
-    cfg = model.pretrained_cfg
-    return tuple(cfg["mean"]), tuple(cfg["std"]), tuple(cfg["input_size"][1:])
+    """Return the mean and the std per channel of the network's input, and its height and width."""
+    config = model.pretrained_cfg
+    return tuple(config["mean"]), tuple(config["std"]), tuple(config["input_size"][1:])
+
+
+def blank_images(model: nn.Module, count: int = 1) -> Tensor:
+    """Return zeros ``[count, C, H, W]`` of the network's input size, on the network's device."""
+    device = next(model.parameters()).device
+    return torch.zeros(count, *model.pretrained_cfg["input_size"], device=device)
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trainable weights."""
-    return sum(p.numel() for p in model.parameters())
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def native_size(name: str) -> tuple[int, int, int] | None:
+    """Return the image shape (channels, height, width) that timm's weights were trained with.
+
+    It is None where it is unknown: for networks of the hub and for networks without weights.
+    """
+    prefix, _, path = name.partition(":")
+    if prefix == "local-dir":
+        return _stored_config(path).get("input_size")
+    config = _weights_config(name)
+    return config.input_size if config else None
+
+
+def pretrained_size(arm: Arm) -> tuple[int, int] | None:
+    """Return the height and width that a frozen network was trained with, where they are known.
+
+    A frozen network gets images of this size only.
+    """
+    if not arm.frozen:
+        return None
+    stored_config = _stored_config(arm.checkpoint)
+    if "input_size" in stored_config:
+        shape = stored_config["input_size"]
+    elif arm.pretrained:
+        shape = native_size(arm.model)
+    else:
+        shape = None
+    return tuple(shape[1:]) if shape else None
+
+
+def largest_pretrained_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
+    """Return the largest image side of a study's pretrained networks, and that network's name."""
+    sides = []
+    for arm in arms:
+        shape = native_size(arm.model) if arm.pretrained else None
+        if shape:
+            sides.append((max(shape[1:]), arm.model))
+    return max(sides, default=None)
+
+
+def replaced_head_note(arm: Arm, classes: int) -> str | None:
+    """Return a sentence if the head of a pretrained network is replaced, else None.
+
+    Args:
+        arm: the arm of the network.
+        classes: number of classes in the data.
+    """
+    if not arm.pretrained or arm.frozen:
+        return None
+    config = _weights_config(arm.model)
+    if not config or config.num_classes == classes:
+        return None
+    return (
+        f"{arm.model} has a pretrained head for {config.num_classes} classes; it gets a new head "
+        f"for the {classes} classes of these data, and the whole network is fine-tuned"
+    )
+
+
+def _stored_config(checkpoint: str | None) -> dict[str, Any]:
+    """Return the `pretrained_cfg` that is stored beside weights; empty if there is none.
+
+    Raises:
+        UserError: if the file is not a configuration.
+    """
+    if not checkpoint:
+        return {}
+    path = Path(checkpoint)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text("utf-8")).get("pretrained_cfg", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} is not a model's configuration: {error}") from None
+
+
+def _weights_config(name: str) -> PretrainedCfg | None:
+    """Return timm's configuration of pretrained weights, or None if timm has no such weights."""
+    if ":" in name:
+        return None
+    # An unknown tag is reported where the network is built.
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+    return config if config and config.has_weights else None

@@ -1,35 +1,36 @@
-"""Looking into networks: penultimate features, templates, feature maps, weights."""
+"""Access to the inside of networks: features, templates, feature maps and weights."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from distill.errors import UserError
 from distill.models.cosine_head import CosineHead, last_linear
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The layer whose output are the logits.
+    """Return the layer that outputs the logits. Its input are the penultimate features.
 
     Raises:
-        UserError: for networks that have no single one (two heads, token heads, auxiliary heads).
+        UserError: if there is no single one (two heads, token heads, auxiliary heads).
     """
     head = last_linear(model)
     if head is None:
         raise UserError(
             f"{type(model).__name__} has no single last layer, so it has no penultimate features "
-            "and no templates here"
+            "and no templates"
         )
     return head
 
 
 def templates(model: nn.Module) -> Tensor:
-    """The last layer's weight ``[K, D]``: a row is the template of a class, the paper's w_k.
+    """Return the templates ``[K, D]``: row k of the last layer's weight is that of class k.
 
-    Those of a cosine head are taken at the length 1 that it gives them. Gradients reach the weight.
+    The templates of a cosine head have length 1, as the head uses them. Gradients reach the weight.
     """
     head = last_layer(model)
     weight = head.weight.flatten(1)
@@ -37,24 +38,32 @@ def templates(model: nn.Module) -> Tensor:
 
 
 def weight_decay_params(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that a penalty is for, by name: all but biases, norms and what the model itself excepts."""
-    excepted = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    return {name: p for name, p in model.named_parameters() if p.ndim > 1 and name not in excepted}
+    """Return the parameters that weight decay applies to, by name.
+
+    These are all but biases, the parameters of norms, and those that the model itself excludes.
+    """
+    excluded = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name not in excluded
+    }
 
 
-def stages(model: nn.Module) -> list[nn.Module]:
-    """The modules whose outputs are the feature maps of the stages, as timm lists them.
+def stage_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules whose outputs are the feature maps of the stages, first stage first.
+
+    They are those in `feature_info`, where timm lists them.
 
     Raises:
-        UserError: if the network lists none, or none that is a module.
+        UserError: if the network lists none.
     """
-    names = [
-        info.get("module", "")
-        for info in getattr(model, "feature_info", None) or ()
-        if isinstance(info, dict)
-    ]
     modules = dict(model.named_modules())
-    found = [modules[name] for name in names if modules.get(name) is not None and name]
+    found = []
+    for info in getattr(model, "feature_info", None) or ():
+        name = info.get("module", "") if isinstance(info, dict) else ""
+        if name and name in modules:
+            found.append(modules[name])
     if not found:
         raise UserError(f"{type(model).__name__} lists no feature maps of its stages")
     return found
@@ -62,60 +71,76 @@ def stages(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Within it, a forward pass fills the dictionary with what is asked for, as fields of `Outputs`.
+    """Capture what losses need of a network besides its logits.
+
+    Within the context, a forward pass fills the dictionary. Its keys are fields of `Outputs`:
+
+    - "features": penultimate features ``[B, D]``.
+    - "templates": ``[K, D]``.
+    - "feature_maps": the output of each stage, ``[B, C, H, W]``, first stage first.
+    - "weights": the parameters that weight decay applies to.
+    - "logit_scale": the scale of a cosine head, else None. It is always there.
 
     Args:
-        model: the network itself, also where something around it is called.
-        needs: of "features" ``[B, D]``, "templates" ``[K, D]``, "feature_maps" (each ``[B, C, H, W]``), "weights"; the
-            scale of a cosine head is always told.
+        model: the network itself, also if a wrapper of it is called.
+        needs: which of the keys are captured.
 
     Raises:
-        UserError: if the network has no such thing.
+        UserError: if the network does not have one of them.
     """
-    seen: dict[str, Any] = {}
-    handles = []
-    if "features" in needs:
-        hook = last_layer(model).register_forward_pre_hook(
-            lambda _, inputs: seen.update(features=_flat(inputs))
-        )
-        handles.append(hook)
-    if "feature_maps" in needs:
-        last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        seen["feature_maps"] = []
-
-        def keep_map(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.ndim != 4:
-                raise UserError(
-                    f"{type(model).__name__} has no feature maps: its stages give {output.ndim} dimensions"
-                )
-            seen["feature_maps"].append(output.permute(0, 3, 1, 2) if last else output)
-
-        handles += [stage.register_forward_hook(keep_map) for stage in stages(model)]
-    if "templates" in needs:
-        seen["templates"] = templates(model)
-    if "weights" in needs:
-        seen["weights"] = list(weight_decay_params(model).values())
-    seen["logit_scale"] = getattr(last_linear(model), "scale", None)
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    captured: dict[str, Any] = {}
+    # Handles of hooks are context managers that remove the hook.
+    with ExitStack() as hooks:
+        if "features" in needs:
+            hooks.enter_context(_capture_features_into(captured, model))
+        if "feature_maps" in needs:
+            captured["feature_maps"] = []
+            for handle in _capture_maps_into(captured["feature_maps"], model):
+                hooks.enter_context(handle)
+        if "templates" in needs:
+            captured["templates"] = templates(model)
+        if "weights" in needs:
+            captured["weights"] = list(weight_decay_params(model).values())
+        captured["logit_scale"] = getattr(last_linear(model), "scale", None)
+        yield captured
 
 
 @contextmanager
 def capture_features(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it, each forward pass appends its penultimate features ``[B, D]`` to the list."""
+    """Capture penultimate features: each forward pass appends ``[B, D]`` to the list."""
     features: list[Tensor] = []
-    handle = last_layer(model).register_forward_pre_hook(
-        lambda _, inputs: features.append(_flat(inputs))
-    )
-    try:
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features.append(_flatten_features(inputs))
+
+    with last_layer(model).register_forward_pre_hook(keep):
         yield features
-    finally:
-        handle.remove()
 
 
-def _flat(inputs: tuple[Tensor, ...]) -> Tensor:
-    """A last layer's input ``[B, D]``, also where it is a 1×1 convolution."""
+def _capture_features_into(captured: dict[str, Any], model: nn.Module) -> RemovableHandle:
+    """Let each forward pass replace ``captured["features"]``."""
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured["features"] = _flatten_features(inputs)
+
+    return last_layer(model).register_forward_pre_hook(keep)
+
+
+def _capture_maps_into(feature_maps: list[Tensor], model: nn.Module) -> list[RemovableHandle]:
+    """Let each forward pass append the output of each stage to the list."""
+    channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim != 4:
+            raise UserError(
+                f"{type(model).__name__} has no feature maps: the outputs of its stages have "
+                f"{output.ndim} dimensions"
+            )
+        feature_maps.append(output.permute(0, 3, 1, 2) if channels_last else output)
+
+    return [stage.register_forward_hook(keep) for stage in stage_modules(model)]
+
+
+def _flatten_features(inputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the last layer's input as ``[B, D]``; a 1×1 convolution has ``[B, D, 1, 1]``."""
     return inputs[0].flatten(1)

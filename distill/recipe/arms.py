@@ -27,7 +27,7 @@ class ArmBuilder:
         """Prepare to build the arms of a document.
 
         Args:
-            document: the recipe as written, which may have problems in any place.
+            document: the recipe as written, which may have problems anywhere.
             terms: the known loss terms.
             problems: gets the problems of the arms.
         """

@@ -169,10 +169,10 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _check_keys_together(self) -> Self:
-        raise_for_keys([*self._conflicts_with_source(), *self._conflicts_of_normalisation()])
+        raise_for_keys([*self._source_conflicts(), *self._normalisation_conflicts()])
         return self
 
-    def _conflicts_with_source(self) -> Iterator[tuple[str, str, str]]:
+    def _source_conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Yield (key, code, message) of every key that does not fit the source."""
         if self.source in FILE_SOURCES and not self.root:
             yield "root", "missing", f"this key is missing: source '{self.source}' needs data.root"
@@ -194,9 +194,9 @@ class Data(Strict):
         if isinstance(self.test, str):
             yield "test", "conflict", message
 
-    def _conflicts_of_normalisation(self) -> Iterator[tuple[str, str, str]]:
-        """Yield the problem that only one of mean and std is given, if it is so."""
+    def _normalisation_conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """Yield a problem if only one of mean and std is set."""
         if self.mean is not None and self.std is None:
-            yield "std", "missing", "this key is missing: mean and std must be given together"
+            yield "std", "missing", "this key is missing: set mean and std together"
         if self.std is not None and self.mean is None:
-            yield "mean", "missing", "this key is missing: mean and std must be given together"
+            yield "mean", "missing", "this key is missing: set mean and std together"

@@ -75,7 +75,7 @@ def data_settings(assignments: Iterable[str], source: str = "folder") -> dict[st
     problems.lines[()] = "data"
     override(settings, [text.removeprefix("data.") for text in assignments], problems)
     if "source" in settings:
-        problems.add(("source",), "conflict", "the source is given by --data")
+        problems.add(("source",), "conflict", "set the source by --data")
     else:
         # Any source with files has the same keys, so a folder can stand for it.
         checked_as = source if source in BUILT_IN_SOURCES else "folder"

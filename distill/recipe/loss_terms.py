@@ -26,7 +26,7 @@ Terms = Mapping[str, LossFunction]
 INPUTS = frozenset({"logits", "labels", "features", "feature_maps", "weights", "templates"})
 """Names of positional parameters that the loop can supply; all but labels also of the teacher."""
 
-TEACHER = "teacher_"
+TEACHER_PREFIX = "teacher_"
 """Prefix of positional parameters that are the teacher's."""
 
 RUNTIME_ARGS = frozenset({"progress", "projector", "targets", "logit_scale"})
@@ -76,4 +76,4 @@ def runtime_args(function: LossFunction) -> frozenset[str]:
 
 def needs_teacher(function: LossFunction) -> bool:
     """Return whether a loss function has an input of a teacher."""
-    return any(name.startswith(TEACHER) for name in input_names(function))
+    return any(name.startswith(TEACHER_PREFIX) for name in input_names(function))

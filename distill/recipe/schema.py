@@ -151,7 +151,7 @@ class ArmSettings(Strict):
         description="Name of the teacher's arm. [[a, b]] is an ensemble: the mean of the teachers' "
         "probabilities.",
     )
-    loss: dict[str, dict[str, Any]] | None = Field(
+    loss: dict[str, Any] | None = Field(
         None,
         description="Terms of the loss by name, each with its own keys (see below). A teacher "
         "without a loss is a frozen teacher: used as it is, not trained.",

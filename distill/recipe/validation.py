@@ -57,49 +57,49 @@ def check(
         return model.model_validate(value)
     except pydantic.ValidationError as failure:
         errors = failure.errors(include_url=False)
-    for place, alternatives in _group_by_place(errors, value).items():
-        if only is not None and place[:1] and place[0] not in only:
+    for path, alternatives in _group_by_path(errors, value).items():
+        if only is not None and path[:1] and path[0] not in only:
             continue
-        code, message = _describe(model, (*key, *place), place, alternatives)
-        problems.add((*key, *place), code, message)
+        code, message = _describe(model, (*key, *path), path, alternatives)
+        problems.add((*key, *path), code, message)
     return None
 
 
-def _group_by_place(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
+def _group_by_path(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
     """Return errors by the keys that lead to them.
 
     A value of a union type (``int | list[int]``) has an error for each type that it might have. The
-    errors at one place belong together; an error further inside is more exact and replaces them.
+    errors at one path belong together; an error further inside is more exact and replaces them.
     """
     groups: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
-        groups.setdefault(_place(error, value), []).append(error)
+        groups.setdefault(_path(error, value), []).append(error)
     return {
-        place: group
-        for place, group in groups.items()
-        if len(place) == len(group[0]["loc"]) or not _has_deeper(place, groups)
+        path: group
+        for path, group in groups.items()
+        if len(path) == len(group[0]["loc"]) or not _has_deeper(path, groups)
     }
 
 
-def _has_deeper(place: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
-    return any(len(other) > len(place) and other[: len(place)] == place for other in groups)
+def _has_deeper(path: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
+    return any(len(other) > len(path) and other[: len(path)] == path for other in groups)
 
 
-def _place(error: ErrorDetails, value: Any) -> Key:
+def _path(error: ErrorDetails, value: Any) -> Key:
     """Return the path of an error within a value.
 
     pydantic's location also has names for the types of a union, such as ``list[int]``, which are no
     keys of the user's. They are left out: they do not exist in the value.
     """
-    place: list[str | int] = []
+    path: list[str | int] = []
     for part in error["loc"]:
         exists = _contains(value, part)
         if exists:
             value = value[part]
         # These two kinds of errors may be about a key that does not exist.
         if exists or error["type"] == "missing" or is_recipe_error(error):
-            place.append(part)
-    return tuple(place)
+            path.append(part)
+    return tuple(path)
 
 
 def _contains(value: Any, part: str | int) -> bool:
@@ -109,13 +109,13 @@ def _contains(value: Any, part: str | int) -> bool:
 
 
 def _describe(
-    model: type[BaseModel], key: Key, place: Key, alternatives: list[ErrorDetails]
+    model: type[BaseModel], key: Key, path: Key, alternatives: list[ErrorDetails]
 ) -> tuple[str, str]:
-    """Return the code and the message for the errors at one place of a model's value."""
+    """Return the code and the message for the errors at one path of a model's value."""
     error = alternatives[0]
     name = str(key[-1]) if key else ""
     if error["type"] == "extra_forbidden":
-        owner = _model_at(model, place[:-1])
+        owner = _model_at(model, path[:-1])
         new = RENAMED_KEYS.get((owner.__name__, name)) if owner else None
         if new is not None:
             return "renamed_key", renamed_key_message(name, new, error["input"])
@@ -132,9 +132,9 @@ def _describe(
     return error["type"], message
 
 
-def _model_at(model: type[BaseModel], place: Key) -> type[BaseModel] | None:
-    """Return the model that checks the mapping at a place; None if no model does."""
-    for part in place:
+def _model_at(model: type[BaseModel], path: Key) -> type[BaseModel] | None:
+    """Return the model that checks the mapping at a path; None if no model does."""
+    for part in path:
         field = model.model_fields.get(str(part))
         if field is None:
             return None

@@ -112,7 +112,8 @@ def temperature_map_caption(group: Mapping[tuple[float, float], Sequence[RunResu
     """
     smoothings = sorted({smoothing for smoothing, _ in group})
     temperatures = sorted({temperature for _, temperature in group})
-    cold, hot = temperatures[0], temperatures[-1]
+    cold = temperatures[0]
+    hot = temperatures[-1]
     effects = []
     for smoothing in (smoothings[0], smoothings[-1]):
         if (smoothing, cold) not in group or (smoothing, hot) not in group:

@@ -217,7 +217,7 @@ def temperature_map(cells: Mapping[tuple[float, float], Cell], title: str) -> Fi
             )
         axis.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
         axis.set_yticks(range(len(smoothings)), [f"{value:g}" for value in smoothings])
-        axis.set(xlabel="temperature of the loss", ylabel="label smoothing of the teacher")
+        axis.set(xlabel="temperature of the teacher", ylabel="smoothing of the teacher")
         axis.set_title(title, fontsize=8)
         axis.spines[:].set_visible(False)
         figure.colorbar(image, ax=axis, label="test accuracy of the student, %", shrink=0.9)

@@ -109,7 +109,7 @@ FEATURES = [
     Column("within/ between (train)", metric("train", "within_between_templates"), decimals=3),
     Column("within/ between (val.)", metric("validation", "within_between_templates"), decimals=3),
     Column("within/ between, all dimensions", metric("train", "within_between")),
-    Column("R²", metric("train", "class_separation"), decimals=3),
+    Column("R²", metric("train", "class_separation")),
     Column("NC1", metric("train", "nc1")),
     Column("spread of wrong templates", metric("train", "wrong_template_spread"), decimals=3),
     Column("spread of template norms", lambda run: run.template_spread),
@@ -156,8 +156,10 @@ def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
     for i in range(len(columns)):
         if any(row.cells[i] != NO_VALUE for row in rows):
             used.append(i)
-    headings = [columns[i].heading for i in used]
-    return ArmTable(headings, [replace(row, cells=[row.cells[i] for i in used]) for row in rows])
+    shown = []
+    for row in rows:
+        shown.append(replace(row, cells=[row.cells[i] for i in used]))
+    return ArmTable([columns[i].heading for i in used], shown)
 
 
 def accuracy_comparisons(results: StudyResults) -> list[Comparison]:

@@ -23,9 +23,14 @@ QUESTIONS: dict[QuestionCode, str] = {
     QuestionCode.TEACHER: "Which teacher has the better student?",
     QuestionCode.SETTING: "What does {setting} change for the {role}?",
 }
-# Questions that are answered by "yes" or "no"; the others by which arm is better.
-YES_NO_QUESTIONS = frozenset(
-    code for code, sentence in QUESTIONS.items() if sentence.startswith(("Does", "Is"))
+# Questions that ask which of two arms is better; the others are answered by yes or no.
+WHICH_QUESTIONS = frozenset(
+    {
+        QuestionCode.STUDENT_MODEL,
+        QuestionCode.TEACHER_MODEL,
+        QuestionCode.TEACHER,
+        QuestionCode.SETTING,
+    }
 )
 NOT_ADJUSTED = "(significant alone, not after Holm's correction)"
 
@@ -88,17 +93,18 @@ def _verdict_words(comparison: Comparison) -> str:
     """Return the beginning of a verdict's sentence."""
     if comparison.verdict == Verdict.NO_DIFFERENCE:
         return "No significant difference"
-    words = {
-        Verdict.BETTER: "B is better",
-        Verdict.WORSE: "B is worse",
-        Verdict.MAYBE_BETTER: f"Perhaps b is better {NOT_ADJUSTED}",
-        Verdict.MAYBE_WORSE: f"Perhaps b is worse {NOT_ADJUSTED}",
-    }
-    if comparison.question_code in YES_NO_QUESTIONS:
+    if comparison.question_code in WHICH_QUESTIONS:
+        words = {
+            Verdict.BETTER: "B is better",
+            Verdict.WORSE: "B is worse",
+            Verdict.MAYBE_BETTER: f"Perhaps b is better {NOT_ADJUSTED}",
+            Verdict.MAYBE_WORSE: f"Perhaps b is worse {NOT_ADJUSTED}",
+        }
+    else:
         words = {
             Verdict.BETTER: "Yes",
             Verdict.WORSE: "No, accuracy falls",
-            Verdict.MAYBE_BETTER: f"Perhaps {NOT_ADJUSTED}",
+            Verdict.MAYBE_BETTER: f"Perhaps yes {NOT_ADJUSTED}",
             Verdict.MAYBE_WORSE: f"Perhaps accuracy falls {NOT_ADJUSTED}",
         }
     return words[comparison.verdict]

@@ -1,7 +1,8 @@
 """Checkpoints and snapshots of runs that still train.
 
-While a run trains, `models/<id>.partial` is its last checkpoint, one file that is replaced as a whole, and
-`models/<id>.epochs/` has its snapshots so far: weights that are kept with the finished run for analysis.
+While a run trains, `models/<id>.partial` is its last checkpoint, one file that is replaced as a
+whole, and `models/<id>.epochs/` has its snapshots so far: weights that are kept with the finished
+run for analysis.
 """
 
 import shutil

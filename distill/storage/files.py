@@ -1,7 +1,8 @@
 """Files that are either complete or absent, and whose damage is noticed.
 
-Every file is written under a temporary name and renamed, so a process that is killed leaves no half-written file under
-the real name. Checksums show whether a file still has the content that was written.
+Every file is written under a temporary name and renamed, so a process that is killed leaves no
+half-written file under the real name. Checksums show whether a file still has the content that was
+written.
 """
 
 import hashlib
@@ -33,14 +34,14 @@ SHA256_DIGITS = 64
 def temporary_path(path: Path) -> Path:
     """Return the path under which this process writes before it renames the file to `path`.
 
-    The name contains the machine and the process, so that `clean_stale_temp_files` can recognise files of
-    processes that have ended.
+    The name contains the machine and the process, so that `clean_stale_temp_files` can recognise
+    files of processes that have ended.
     """
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}")
 
 
 def _machine() -> str:
-    """Return the name of this machine without dots, which separate the parts of a temporary name."""
+    """Return the name of this machine, without the dots that separate parts of file names."""
     return platform.node().replace(".", "_")
 
 
@@ -51,7 +52,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
-        UserError: if the file cannot be written; it replaces the errors of safetensors and of the system.
+        UserError: if the file cannot be written; it replaces the errors of safetensors and of the
+            system.
     """
     temporary = temporary_path(path)
     try:
@@ -64,7 +66,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def reason(error: Exception) -> str:
-    """Return the system's short description of an error ("No space left on device"), else its text."""
+    """Return the text of an error, as short as "No space left on device" where it has one."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -87,7 +89,7 @@ def clean_stale_temp_files(folder: Path) -> None:
 
 
 def is_process_alive(process: int) -> bool:
-    """Return whether a process with this number runs on this machine; True if that cannot be determined."""
+    """Return whether a process of this number runs on this machine; True if in doubt."""
     try:
         return psutil.pid_exists(process)
     except OverflowError:
@@ -105,7 +107,8 @@ def file_digest(path: Path) -> str:
 
 def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON object with an additional key, a checksum of all others."""
-    # The checksum must be of the values as they will be read: keys become text and tuples become lists.
+    # The checksum must be of the values as they will be read: keys become text and tuples become
+    # lists.
     values = json.loads(json.dumps(values))
     return {**values, CHECKSUM_KEY: _checksum(values)}
 
@@ -132,7 +135,8 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def write_tree(path: Path, tree: dict[str, Any]) -> None:
     """Write nested dictionaries and lists of tensors and JSON values as one safetensors file.
 
-    Keys keep their types, and tuples become lists. Unlike a pickle, the file can be opened without risk.
+    Keys keep their types, and tuples become lists. Unlike a pickle, the file can be opened without
+    risk.
 
     Args:
         path: of the file, which is complete or absent at any time.
@@ -144,7 +148,8 @@ def write_tree(path: Path, tree: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_take_tensors_out(tree, tensors))
-    # One entry of metadata holds both digest and structure: safetensors writes several in no fixed order.
+    # One entry of metadata holds both digest and structure: safetensors writes several in no fixed
+    # order.
     metadata = {"tree": _tree_digest(structure, tensors) + structure}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -187,7 +192,7 @@ def _tree_digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _take_tensors_out(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return a tree as JSON values, with its tensors moved to `tensors` under consecutive numbers."""
+    """Return a tree as JSON values; its tensors go to `tensors` under consecutive numbers."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)

@@ -12,7 +12,8 @@ def find_runs(store: RunStore, name: str) -> list[str]:
 
     Args:
         store: of the runs.
-        name: a run's folder, the beginning of its id, or `STUDY:ARM` for an arm's runs of all seeds.
+        name: a run's folder, the beginning of its id, or `STUDY:ARM` for an arm's runs of all
+            seeds.
 
     Raises:
         UserError: if no run fits, or the beginning of an id fits several.
@@ -46,6 +47,7 @@ def _run_by_beginning(store: RunStore, beginning: str) -> str:
     found = [run_id for run_id in ids if run_id.startswith(beginning)]
     if len(found) != 1:
         raise UserError(
-            f"'{beginning}' matches {len(found)} of the {len(ids)} runs in {store.models}; expected exactly one"
+            f"'{beginning}' matches {len(found)} of the {len(ids)} runs in {store.models}; "
+            "it must match exactly one"
         )
     return found[0]

@@ -31,7 +31,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     owner_file = folder.with_name(f".{folder.name}.owner")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        # If the owner was killed, its forked data-loader workers hold the lock for a few more seconds.
+        # If the owner was killed, its forked data-loader workers hold the lock for a few more
+        # seconds.
         lock.acquire(timeout=PATIENCE if has_ended(_read(owner_file)) else 0)
     except Timeout:
         raise UserError(
@@ -40,7 +41,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ) from None
     try:
         clean_stale_temp_files(folder)
-        # The owner's name is only for messages and for the patience above; a full disk is reported elsewhere.
+        # The owner's name is only for messages and for the patience above; a full disk is reported
+        # elsewhere.
         with suppress(OSError):
             owner_file.write_text(this_process())
         yield
@@ -55,10 +57,10 @@ def this_process() -> str:
 
 
 def has_ended(process: str) -> bool:
-    """Return whether the process of a lock file ran on this machine and has ended; False if in doubt.
+    """Return whether a process ran on this machine and has ended; False if in doubt.
 
     Args:
-        process: as `this_process` returned it there; the empty text is an unknown process.
+        process: as its `this_process` returned it; the empty text is an unknown process.
     """
     number, _, host = process.partition(" on ")
     if host != platform.node() or not number.isdecimal():

@@ -1,8 +1,8 @@
 """Finished runs on disk, and where everything else is stored.
 
-`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`, `history.jsonl` and
-`predictions.safetensors`; snapshots are `epoch-N.safetensors`. The folder is written under a temporary name and renamed,
-so that it is complete or absent.
+`runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`,
+`history.jsonl` and `predictions.safetensors`; snapshots are `epoch-N.safetensors`. The folder is
+written under a temporary name and renamed, so that it is complete or absent.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from distill.storage.files import (
     with_checksum,
 )
 from distill.storage.locks import lock_folder
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.versions import versions
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
@@ -72,21 +72,29 @@ class RunStore:
         return self.models / run_id
 
     def logit_cache_path(self, identity: dict[str, Any]) -> Path:
-        """Return the folder for cached logits, given what they depend on (its key "teacher" is a run id)."""
+        """Return the folder for cached logits.
+
+        Args:
+            identity: JSON values, everything that the logits depend on; "teacher" is a run id.
+        """
         return self.root / "logits" / f"{identity['teacher']}-{_short_digest(identity)}"
 
     def analysis_path(self, identity: dict[str, Any]) -> Path:
-        """Return the file for the analysis of a run, given what it depends on (its key "run" is the run id)."""
+        """Return the file for the analysis of a run.
+
+        Args:
+            identity: JSON values, everything that it depends on; "run" is the run id.
+        """
         return self.root / "analysis" / f"{identity['run']}-{_short_digest(identity)}.safetensors"
 
-    # ------------------------------------------------------------------------------------- integrity
+    # ------------------------------------------------------------------------------------ integrity
 
     def is_complete(self, run_id: str) -> bool:
         """Return whether a run is stored; it is never stored in part."""
         return all((self.folder(run_id) / name).is_file() for name in FILES)
 
     def damage(self, run_id: str) -> str | None:
-        """Return a sentence on what is wrong with a complete run's files, None if they are what was written."""
+        """Return what is wrong with the files of a complete run, None if they are undamaged."""
         folder = self.folder(run_id)
         try:
             record = json.loads((folder / "run.json").read_text("utf-8"))
@@ -100,7 +108,7 @@ class RunStore:
         return None
 
     def set_aside(self, run_id: str) -> Path:
-        """Rename a damaged run's folder, so that the run is trained again; return the new folder."""
+        """Rename a damaged run's folder, so that it is trained again; return the new folder."""
         renamed = self.models / f"{run_id}.damaged"
         # Another process may have been first.
         with suppress(FileNotFoundError):
@@ -108,7 +116,7 @@ class RunStore:
             self.folder(run_id).rename(renamed)
         return renamed
 
-    # --------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     def save(
         self,
@@ -153,7 +161,7 @@ class RunStore:
         clean_stale_temp_files(self.models)
 
     def _write_model(self, folder: Path, run: Run, model: nn.Module) -> None:
-        """Write the weights, and the configuration with which timm builds the network and its transform."""
+        """Write the weights, and the configuration from which timm builds network and transform."""
         config = model.pretrained_cfg
         data = run.settings["data"]
         shorter_side = min(data["shape"][1:])
@@ -175,7 +183,7 @@ class RunStore:
             if epoch in run.arm.train.snapshot_epochs:
                 shutil.copy2(path, folder)
 
-    # --------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     def record(self, run_id: str) -> dict[str, Any]:
         """Return a run's `run.json`.
@@ -216,7 +224,7 @@ class RunStore:
             raise _damaged(path, error) from None
 
     def snapshots(self, run_id: str) -> dict[int, Path]:
-        """Return the snapshots of a finished run by their number of epochs, without the final weights."""
+        """Return the snapshots of a finished run by their number of epochs."""
         names = [name for name in self.record(run_id)["sha256"] if name.startswith("epoch-")]
         return {epoch_of(name): self.folder(run_id) / name for name in sorted(names, key=epoch_of)}
 

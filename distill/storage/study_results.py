@@ -1,7 +1,5 @@
 """The content of a study's `results.json` as types, and how that file is read and written."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +11,7 @@ from distill.errors import UserError
 from distill.storage.files import has_valid_checksum, with_checksum, write_text_atomically
 
 Interval = tuple[float, float]
-SPLITS = ("test", "validation", "train")
+REMEDY = "`distill run` of the recipe writes it"
 
 
 class QuestionCode(StrEnum):
@@ -72,8 +70,8 @@ class Metrics:
         logit_gap: mean of ``z_y - z_k`` over images and wrong classes k.
         logit_gap_sd: standard deviation of the same.
         stability: 1 minus the variance of the probabilities within classes (Shen et al. 2021).
-        effective_smoothing: γ, the label smoothing that probabilities amount to: a network's own
-            at temperature 1 without a teacher, else its teacher's at the temperature of the loss.
+        effective_smoothing: γ, the label smoothing that probabilities amount to: those of its
+            teacher at the temperature of the loss; without a teacher its own at temperature 1.
         agreement: share of images on which student and teacher predict the same class.
         kl_to_teacher: mean ``KL(p_teacher ‖ p_student)`` at temperature 1.
         agreement_control: `agreement` with a teacher of another seed, which the student never saw.
@@ -131,11 +129,6 @@ class Metrics:
     worst_linf: float | None = None
     zero_gradient: float | None = None
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Metrics":
-        """Return the metrics that a JSON object names; the others are None."""
-        return cls(**_known_fields(cls, values))
-
 
 @dataclass(frozen=True)
 class InformationEstimate:
@@ -179,8 +172,7 @@ class RunResult:
         template_spread: standard deviation over mean of the templates' squared norms.
         optimal_gap: logit gap at which a smoothed cross-entropy, as the only term, is smallest.
         information: estimates of I(X; Y) by epoch, the finished network last.
-        diffusion: log ratio by which similar classes have come nearer than others, against the
-            same student at T = 1.
+        diffusion: log ratio by which similar classes came nearer than others, relative to T = 1.
     """
 
     id: str
@@ -222,8 +214,10 @@ class RunResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """Return the run that a JSON object describes."""
         known = _known_fields(cls, values)
-        splits = known["metrics"].items()
-        known["metrics"] = {split: Metrics.from_dict(metrics) for split, metrics in splits}
+        known["metrics"] = {
+            split: Metrics(**_known_fields(Metrics, values))
+            for split, values in known["metrics"].items()
+        }
         estimates = known.get("information", [])
         known["information"] = [InformationEstimate(**estimate) for estimate in estimates]
         return cls(**known)
@@ -242,8 +236,7 @@ class Comparison:
         a: name of the arm that is compared against.
         b: name of the other arm.
         metric: "top1", "nll" or "ece".
-        mean_a: mean over the seeds.
-        mean_b: likewise.
+        mean_a, mean_b: means over the seeds.
         difference: mean of b - a.
         ci95: 95% interval of the difference over seeds; None with one seed or without spread.
         ci95_images: 95% interval over test images, with these networks; only of accuracies.
@@ -320,7 +313,7 @@ class StudyResults:
         device: type of the device, "cpu" or "cuda".
         seeds: of the recipe.
         runs: teachers before students, each arm by seed.
-        comparisons: of all pairs of arms that answer a question, for each metric.
+        comparisons: of all pairs of arms to compare, for each metric.
         ranking: students by mean test accuracy, best first.
         classes: names of the classes.
         analysis: the recipe's settings of the analysis.
@@ -373,7 +366,6 @@ def read_results(study: Path) -> StudyResults:
         UserError: if the file is missing, damaged, or of another version.
     """
     path = study / "results.json"
-    again = "`distill run` of the recipe writes it again"
     try:
         values = json.loads(path.read_text("utf-8"))
         if not isinstance(values, dict) or not {"study", "runs", "comparisons"} <= values.keys():
@@ -381,75 +373,19 @@ def read_results(study: Path) -> StudyResults:
         if not has_valid_checksum(values):
             raise ValueError("its content was changed, the checksum does not match")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; `distill run` of the recipe writes it") from None
+        raise UserError(f"{path} does not exist; {REMEDY}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable: {error}; {again}") from None
+        raise UserError(f"{path} is not readable: {error}; {REMEDY}") from None
     try:
         return StudyResults.from_dict(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is of another version ({error}); {again}") from None
+        raise UserError(f"{path} is of another version ({error}); {REMEDY}") from None
 
 
 def write_results(study: Path, results: StudyResults) -> None:
-    """Write a study's `results.json` and `results.csv`, each whole or not at all."""
+    """Write a study's `results.json`, whole or not at all."""
     text = json.dumps(with_checksum(results.to_dict()), indent=1, allow_nan=False)
     write_text_atomically(study / "results.json", text + "\n")
-    write_text_atomically(study / "results.csv", results_csv(results))
-
-
-def results_csv(results: StudyResults) -> str:
-    """Return the runs of a study as CSV: a row a run, metrics in columns like ``test.top1``."""
-    all_axes = [axis for run in results.runs for axis in run.axes]
-    axes = list(dict.fromkeys(all_axes))
-    rows = [_csv_row(run, axes) for run in results.runs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-CSV_COLUMNS = (
-    "id",
-    "role",
-    "arm",
-    "seed",
-    "model",
-    "parameters",
-    "teacher",
-    "epochs",
-    "seconds",
-    "smoothing",
-    "temperature",
-    "optimal_gap",
-    "template_spread",
-    "diffusion",
-)
-ATTACK_METRICS = frozenset(
-    {
-        "num_attacked",
-        "unattacked",
-        "fgsm",
-        "pgd_linf",
-        "margin_linf",
-        "pgd_l2",
-        "transfer",
-        "worst_linf",
-        "zero_gradient",
-    }
-)
-
-
-def _csv_row(run: RunResult, axes: list[str]) -> dict[str, Any]:
-    row = {name: getattr(run, name) for name in CSV_COLUMNS}
-    for axis in axes:
-        row[f"axis.{axis}"] = run.axes.get(axis)
-    for split in SPLITS:
-        for name, value in asdict(run.metrics[split]).items():
-            # only test images are attacked
-            if split == "test" or name not in ATTACK_METRICS:
-                row[f"{split}.{name}"] = value
-    return row
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -459,7 +395,4 @@ def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _interval(bounds: list[float] | None) -> Interval | None:
     """Return an interval from JSON, which has lists for tuples."""
-    if bounds is None:
-        return None
-    low, high = bounds
-    return low, high
+    return None if bounds is None else (bounds[0], bounds[1])

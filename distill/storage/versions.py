@@ -13,7 +13,7 @@ LIBRARIES = ("distill", "torch", "timm", "accelerate", "numpy")
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a result, of Python, and the hardware at hand."""
+    """Return the versions of Python and the libraries that decide a result, and the hardware."""
     return {
         **{name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def _hardware() -> str:
-    """Return the names of the GPUs, or where there are none that of the CPU and its number of cores."""
+    """Return the names of the GPUs; without any, the name of the CPU and its cores."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if gpus:
         return ", ".join(gpus)

@@ -10,9 +10,9 @@ from torch import nn
 from distill.data.splits import Splits
 from distill.devices.distributed import Distributed
 from distill.errors import UserError
-from distill.models.factory import build_model, load_run_model, pretrained_size
+from distill.models.factory import ModelSpec, build_model, load_run_model, pretrained_size
 from distill.recipe.schema import Arm, Recipe
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
 from distill.study.progress import Progress
 from distill.study.run_locks import NoLocks, RunLocks
@@ -72,20 +72,20 @@ class StudyContext:
         """Return the network of an arm with its initial weights, on the CPU."""
         mean, std = self.splits.normalisation
         size = (arm.input_size, arm.input_size) if arm.input_size else pretrained_size(arm)
-        return build_model(
+        spec = ModelSpec(
             arm.model,
-            arm.model_args,
-            classes=len(self.splits.class_names),
-            shape=self.view_shape(arm),
-            seed=seed or 0,
+            num_classes=len(self.splits.class_names),
+            view_shape=self.view_shape(arm),
             mean=mean,
             std=std,
+            model_args=arm.model_args,
+            input_size=size,
             class_names=self.splits.class_names,
             pretrained=arm.pretrained,
             checkpoint=arm.checkpoint,
             frozen=arm.frozen,
-            size=size,
         )
+        return build_model(spec, seed or 0)
 
     def load(self, run: Run) -> nn.Module:
         """Return the stored network of a run, on the device."""

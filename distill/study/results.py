@@ -21,7 +21,8 @@ from distill.models.factory import replaced_head_note
 from distill.recipe.schema import Recipe
 from distill.report.wording import question_sentence
 from distill.storage.files import write_text_atomically
-from distill.storage.run import Run, teacher_field
+from distill.storage.results_csv import results_csv
+from distill.storage.run_fingerprint import Run, teacher_field
 from distill.storage.study_results import (
     DataSummary,
     InformationEstimate,
@@ -104,6 +105,7 @@ def write_study(folder: Path, recipe: Recipe, results: StudyResults) -> None:
     text = yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True)
     write_text_atomically(folder / "recipe.yaml", text)
     write_results(folder, results)
+    write_text_atomically(folder / "results.csv", results_csv(results))
 
 
 def is_written(folder: Path, recipe: Recipe, results: StudyResults) -> bool:

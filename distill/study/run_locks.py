@@ -1,10 +1,11 @@
-"""Locks on runs, so that several jobs on a shared folder train a study together, each run in one job.
+"""Locks on runs, so that several jobs train a study together, each run in one of them.
 
-A lock is a file beside the run. The first job to create it has the run; it touches the file regularly while it lives,
-and removes it when the run is stored or has failed. The lock of a job that was killed is taken over: on the same machine
-at once, since its process is gone, and on another after the file has not been touched for some time. This needs neither
-file locks on the shared folder, which not all clusters have, nor clocks that agree. In the rare case that two jobs train
-the same run after all, no harm is done: they store the same weights.
+A lock is a file beside the run. The first job to create it, on a folder that all jobs share, has
+the run; it touches the file regularly while it lives, and removes it when the run is stored or has
+failed. The lock of a job that was killed is taken over: on the same machine at once, since its
+process is gone, and on another after the file has not been touched for some time. This needs
+neither file locks on the shared folder, which not all clusters have, nor clocks that agree. In the
+rare case that two jobs train the same run after all, no harm is done: they store the same weights.
 """
 
 import os
@@ -180,7 +181,8 @@ class RunLocks:
     def _take_over(self, path: Path) -> bool:
         """Replace the lock of a job that has ended.
 
-        Of several jobs that try, one succeeds where the folder has file locks. Elsewhere two may train the same run.
+        Of several jobs that try, one succeeds where the folder has file locks. Elsewhere two may
+        train the same run.
         """
         if not self._is_stale(path):
             return False
@@ -226,7 +228,7 @@ class RunLocks:
         return self._seen[path]
 
     def _remove(self, path: Path) -> None:
-        """Remove a lock of this job, unless another has taken it over because this one slept for too long."""
+        """Remove a lock of this job, unless another has taken it over meanwhile."""
         if path not in self._held:
             return
         self._held.discard(path)

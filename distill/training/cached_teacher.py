@@ -1,4 +1,4 @@
-"""What a teacher outputs for the views of a cohort: read from the logit cache, or computed and then cached."""
+"""A teacher whose logits of training views are read from a cache, or computed and cached."""
 
 from collections.abc import Callable
 
@@ -13,18 +13,19 @@ from distill.training.logit_codec import Codec
 from distill.training.teacher import Teacher
 
 AT_ONCE = 2**25
-"""Bytes of logits that are held on the device at once, after they were read or before they are written."""
+"""Bytes of logits that are held on the device at once, read or to be written."""
 
 
 class CachedTeacher:
-    """A frozen teacher whose logits come from its cache where they are there, and go there where they are not.
+    """A frozen teacher that reads its logits from a cache, or computes and caches them.
 
-    With several processes, each batch is shared by them: example i is number i // world_size of process
-    i % world_size. Process 0 writes the cache, all of them read it.
+    With several processes, each batch is shared by them: example i is number i // world_size of
+    process i % world_size. Process 0 writes the cache, all of them read it.
 
     Attributes:
         teacher: the network.
-        codec: rounds the logits, cached or not, so that a student learns the same from both; None leaves them exact.
+        codec: rounds the logits, cached or not, so that a student learns the same from both; None
+            leaves them exact.
         cache: None for a teacher whose students need more than logits.
     """
 
@@ -60,19 +61,21 @@ class CachedTeacher:
         return self.teacher.model
 
     def begin_epoch(self, epoch: int, device: torch.device, *, whole: bool) -> None:
-        """Look for the logits of an epoch in the cache, and start to write them if they are not there.
+        """Read the logits of an epoch from the cache, or start to write them if they are missing.
 
         Args:
             epoch: from 0.
             device: that logits are wanted on.
-            whole: whether all views of the epoch will be asked for, so that its logits can be cached.
+            whole: whether all views of the epoch will be asked for, so that its logits can be
+                cached.
         """
         self._stored = None
         self._recorder = None
         if self.cache is None:
             return
         rows = self.cache.read(epoch)
-        # All processes read the cache or none does; all take part in writing, since it gathers their logits.
+        # All processes read the cache or none does; all take part in writing, since it gathers
+        # their logits.
         found = self._dist.gather_objects(rows is not None)
         writable = self._dist.gather_objects(self.cache.is_writable)
         if all(found):
@@ -87,13 +90,15 @@ class CachedTeacher:
         """Return the teacher's outputs for some of this process's views of a batch.
 
         Args:
-            images: returns the network's normalised input `[count, C, H, W]`; called only if it is needed.
+            images: returns the network's normalised input `[count, C, H, W]`; called only if it is
+                needed.
             step: the batch's number in the epoch.
             first: number of the first view among this process's views of the batch.
             count: number of views.
 
         Returns:
-            Logits `[count, K]` in float32, and what else the students' losses need of a teacher without a cache.
+            Logits `[count, K]` in float32, and what else the students' losses need of a teacher
+            without a cache.
         """
         if self._stored is not None:
             return Outputs(self._stored.logits(step=step, first=first, count=count))
@@ -102,7 +107,7 @@ class CachedTeacher:
         return outputs._replace(logits=logits.float())
 
     def _record_and_round(self, logits: Tensor) -> Tensor:
-        """Give logits to the cache if it is written, and return them as a student is to see them."""
+        """Cache logits if the epoch is recorded, and return them as students see them."""
         if self._recorder is None and self.codec is None:
             return logits
         codec = self.codec or self.cache.codec
@@ -183,7 +188,7 @@ class _Recorder:
         self._cache.add(rows.cpu())
 
     def _gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of complete batches of all processes, `[steps * batch_size, width]`, in order."""
+        """Return the rows of all processes, `[steps * batch_size, width]`, in order."""
         if self._dist.is_single:
             return rows
         batches = rows.unflatten(0, (-1, self._own))

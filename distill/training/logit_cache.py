@@ -1,14 +1,16 @@
 """A cache on disk for teachers' logits of training views.
 
-A view (an augmented image) is a function of seed, epoch and index, so a teacher's logits of it are, too: what is cached
-is exactly what the teacher would compute again. The cache of one teacher for one stream of views is a folder:
+A view (an augmented image) is a function of seed, epoch and index, so a teacher's logits of it are,
+too: what is cached is exactly what the teacher would compute again. The cache of one teacher for
+one stream of views is a folder:
 
-    identity.json              everything that the logits depend on, and the bytes that the cache may grow to
-    epoch-0000-DIGEST.npy      the logits of an epoch, encoded, in the order in which the views are seen
-    .lock                      locked by the process that writes
+    identity.json            everything that the logits depend on, and the bytes it may grow to
+    epoch-0000-DIGEST.npy    the encoded logits of an epoch, in the order in which it sees the views
+    .lock                    locked by the process that writes
 
-A file of an epoch gets its name once it is complete, and is used only if its content has the digest in its name. So a
-process that is killed leaves nothing that is used wrongly, and the cache may be deleted at any time.
+A file of an epoch gets its name once it is complete, and is used only if its content has the digest
+in its name. So a process that is killed leaves nothing that is used wrongly, and the cache may be
+deleted at any time.
 """
 
 import hashlib
@@ -43,7 +45,8 @@ class LogitCache:
 
     Attributes:
         path: the folder.
-        identity: JSON values, all that the logits depend on; a folder with another identity is not used.
+        identity: JSON values, all that the logits depend on; a folder with another identity is not
+            used.
         rows: number of examples in an epoch.
         codec: how an example's logits are encoded.
         log: called with a line about what is wrong or cannot be cached.
@@ -62,7 +65,7 @@ class LogitCache:
         """Return whether this process may write: it holds the lock, and nothing has gone wrong."""
         return self._is_writable
 
-    # --------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     def read(self, epoch: int) -> Tensor | None:
         """Return the encoded logits of an epoch, or None if they are not cached or are damaged.
@@ -74,7 +77,8 @@ class LogitCache:
         if path is None or self._stored_identity() != self._identity_text():
             return None
         try:
-            # The file is read, not mapped, while it is unchecked: reading a damaged map kills the process.
+            # The file is read, not mapped, while it is unchecked: reading a damaged map kills the
+            # process.
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, partial(self.new_digest, epoch))
             if digest.hexdigest() == _digest_in(path):
@@ -92,13 +96,14 @@ class LogitCache:
     def new_digest(self, epoch: int) -> "hashlib.blake2b":
         """Return a digest to be updated with a file's content.
 
-        Identity and epoch are part of it, so that a file of another cache or epoch is never taken for this one's.
+        Identity and epoch are part of it, so that a file of another cache or epoch is never taken
+        for this one's.
         """
         start = f"{self._identity_text()} {epoch}"
         return hashlib.blake2b(start.encode(), digest_size=DIGEST_BYTES)
 
     def header(self) -> bytes:
-        """Return the beginning of an epoch's file, which makes it a numpy array `[rows, width]` of bytes."""
+        """Return the header of an epoch's file: of a numpy array `[rows, width]` of bytes."""
         header = io.BytesIO()
         array = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, self.codec.width)}
         np.lib.format.write_array_header_1_0(header, array)
@@ -115,12 +120,12 @@ class LogitCache:
         return json.dumps(identity, sort_keys=True)
 
     def _stored_identity(self) -> str | None:
-        """Return the identity of what is in the folder, in the form of `_identity_text`; None if unknown."""
+        """Return what `_identity_text` was when the folder was made; None if unknown."""
         stored = _read_identity(self.path)
         stored.pop("claimed_bytes", None)
         return json.dumps(stored, sort_keys=True) if stored else None
 
-    # --------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------- writing
 
     def size(self, epochs: int) -> int:
         """Return the bytes of a cache of so many epochs."""
@@ -130,27 +135,24 @@ class LogitCache:
     def writing(self, epochs: int, limit: float) -> Iterator[None]:
         """Try to become the process that writes this cache, until the end of the block.
 
-        The cache stays read-only if another process writes it, if it would not fit below the limit, or if the disk
-        cannot be written; the last two are logged.
+        The cache stays read-only if another process writes it, if it would not fit below the limit,
+        or if the disk cannot be written; the last two are logged.
 
         Args:
             epochs: that are going to be written.
-            limit: bytes that all caches beside this one and it may have together; 0 turns writing off.
+            limit: bytes that all caches beside this one and it may have together; 0 turns writing
+                off.
         """
         if not limit or not self._fits(epochs, limit):
             yield
             return
         lock = FileLock(self.path / LOCK)
-        try:
+        # Where another process has the lock, it writes the same logits.
+        with self._errors_stop_writing(), suppress(Timeout):
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
             self._prepare(epochs)
             self._is_writable = True
-        except Timeout:
-            # Another process writes the same logits.
-            pass
-        except (OSError, UserError) as error:
-            self._stop_writing(error)
         try:
             yield
         finally:
@@ -159,7 +161,7 @@ class LogitCache:
             lock.release()
 
     def _fits(self, epochs: int, limit: float) -> bool:
-        """Return whether the cache, complete, and what the others have claimed is within the limit."""
+        """Return whether the complete cache and all others are within the limit."""
         size = self.size(epochs)
         others = 0
         for path in self.path.parent.glob("*"):
@@ -167,60 +169,58 @@ class LogitCache:
                 others += claimed_bytes(path)
         if others + size <= limit:
             return True
+        left = max(0.0, limit - others)
         self.log(
-            f"{self.path}: logits are not cached: they need {size / 1e9:.2g} GB, and data.logit_cache_gb leaves "
-            f"{max(0.0, limit - others) / 1e9:.2g} GB of {limit / 1e9:.2g}"
+            f"{self.path}: logits are not cached: they need {size / 1e9:.2g} GB, and "
+            f"data.logit_cache_gb leaves {left / 1e9:.2g} GB of {limit / 1e9:.2g}"
         )
         return False
 
     def _prepare(self, epochs: int) -> None:
-        """Make the folder one of this identity, claim its space, and remove what killed processes left."""
-        stored_identity = self._stored_identity()
-        claimed = max(self.size(epochs), claimed_bytes(self.path))
+        """Claim space, and remove files of another identity and of killed processes."""
+        claim = self.size(epochs)
         # Only this process writes here now, so every temporary file is of one that was killed.
-        for path in self.path.glob(".*"):
-            if path.name != LOCK:
-                path.unlink(missing_ok=True)
-        if stored_identity != self._identity_text():
-            leftovers = _epoch_files(self.path)
-            if leftovers:
-                self.log(f"{self.path} has logits of another identity; they are computed again")
-            for path in leftovers:
-                path.unlink(missing_ok=True)
-            claimed = self.size(epochs)
-        content = {**json.loads(self._identity_text()), "claimed_bytes": claimed}
+        for path in [*self.path.glob(".epoch-*"), *self.path.glob(f".{IDENTITY}.*")]:
+            path.unlink(missing_ok=True)
+        if self._stored_identity() == self._identity_text():
+            claim = max(claim, _stored_claim(self.path))
+        else:
+            self._remove_epochs()
+        content = {**json.loads(self._identity_text()), "claimed_bytes": claim}
         write_text_atomically(self.path / IDENTITY, json.dumps(content, indent=1) + "\n")
 
+    def _remove_epochs(self) -> None:
+        """Remove the logits of another identity."""
+        paths = _epoch_files(self.path)
+        if paths:
+            self.log(f"{self.path} has logits of another identity; they are computed again")
+        for path in paths:
+            path.unlink(missing_ok=True)
+
     def begin(self, epoch: int) -> None:
-        """Start to write an epoch, from its first example. Does nothing if this process may not write."""
+        """Start to write an epoch; does nothing if this process may not write."""
         self._discard_epoch()
         if not self._is_writable:
             return
-        try:
+        with self._errors_stop_writing():
             for path in _epoch_files(self.path, epoch):
                 path.unlink(missing_ok=True)
             self._writer = _EpochWriter(self, epoch)
-        except OSError as error:
-            self._stop_writing(error)
 
     def add(self, rows: Tensor) -> None:
         """Write the next encoded logits of the epoch, bytes `[n, width]` on the CPU."""
         if self._writer is None:
             return
-        try:
+        with self._errors_stop_writing():
             self._writer.add(rows)
-        except OSError as error:
-            self._stop_writing(error)
 
     def end(self) -> None:
         """Finish the epoch: if all of its examples were written, its file gets its name."""
         if self._writer is None:
             return
-        try:
-            if self._writer.rows_written == self.rows:
+        if self._writer.rows_written == self.rows:
+            with self._errors_stop_writing():
                 self._writer.publish()
-        except OSError as error:
-            self._stop_writing(error)
         self._discard_epoch()
 
     def _discard_epoch(self) -> None:
@@ -229,11 +229,15 @@ class LogitCache:
             self._writer.discard()
             self._writer = None
 
-    def _stop_writing(self, error: Exception) -> None:
-        """Write no more; the study goes on without the cache."""
-        self._is_writable = False
-        self._discard_epoch()
-        self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
+    @contextmanager
+    def _errors_stop_writing(self) -> Iterator[None]:
+        """If the block cannot write, write no more: the study goes on without the cache."""
+        try:
+            yield
+        except (OSError, UserError, NotImplementedError) as error:
+            self._is_writable = False
+            self._discard_epoch()
+            self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
 
 
 class _EpochWriter:
@@ -272,20 +276,22 @@ class _EpochWriter:
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
-        # Nothing stays in the buffer: a data-loader worker that is forked now would have a copy of it.
+        # Nothing stays in the buffer: a data-loader worker that is forked now would have a copy of
+        # it.
         self._file.flush()
         self._digest.update(content)
 
 
 def count_stored_epochs(path: Path) -> int:
-    """Return the number of epochs in a cache's folder, without checking them; 0 if there is no cache."""
+    """Return the number of epochs in a cache's folder, without checking their content."""
     return len({file.name.split("-")[1] for file in _epoch_files(path)})
 
 
 def claimed_bytes(path: Path) -> int:
     """Return the bytes that a cache has or may grow to, whichever is more.
 
-    What a study has claimed counts from its start, so that studies at the same time stay within the limit together.
+    What a study has claimed counts from its start, so that studies at the same time stay within the
+    limit together.
 
     Args:
         path: of the cache's folder; any other file counts with its size.
@@ -293,8 +299,13 @@ def claimed_bytes(path: Path) -> int:
     if not path.is_dir():
         return _size(path)
     size = sum(_size(file) for file in path.glob("*"))
-    claimed = _read_identity(path).get("claimed_bytes", 0)
-    return max(size, claimed) if isinstance(claimed, int) else size
+    return max(size, _stored_claim(path))
+
+
+def _stored_claim(path: Path) -> int:
+    """Return the bytes that the cache in a folder has claimed; 0 if unknown."""
+    claim = _read_identity(path).get("claimed_bytes")
+    return claim if isinstance(claim, int) else 0
 
 
 def _size(file: Path) -> int:

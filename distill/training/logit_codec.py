@@ -1,4 +1,4 @@
-"""How cached logits are encoded as bytes: exactly, as float16, or as the top k and the remaining mass."""
+"""How cached logits are encoded: exactly, as float16, or as the top k and the remaining mass."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ from distill.training.teacher import Teacher
 class Codec:
     """An encoding of logits `[N, K]` as bytes `[N, width]`, on any device.
 
-    With `top_k`, an example is encoded as its k largest logits, the logsumexp of the others, and the k classes.
-    Decoded, the other classes have equal logits, and together the probability that they had at temperature 1.
+    With `top_k`, an example is encoded as its k largest logits, the logsumexp of the others, and
+    the k classes. Decoded, the other classes have equal logits, and together the probability that
+    they had at temperature 1.
 
     Attributes:
         classes: K, the number of classes.
-        dtype: of the values, "float32", "float16" or "bfloat16"; that of the network's output loses nothing.
+        dtype: of the values, "float32", "float16" or "bfloat16"; that of the network's output loses
+            nothing.
         top_k: number of largest logits that are kept, below K; None keeps all.
     """
 

@@ -1,4 +1,7 @@
-"""Reference definitions in plain Python (lists of floats in, a float out): slow, obvious, independent of torch."""
+"""Reference definitions in plain Python: slow, obvious, and independent of torch.
+
+They take lists of floats and return a float, for one example unless stated otherwise.
+"""
 
 import math
 
@@ -49,7 +52,10 @@ def huber(x):
 
 
 def pearson(a, b):
-    """sum (a-mean a)(b-mean b) / (|a-mean a| |b-mean b|), a length below 1e-8 taken as 1e-8 (DIST's authors)."""
+    """sum (a-mean a)(b-mean b) / (|a-mean a| |b-mean b|).
+
+    A length below 1e-8 counts as 1e-8, as in the code of DIST's authors.
+    """
     da = [x - mean(a) for x in a]
     db = [x - mean(b) for x in b]
     return dot(da, db) / (max(length(da), 1e-8) * max(length(db), 1e-8))
@@ -81,7 +87,10 @@ def target_of(y, K, smoothing, smooth_over="all", prior=None):
 
 
 def smoothed(y, K, smoothing, smooth_over="all", prior=None):
-    """all: (1-s)[j==y] + s/K; others: 1-s at y, s/(K-1) elsewhere; prior: (1-s)[j==y] + s prior_j."""
+    """The target q of a class.
+
+    all: (1-s)[j==y] + s/K; wrong: 1-s at y, s/(K-1) elsewhere; prior: (1-s)[j==y] + s prior_j.
+    """
     q = []
     for j in range(K):
         hit = 1.0 if j == y else 0.0
@@ -99,7 +108,10 @@ def smoothed(y, K, smoothing, smooth_over="all", prior=None):
 def cross_entropy(
     z, y, smoothing=0, smooth_over="all", prior=None, class_weights=None, subtract_entropy=False
 ):
-    """w_y * (sum_j -q_j log p_j - H(q) if subtract_entropy); y a class or K floats (w = sum_c soft_c w_c)."""
+    """w_y (sum_j -q_j log p_j - H(q) if subtract_entropy).
+
+    y is a class, or K floats; then w = sum_c y_c w_c.
+    """
     K = len(z)
     q = target_of(y, K, smoothing, smooth_over, prior)
     log_p = log_softmax(z)
@@ -121,7 +133,7 @@ def focal(z, y, focus):
 
 
 def poly1(z, y, epsilon, smoothing=0):
-    """CE(q, p) + epsilon (1 - sum_j q_j p_j), q smoothed smooth_over all."""
+    """CE(q, p) + epsilon (1 - sum_j q_j p_j), q smoothed over all classes."""
     q = target_of(y, len(z), smoothing)
     return cross_entropy(z, y, smoothing) + epsilon * (1 - dot(q, softmax(z)))
 
@@ -138,13 +150,16 @@ def max_sup(z):
 
 
 def mbls(z, margin, over_classes="mean"):
-    """mean (or sum) smooth_over all K of max(0, max(z) - z_k - margin)."""
+    """mean (or sum) over all K of max(0, max(z) - z_k - margin)."""
     total = sum(max(0.0, max(z) - v - margin) for v in z)
     return total / len(z) if over_classes == "mean" else total
 
 
 def zipf(z, y, power=1):
-    """KL(q || softmax of the non-target logits), q_r = r^-power / sum_r r^-power by descending logit, r=1..K-1."""
+    """KL(q || softmax of the non-target logits).
+
+    q_r = r^-power / sum_r r^-power by descending logit, r = 1..K-1.
+    """
     ordered = sorted(without(z, y), reverse=True)
     mass = [r**-power for r in range(1, len(ordered) + 1)]
     log_q = [math.log(m / sum(mass)) for m in mass]
@@ -152,12 +167,12 @@ def zipf(z, y, power=1):
 
 
 def sparse_softmax(z, y, k):
-    """log sum smooth_over the k largest logits of exp(z) - z_y."""
+    """log sum over the k largest logits of exp(z) - z_y."""
     return log_sum_exp(sorted(z, reverse=True)[:k]) - z[y]
 
 
 def sparse_probabilities(z, k):
-    """softmax smooth_over the k largest logits, 0 elsewhere."""
+    """softmax over the k largest logits, 0 elsewhere."""
     kept = sorted(range(len(z)), key=lambda j: z[j], reverse=True)[:k]
     p = [0.0] * len(z)
     for j, value in zip(kept, softmax([z[j] for j in kept]), strict=True):
@@ -166,7 +181,7 @@ def sparse_probabilities(z, k):
 
 
 def online_targets(batches, K):
-    """[c][k]: mean of softmax(z)_k smooth_over the (z, y) with y = argmax z = c; 1/K if there is none."""
+    """[c][k]: mean of softmax(z)_k over the (z, y) with y = argmax z = c; 1/K if there is none."""
     targets = []
     for c in range(K):
         rows = [softmax(z) for z, y in batches if y == c and z.index(max(z)) == c]
@@ -198,7 +213,10 @@ def am_softmax(z, y, margin, scale, smoothing=0):
 
 
 def arcface(z, y, margin, scale, smoothing=0):
-    """CE with z_y -> scale cos(theta+margin) if theta+margin <= pi else scale (cos theta - margin sin margin)."""
+    """CE with another z_y.
+
+    scale cos(theta+margin) if theta+margin <= pi else scale (cos theta - margin sin margin).
+    """
     cosine = min(1.0, max(-1.0, z[y] / scale))
     theta = math.acos(cosine)
     if theta + margin <= math.pi:
@@ -209,7 +227,10 @@ def arcface(z, y, margin, scale, smoothing=0):
 
 
 def l_softmax(f, W, b, y, margin, smoothing=0, share=1):
-    """CE of z = Wf+b, z_y += share |W_y||f| (psi - cos t): psi = (-1)^k cos(m t) - 2k, k = floor(m t/pi), angle t."""
+    """CE of z = Wf+b with z_y += share |W_y||f| (psi - cos t) at the angle t.
+
+    psi = (-1)^k cos(m t) - 2k with k = floor(m t/pi).
+    """
     z = [dot(row, f) + (b[j] if b is not None else 0.0) for j, row in enumerate(W)]
     norms = length(W[y]) * length(f)
     if norms > 0:
@@ -238,7 +259,7 @@ def standardised(values):
 
 
 def kd(z, t, temperature, student_temperature=None, standardise=False, t_squared=True):
-    """KL(softmax(t/T) || softmax(z/S)) * (S^2 if t_squared else 1), S = student_temperature or T."""
+    """KL(softmax(t/T) || softmax(z/S)), times S^2 if t_squared; S = student_temperature or T."""
     S = student_temperature or temperature
     if standardise:
         z, t = standardised(z), standardised(t)
@@ -265,13 +286,16 @@ def hard_label(z, t):
 
 
 def ensemble(teachers):
-    """log of the mean smooth_over teachers of softmax(t), per class."""
+    """log of the mean over teachers of softmax(t), per class."""
     rows = [softmax(t) for t in teachers]
     return [math.log(mean([row[k] for row in rows])) for k in range(len(rows[0]))]
 
 
 def dkd(z, t, y, target_weight, others_weight, temperature):
-    """T^2 (a KL(b_t || b_s) + b KL(n_t || n_s)): binary (p_y, 1-p_y), and the non-target classes renormalised."""
+    """T^2 (target_weight KL(b_t || b_s) + others_weight KL(n_t || n_s)).
+
+    b is the binary distribution (p_y, 1-p_y), n the non-target classes renormalised.
+    """
 
     def binary(logits):
         scaled = [v / temperature for v in logits]
@@ -284,14 +308,20 @@ def dkd(z, t, y, target_weight, others_weight, temperature):
 
 
 def nkd(z, t, y, others_weight, temperature):
-    """-p_t[y] log p_s[y] (T=1) - w T^2 sum_{j!=y} N(p_t)_j log N(p_s)_j, N: non-target renormalised, at T."""
+    """-p_t[y] log p_s[y] - w T^2 sum_{j!=y} N(p_t)_j log N(p_s)_j.
+
+    N are the non-target probabilities at T, renormalised; p is at temperature 1.
+    """
     target = -softmax(t)[y] * log_softmax(z)[y]
     others = -dot(softmax(without(t, y), temperature), log_softmax(without(z, y), temperature))
     return target + others_weight * temperature**2 * others
 
 
 def dist(Z, T_, inter_weight, intra_weight, temperature):
-    """[i]: T^2 (inter_w (1 - pearson of rows i) + intra_w mean_k (1 - pearson of columns k)), of softmaxes at T."""
+    """[i]: T^2 (inter_w (1 - pearson of rows i) + intra_w mean_k (1 - pearson of columns k)).
+
+    The rows and columns are those of the softmaxes at T.
+    """
     B, K = len(Z), len(Z[0])
     ps = [softmax(z, temperature) for z in Z]
     pt = [softmax(t, temperature) for t in T_]
@@ -306,13 +336,13 @@ def dist(Z, T_, inter_weight, intra_weight, temperature):
 
 
 def hint(projected, f_t, over_features="mean"):
-    """1/2 mean (or sum) smooth_over D of (projected - f_t)^2."""
+    """1/2 mean (or sum) over D of (projected - f_t)^2."""
     total = 0.5 * sum((a - b) ** 2 for a, b in zip(projected, f_t, strict=True))
     return total / len(projected) if over_features == "mean" else total
 
 
 def attention(stage):
-    """mean smooth_over channels of squares, flattened smooth_over H x W, divided by its L2 norm."""
+    """mean over channels of squares, flattened over H x W, divided by its L2 norm."""
     C, H, W = len(stage), len(stage[0]), len(stage[0][0])
     flat = [mean([stage[c][h][w] ** 2 for c in range(C)]) for h in range(H) for w in range(W)]
     norm = length(flat)
@@ -320,7 +350,7 @@ def attention(stage):
 
 
 def attention_transfer(maps_s, maps_t):
-    """sum smooth_over stages, paired from the last, of mean smooth_over positions of (A_s - A_t)^2."""
+    """sum over stages, paired from the last, of mean over positions of (A_s - A_t)^2."""
     total = 0.0
     for back in range(1, min(len(maps_s), len(maps_t)) + 1):
         a_s, a_t = attention(maps_s[-back]), attention(maps_t[-back])
@@ -329,7 +359,7 @@ def attention_transfer(maps_s, maps_t):
 
 
 def scaled_distances(F):
-    """|f_i - f_j| / mean of the same smooth_over ordered pairs i != j."""
+    """|f_i - f_j| / mean of the same over ordered pairs i != j."""
     B = len(F)
     d = [
         [length([a - b for a, b in zip(F[i], F[j], strict=True)]) for j in range(B)]
@@ -340,7 +370,7 @@ def scaled_distances(F):
 
 
 def angle_cosines(F):
-    """[i][j][k]: u_ij . u_ik, u_ij = (f_j - f_i) / |f_j - f_i| (the zero vector where that is 0)."""
+    """[i][j][k]: u_ij . u_ik, u_ij = (f_j - f_i) / |f_j - f_i|, or 0 where that is 0."""
     B = len(F)
     cosines = []
     for i in range(B):
@@ -370,17 +400,17 @@ def rkd(F_s, F_t, distance_weight, angle_weight):
 
 
 def l1_penalty(matrices):
-    """sum |w| smooth_over all matrices."""
+    """sum |w| over all matrices."""
     return sum(abs(w) for matrix in matrices for row in matrix for w in row)
 
 
 def l2_penalty(matrices):
-    """1/2 sum w^2 smooth_over all matrices."""
+    """1/2 sum w^2 over all matrices."""
     return 0.5 * sum(w * w for matrix in matrices for row in matrix for w in row)
 
 
 def optimal_logit_gap(K, smoothing, smooth_over):
-    """all: log((K-(K-1)a)/a); others: log((1-a)(K-1)/a); inf at a = 0."""
+    """all: log((K-(K-1)a)/a); wrong: log((1-a)(K-1)/a); inf at a = 0."""
     if smoothing == 0:
         return math.inf
     if smooth_over == "all":
@@ -399,7 +429,7 @@ def frobenius(W):
 
 
 def inf(W):
-    """max smooth_over rows of sum |w|."""
+    """max over rows of sum |w|."""
     return max(sum(abs(w) for w in row) for row in W)
 
 
@@ -418,7 +448,7 @@ def spectral(W):
 
 
 def ece(confidence, correct, bins=15):
-    """Σ n_b/N |accuracy - confidence| smooth_over bins (lo, hi], example by example."""
+    """Σ n_b/N |accuracy - confidence| over bins (lo, hi], example by example."""
     total = 0.0
     for b in range(bins):
         inside = [
