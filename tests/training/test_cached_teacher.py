@@ -141,7 +141,7 @@ def test_a_process_that_decodes_images_does_not_harm_the_cache(tmp_path, study_c
     )
     _, expected = train(study_context, NO_CACHE, document=photos, out="live")
     ctx, weights = train(study_context, document=photos)
-    assert ctx.splits.train.images.idle is not None
+    assert ctx.splits.train.images.pool.idle is not None
     assert same(weights, expected)
     (folder,) = cache_folders(ctx)
     cache = LogitCache(folder, {}, 1, Codec(2))

@@ -37,7 +37,7 @@ def test_an_epoch_has_the_steps_that_fill_a_batch(study_context):
     for batch_size, steps in ((128, 8), (1078, 1), (539, 2), (540, 1), (5000, 1)):
         changed = train.model_copy(update={"batch_size": batch_size})
         assert steps_per_epoch(ctx.splits, changed) == steps
-        assert train_context(ctx).batch_size(changed) == min(batch_size, 1078)
+        assert train_context(ctx).global_batch_size(changed) == min(batch_size, 1078)
 
 
 # ------------------------------------------------------------------------- averages of the weights
