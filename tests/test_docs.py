@@ -116,7 +116,7 @@ def test_a_printed_tool_has_the_options_that_are_printed(line):
 
 def test_the_page_of_keys_is_current(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    from keys import page
+    from recipe_keys import page
 
     text = page()
     assert (ROOT / "recipes" / "README.md").read_text("utf-8") == text

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from distill import load_recipe, run_study
 from distill.devices.accelerator import make_accelerator
-from distill.study import conclude
+from distill.study import finish_study
 
 OUT = Path("runs")
 
@@ -18,7 +18,7 @@ def main() -> None:
     """Run the study of each recipe file; only the last one draws its report."""
     accelerator = make_accelerator("no")
     *first, last = (load_recipe(path) for path in sys.argv[1:])
-    with patch.object(conclude, "write_report"):
+    with patch.object(finish_study, "write_report"):
         for recipe in first:
             run_study(recipe, OUT, accelerator)
     run_study(last, OUT, accelerator)
