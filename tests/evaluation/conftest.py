@@ -18,7 +18,7 @@ def trained(tmp_path_factory, accelerator) -> AnalysedStudy:
     recipe = analysed_recipe()
     splits = load_splits(recipe.data)
     store = RunStore(tmp_path_factory.mktemp("trained") / "runs")
-    train_study(StudyContext(recipe, splits, store, accelerator, Progress(False)))
+    train_study(StudyContext(recipe, splits, store, accelerator, Progress(enabled=False)))
     return AnalysedStudy(recipe, splits, store)
 
 
