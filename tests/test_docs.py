@@ -96,13 +96,15 @@ def test_a_printed_launcher_has_options_that_exist(launcher):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", tool_lines())
-def test_a_printed_tool_has_the_options_that_are_printed(line):
+def test_a_printed_tool_has_the_options_that_are_printed(line, monkeypatch):
     _, script, *options = shlex.split(line)
     path = ROOT / script
     source = path.read_text("utf-8")
     if "argparse" not in source:
         compile(source, script, "exec")
         return
+    # Python does so for a script.
+    monkeypatch.syspath_prepend(path.parent)
     printed = io.StringIO()
     with (
         patch.object(sys, "argv", [script, "--help"]),

@@ -124,7 +124,8 @@ def outcome(folder: Path) -> Outcome:
         return {}
     found = {}
     for path in sorted(runs.rglob("*")):
-        is_compared = not path.name.endswith(".lock") and path.parent.name != "logits"
+        is_cached_logit = path.is_relative_to(runs / "logits")
+        is_compared = not path.name.endswith(".lock") and not is_cached_logit
         if path.is_file() and is_compared:
             found[str(path.relative_to(folder))] = comparable_content(path)
     return found
