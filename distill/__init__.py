@@ -12,7 +12,7 @@ __all__ = ["load_recipe", "run_study"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from distill.study import run
+        from distill.study import run_study as module
 
-        return getattr(run, name)
+        return getattr(module, name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")

@@ -80,7 +80,7 @@ def run(
 
     The same command resumes after an interruption.
     """
-    from distill.study import run as study
+    from distill.study import run_study as study
     from distill.study.dry_run import dry_run as plan_study
     from distill.study.run_locks import parse_shard
 

@@ -13,9 +13,9 @@ import hypothesis
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers.analysed_study import TrainedStudy, analysed_recipe
-from helpers.recipes import TINY_YAML, make_recipe
-from helpers.training import make_context
+from helpers.analysed_study import AnalysedStudy, analysed_recipe
+from helpers.recipes import TINY, TINY_YAML, make_recipe
+from helpers.training import TrainedStudy, make_context, train_study
 
 from distill import load_recipe, run_study
 from distill.data.splits import load_splits
@@ -66,9 +66,34 @@ def study_context(tmp_path: Path, accelerator: Accelerator) -> Callable[..., Stu
 
 
 @pytest.fixture(scope="session")
-def analysed_study(tmp_path_factory) -> TrainedStudy:
+def analysed_study(tmp_path_factory) -> AnalysedStudy:
     """Run the small analysed study from recipe to report; do not change its files."""
     recipe = analysed_recipe()
     root = tmp_path_factory.mktemp("analysed_study") / "runs"
     run_study(recipe, root)
-    return TrainedStudy(recipe, load_splits(recipe.data), RunStore(root))
+    return AnalysedStudy(recipe, load_splits(recipe.data), RunStore(root))
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory, accelerator) -> Callable[..., TrainedStudy]:
+    """Return a function that trains a recipe, given as a dictionary and overrides.
+
+    It does so at its first call only, so tests must not change what it returns.
+    """
+    studies: dict[str, TrainedStudy] = {}
+
+    def train(document: dict[str, Any], *overrides: str) -> TrainedStudy:
+        recipe = make_recipe(document, *overrides)
+        key = repr(recipe.source)
+        if key not in studies:
+            ctx = make_context(recipe, tmp_path_factory.mktemp("trained"), accelerator)
+            studies[key] = TrainedStudy(ctx, train_study(ctx))
+        return studies[key]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def tiny_study(trained_once) -> TrainedStudy:
+    """Return the trained study of `helpers.recipes.TINY`; tests must not change it."""
+    return trained_once(TINY)

@@ -29,7 +29,7 @@ from distill.data.splits import Split, Splits
 from distill.devices.accelerator import make_accelerator
 from distill.devices.distributed import ONE_PROCESS
 from distill.evaluation.predict import predict
-from distill.storage.run import plan_runs
+from distill.storage.run_fingerprint import plan_runs
 from distill.storage.run_store import RunStore
 from distill.study.context import StudyContext
 from distill.study.progress import Progress

@@ -17,7 +17,7 @@ from distill.evaluation.network_analysis import (
 )
 from distill.models.cosine_head import last_linear
 from distill.storage.files import read_tree, write_tree
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 
 VERSION = 2  # raise it when the same settings would give other numbers
 

@@ -21,7 +21,7 @@ from distill.evaluation.weight_norms import template_spread
 from distill.models.factory import load_run_model
 from distill.models.hooks import last_layer, templates
 from distill.recipe.schema import Analysis, Augment
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
 
 MAX_EXAMPLES = 10_000  # of a split whose features are analysed

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.data.splits import Splits
 from distill.evaluation.metrics import own_metrics
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 
 MOST_NAMES = 50  # class names that a card lists
 

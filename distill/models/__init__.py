@@ -1,4 +1,10 @@
-"""Networks of timm, and small networks of papers, which this package registers in timm."""
+"""Networks. Importing this package registers the small networks and the cosine head in timm.
+
+- `factory`: build and load networks.
+- `small_networks`: the classes of the small networks; `small_registry`: their names in timm.
+- `cosine_head`: a head whose logits are scaled cosines, for any network of timm.
+- `hooks`: features, templates, feature maps and weights of any network.
+"""
 
 from distill.models import cosine_head as cosine_head
-from distill.models import small as small
+from distill.models import small_registry as small_registry

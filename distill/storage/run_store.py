@@ -30,7 +30,7 @@ from distill.storage.files import (
     with_checksum,
 )
 from distill.storage.locks import lock_folder
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.versions import versions
 
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")

@@ -12,7 +12,7 @@ from distill.devices.distributed import Distributed
 from distill.errors import UserError
 from distill.models.factory import ModelSpec, build_model, load_run_model, pretrained_size
 from distill.recipe.schema import Arm, Recipe
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
 from distill.study.progress import Progress
 from distill.study.run_locks import NoLocks, RunLocks

@@ -10,12 +10,13 @@ from distill.data.splits import load_splits
 from distill.devices.accelerator import make_accelerator
 from distill.models.factory import blank_images, largest_pretrained_side
 from distill.recipe.schema import Arm, Recipe
-from distill.storage.run import Run, plan_runs
+from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
-from distill.study.cache_plan import plan_logit_cache
+from distill.study.cohorts import available_memory, make_cohorts
 from distill.study.context import StudyContext, study_precision
 from distill.study.lint import describe_data, lint_recipe
-from distill.study.plan import available_memory, damaged_runs, make_cohorts, missing_runs
+from distill.study.logit_cache_plan import plan_logit_cache
+from distill.study.plan import damaged_runs, missing_runs
 from distill.study.preflight import preflight
 from distill.study.progress import Progress
 

@@ -17,7 +17,7 @@ from distill.losses import (
 from distill.models.factory import blank_images, parameter_count
 from distill.models.hooks import capture_outputs
 from distill.recipe.schema import Arm
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
 from distill.training.optim import make_optimizer, make_scheduler
 from distill.training.state import steps_per_epoch

@@ -22,7 +22,7 @@ from distill.recipe.schema import Recipe
 from distill.report.wording import question_sentence
 from distill.storage.files import write_text_atomically
 from distill.storage.results_csv import results_csv
-from distill.storage.run import Run, teacher_field
+from distill.storage.run_fingerprint import Run, teacher_field
 from distill.storage.study_results import (
     DataSummary,
     InformationEstimate,

@@ -7,24 +7,24 @@ import torch
 from distill.errors import pluralize
 from distill.evaluation.calibration import effective_smoothing
 from distill.evaluation.predict import accuracy
-from distill.storage.run import Run
-from distill.study.cache_plan import cache_messages, plan_logit_cache
-from distill.study.cohort import (
+from distill.storage.run_fingerprint import Run
+from distill.study.cohorts import (
+    available_memory,
+    halve,
+    make_cohorts,
+    split_cohorts,
+    uses_data_parallel,
+)
+from distill.study.context import StudyContext
+from distill.study.logit_cache_plan import cache_messages, plan_logit_cache
+from distill.study.plan import missing_runs
+from distill.study.tracking import track_other_processes
+from distill.study.train_cohort import (
     is_out_of_memory,
     out_of_memory_error,
     store_frozen_network,
     train_cohort,
 )
-from distill.study.context import StudyContext
-from distill.study.plan import (
-    available_memory,
-    halve,
-    make_cohorts,
-    missing_runs,
-    split_cohorts,
-    uses_data_parallel,
-)
-from distill.study.tracking import track_other_processes
 from distill.training.teacher import check_teacher
 
 # Seconds between two looks at what other jobs have stored.

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
 from distill.training.state import TrainState
 

@@ -7,6 +7,21 @@ from distill.storage.run_store import RunStore
 from distill.training.optim import match_strides
 from distill.training.state import TrainContext, TrainState
 
+# What a checkpoint consists of. One of another version may lack some, and cannot be continued.
+KEYS = {
+    "epoch",
+    "step",
+    "lr",
+    "seconds",
+    "history",
+    "meters",
+    "model",
+    "ema",
+    "loss_modules",
+    "optimizer",
+    "scaler",
+}
+
 
 class CheckpointTimer:
     """Says when a checkpoint is due, so that a kill loses about `minutes` of work at most."""
@@ -53,7 +68,7 @@ def restore_checkpoint(
 ) -> None:
     """Continue from the run's last checkpoint, if there is one.
 
-    A damaged checkpoint is dropped, with a log line.
+    A damaged checkpoint, and one of another version of this package, is dropped with a log line.
 
     Sums over the epoch's images, gathered by all processes, continue on process 0 only.
     """
@@ -69,6 +84,11 @@ def restore_checkpoint(
         log(f"{error}: {student.run.display_name} starts again")
         return
     if checkpoint is None:
+        return
+    if not checkpoint.keys() >= KEYS:
+        name = student.run.display_name
+        log(f"{name}: its checkpoint is of another version of distill; {name} starts again")
+        store.checkpoints.forget(student.run.id)
         return
     student.model.load_state_dict(checkpoint["model"])
     if student.ema:

@@ -6,32 +6,32 @@ from distill.training.state import TrainContext, TrainState
 
 
 class EpochClock:
-    """Measures an epoch: images per second, and the training time of each student."""
+    """Measures one epoch of a cohort: images per second, and the training time of each student.
 
-    def __init__(self, students: list[TrainState]) -> None:
-        self.train = students[0].train
-        self.steps_per_epoch = students[0].steps_per_epoch
-        self.first_step = students[0].step
+    Attributes:
+        images_per_epoch: images of a whole epoch, over all processes.
+    """
+
+    def __init__(self, students: list[TrainState], ctx: TrainContext) -> None:
+        first = students[0]
+        batch_size = ctx.global_batch_size(first.train)
+        self.images_per_epoch = first.steps_per_epoch * batch_size
+        self.images_left = (first.steps_per_epoch - first.step) * batch_size
         self.started = time.monotonic()
-        self.last_lap = self.started
+        self.last_charge = self.started
 
-    def images(self, ctx: TrainContext) -> int:
-        """Return the training images of a whole epoch."""
-        return self.steps_per_epoch * ctx.batch_size(self.train)
-
-    def images_per_second(self, ctx: TrainContext) -> float:
-        """Return the images trained on since the start, over all processes, each second."""
-        steps = self.steps_per_epoch - self.first_step
+    def images_per_second(self) -> float:
+        """Return the speed since the start, over all processes, at the end of the epoch."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        return steps * ctx.batch_size(self.train) / seconds
+        return self.images_left / seconds
 
-    def share_time(self, students: list[TrainState]) -> None:
-        """Add the time since the last call to the students, in equal shares."""
+    def charge_time(self, students: list[TrainState]) -> None:
+        """Add the time since the last charge to the students, in equal shares."""
         now = time.monotonic()
         for student in students:
-            student.seconds += (now - self.last_lap) / len(students)
-        self.last_lap = now
+            student.seconds += (now - self.last_charge) / len(students)
+        self.last_charge = now
 
-    def skip(self) -> None:
-        """Leave out the time since the last call, which was not spent on training."""
-        self.last_lap = time.monotonic()
+    def exclude_since_last_charge(self) -> None:
+        """Leave out the time since the last charge, which was not spent on training."""
+        self.last_charge = time.monotonic()

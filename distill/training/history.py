@@ -35,7 +35,7 @@ def history_entry(
         },
     }
     if student.initial_weights is not None:
-        entry["weights"] = weight_norm_entry(student.final_model, student.initial_weights)
+        entry["weights"] = weight_norm_entry(student.eval_model, student.initial_weights)
     return entry
 
 

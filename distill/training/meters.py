@@ -13,13 +13,13 @@ CORRECT = "correct"
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """What one pass through the network gave, until the next check for divergence.
+class MicroBatchRecord:
+    """What one micro-batch gave on this process, until the next check for divergence.
 
     Attributes:
         step: number of the step in its epoch, from 0.
-        loss: the loss times the images of the batch, a scalar on the device.
-        terms: the sum of each loss term over the images, before its weight.
+        loss: summed over the images, a scalar on the device.
+        terms: each loss term, summed over the images, before its weight.
     """
 
     step: int
@@ -33,18 +33,18 @@ class Meters:
 
     Attributes:
         sums: the loss, the number of correct predictions, and each loss term under `terms.NAME`.
-        recent: single steps since the last check for divergence.
+        recent: micro-batches since the last check for divergence.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    recent: list[StepRecord] = field(default_factory=list)
+    recent: list[MicroBatchRecord] = field(default_factory=list)
 
     def reset(self) -> None:
         """Start an epoch."""
         self.sums = {}
 
     @torch.no_grad()
-    def update(self, record: StepRecord, logits: Tensor, labels: Tensor) -> None:
+    def update(self, record: MicroBatchRecord, logits: Tensor, labels: Tensor) -> None:
         """Add one micro-batch: its losses, and its predictions `[B, K]` against labels `[B]` or
         `[B, K]`.
         """
@@ -57,6 +57,10 @@ class Meters:
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0) + value.float()
+
+    def recent_are_finite(self) -> Tensor:
+        """Return whether the loss of each recent micro-batch was finite, on the device."""
+        return torch.stack([record.loss for record in self.recent]).isfinite()
 
     def total(self, dist: Distributed) -> dict[str, Tensor]:
         """Return the sums over all processes, on the device."""
@@ -75,8 +79,8 @@ class Meters:
             terms={name.removeprefix("terms."): value for name, value in means.items()},
         )
 
-    def gather_to_main(self, dist: Distributed) -> None:
-        """Move all sums to process 0, so that its checkpoint holds those of every process."""
+    def move_to_main(self, dist: Distributed) -> None:
+        """Move all sums to process 0, so that its checkpoint has those of every process."""
         if not dist.is_single:
             self.sums = {name: value * dist.is_main for name, value in self.total(dist).items()}
 

@@ -27,7 +27,7 @@ from distill.losses.registry import terms_with_modules
 from distill.models.factory import blank_images
 from distill.models.hooks import capture_outputs, weight_decay_params
 from distill.recipe.schema import Train
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
 from distill.training.meters import Meters
 from distill.training.optim import make_optimizer, make_scheduler
@@ -55,7 +55,7 @@ class TrainContext:
         """Return the device of this process."""
         return self.accelerator.device
 
-    def batch_size(self, train: Train) -> int:
+    def global_batch_size(self, train: Train) -> int:
         """Return the images of a batch, over all processes."""
         return min(train.batch_size, len(self.splits.train))
 
@@ -111,8 +111,8 @@ class TrainState:
         return self.run.arm.train
 
     @property
-    def final_model(self) -> nn.Module:
-        """Return the network that is evaluated and stored: the averaged one, if wanted."""
+    def eval_model(self) -> nn.Module:
+        """Return the network that is evaluated and stored: the averaged one, if there is one."""
         return self.ema.module if self.ema else self.model
 
     @cached_property
@@ -143,9 +143,9 @@ class TrainState:
             weight.grad = None
 
     @contextmanager
-    def gradient_sync(self, accelerator: Accelerator, *, is_last: bool) -> Iterator[None]:
+    def sync_gradients(self, accelerator: Accelerator, *, only_if: bool) -> Iterator[None]:
         """Average gradients over the processes in the last micro-batch of a step only."""
-        if is_last:
+        if only_if:
             yield
             return
         with accelerator.no_sync(self.forward_model):
@@ -223,7 +223,7 @@ class TrainState:
             if hasattr(module, "end_epoch"):
                 module.end_epoch(dist.sum)
         models = dict.fromkeys(
-            (self.model, self.final_model)
+            (self.model, self.eval_model)
         )  # a set has another order on each process
         for model in models:
             for buffer in model.buffers():

@@ -55,7 +55,7 @@ class NormalisedInputs:
         self.memory_format = memory_format
         self.made: dict[Any, Tensor] = {}
 
-    def of(self, model: nn.Module) -> Tensor:
+    def for_model(self, model: nn.Module) -> Tensor:
         """Return the input of a network: its normalisation, its image size."""
         mean, std, size = input_config(model)
         key = (mean, std, size)
@@ -85,7 +85,7 @@ class TeacherOutputs:
         self.of_teacher: dict[str, Outputs] = {}
         self.of_ensemble: dict[tuple[str, ...], Outputs] = {}
 
-    def of(self, student: TrainState) -> Outputs | None:
+    def for_student(self, student: TrainState) -> Outputs | None:
         """Return what a student learns from: its teacher's outputs, its ensemble's, or None."""
         ids = student.teacher_ids
         if not ids:
@@ -98,7 +98,7 @@ class TeacherOutputs:
         if teacher_id not in self.of_teacher:
             teacher = self.teachers[teacher_id]
             self.of_teacher[teacher_id] = teacher(
-                lambda: self.inputs.of(teacher.model),
+                lambda: self.inputs.for_model(teacher.model),
                 step=self.step,
                 first=self.micro.first,
                 count=len(self.micro.views),

@@ -107,5 +107,5 @@ def at_chance(logits: Tensor, labels: Tensor) -> bool:
     chance = labels.bincount().max().item() / len(labels)
     is_decidable = chance ** len(labels) <= 0.01
     threshold = 0.01 if len(labels) >= FEW_IMAGES else 0.5
-    p_value = binomtest(correct, len(labels), chance, alternative="greater").pvalue
+    p_value = float(binomtest(correct, len(labels), chance, alternative="greater").pvalue)
     return is_decidable and p_value > threshold

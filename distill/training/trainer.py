@@ -1,9 +1,10 @@
 """The training loop: the students of a cohort, side by side on one stream of views.
 
-Each batch of views is made once, each teacher runs on it once, and every student takes a step on
-it. Views, the order of images and dropout are functions of (seed, epoch, step), and no random state
+A view is an augmented image; a cohort is a set of runs that train together. Each batch of views is
+made once, each teacher runs on it once, and every student takes a step on it. Views, the order of
+images and dropout are functions of (seed, epoch, step, micro-batch, process), and no random state
 is kept between steps. So a run ends with the same weights in any cohort, and after any
-interruption.
+interruption, on the same number of processes.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from distill.training.cached_teacher import CachedTeacher
 from distill.training.checkpoint import CheckpointTimer, save_checkpoint
 from distill.training.clock import EpochClock
 from distill.training.history import history_entry
-from distill.training.meters import EpochMeans, StepRecord
+from distill.training.meters import EpochMeans, MicroBatchRecord
 from distill.training.state import TrainContext, TrainState, memory_format_of
 from distill.training.step_inputs import (
     NormalisedInputs,
@@ -26,12 +27,12 @@ from distill.training.step_inputs import (
     seed_dropout,
 )
 
-# Steps between two checks for losses that are not finite, and for a checkpoint that is due. A check
-# waits for the device.
+# Steps between two checks of the students: are their losses finite, is a checkpoint due? A check
+# waits for the device, so it is not made after every step.
 CHECK_EVERY = 100
 
 EpochLog = Callable[[int, float, list[TrainState]], None]
-"""Called after each epoch with the epochs done, images per second, and the students."""
+"""Called after each epoch with the epochs done, images per second, and the remaining students."""
 
 
 def fit(
@@ -43,11 +44,11 @@ def fit(
     """Train a cohort to its last epoch.
 
     A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`;
-    the others go on.
+    the others go on. The caller stores the finished runs.
 
     Args:
-        students: of one seed, with equal views, batch size and epochs, all at the same step of the
-            same epoch.
+        students: of one cohort, so with equal seed, views, batch size, `accumulate`, memory format
+            and epochs; all of them at the same step of the same epoch.
         teachers: the networks that the students learn from, by run id.
         ctx: data, storage, device and processes.
         log_epoch: called after each epoch.
@@ -55,18 +56,22 @@ def fit(
     train = students[0].train
     timer = CheckpointTimer(train.checkpoint_minutes)
     for epoch in range(students[0].epoch, train.epochs):
-        clock = EpochClock(students)
-        students = train_epoch(students, teachers, ctx, timer, clock)
+        clock = EpochClock(students, ctx)
+        students = train_epoch(students, teachers, epoch, ctx, timer, clock)
         if not students:
             return
-        means = [student.meters.means(clock.images(ctx), ctx.dist) for student in students]
-        images_per_second = clock.images_per_second(ctx)
+
+        # Validation counts towards the time of a run, but not towards the images per second.
+        means = [student.meters.means(clock.images_per_epoch, ctx.dist) for student in students]
+        images_per_second = clock.images_per_second()
         for student, student_means in zip(students, means, strict=True):
-            validate(student, student_means, ctx)
-        clock.share_time(students)
+            finish_epoch(student, student_means, ctx)
+        clock.charge_time(students)
+
         students = [student for student in students if not student.failure]
         if not students:
             return
+        # Process 0 alone writes, so the processes need not agree on the time.
         if epoch + 1 < train.epochs and timer.is_due():
             save_checkpoints(students, ctx)
             timer.restart()
@@ -76,50 +81,49 @@ def fit(
 def train_epoch(
     students: list[TrainState],
     teachers: dict[str, CachedTeacher],
+    epoch: int,
     ctx: TrainContext,
     timer: CheckpointTimer,
     clock: EpochClock,
 ) -> list[TrainState]:
     """Train one epoch, or the rest of one; return the students whose losses are finite."""
     first = students[0]
-    train = first.train
-    epoch = first.epoch
     first_step = first.step
+    is_whole = first_step == 0
     for student in students:
-        if first_step == 0:
+        if is_whole:
             save_snapshot(student, ctx)
         student.begin_epoch()
     for teacher in teachers.values():
-        teacher.begin_epoch(epoch, ctx.device, whole=first_step == 0)
+        # Only a whole epoch of logits can be cached.
+        teacher.begin_epoch(epoch, ctx.device, whole=is_whole)
 
     batches = training_batches(
         ctx.splits,
         first.run.arm.augment,
-        ctx.batch_size(train),
-        first.run.seed,
-        epoch,
-        ctx.device,
-        ctx.dist.rank,
-        ctx.dist.world_size,
-        first_step,
+        batch_size=ctx.global_batch_size(first.train),
+        seed=first.run.seed,
+        epoch=epoch,
+        device=ctx.device,
+        rank=ctx.dist.rank,
+        world=ctx.dist.world_size,
+        first=first_step,
     )
     for step, batch in enumerate(batches, first_step):
         train_step(students, teachers, batch, step, ctx)
 
         is_last_step = step + 1 == first.steps_per_epoch
-        if (step + 1) % CHECK_EVERY != 0 and not is_last_step:
-            continue
-        students, checkpoint_is_due = drop_diverged(students, ctx, is_due=timer.is_due())
-        if not students:
-            return []
-        if checkpoint_is_due and not is_last_step and can_checkpoint(students, ctx):
-            clock.share_time(students)
-            for student in students:
-                student.step = step + 1
-                student.meters.gather_to_main(ctx.dist)
-            save_checkpoints(students, ctx)
-            timer.restart()
-            clock.skip()
+        if is_last_step or (step + 1) % CHECK_EVERY == 0:
+            students, checkpoint_is_due = drop_diverged(
+                students, ctx, checkpoint_is_due=timer.is_due()
+            )
+            if not students:
+                return []
+            if checkpoint_is_due and not is_last_step and can_checkpoint(students, ctx):
+                clock.charge_time(students)
+                checkpoint_within_epoch(students, step, ctx)
+                timer.restart()
+                clock.exclude_since_last_charge()
     for teacher in teachers.values():
         teacher.end_epoch()
     return students
@@ -134,8 +138,8 @@ def train_step(
 ) -> None:
     """Take one optimizer step for every student, all on the same batch of views.
 
-    Nothing here waits for the device, except now and then when many cached teacher logits are
-    written.
+    In float32 and bf16 nothing here waits for the device, except now and then when many teacher
+    logits are written to the cache.
 
     Args:
         students: of the cohort.
@@ -144,34 +148,42 @@ def train_step(
         step: number of the step in the epoch, from 0.
         ctx: data, device and processes.
     """
-    first = students[0]
-    train = first.train
-    global_step = first.epoch * first.steps_per_epoch + step
-    progress = global_step / (first.steps_per_epoch * train.epochs)
-    batch_size = ctx.batch_size(train)
+    train = students[0].train
+    steps_per_epoch = students[0].steps_per_epoch
+    global_step = students[0].epoch * steps_per_epoch + step
+    # Some loss weights and temperatures change over training.
+    progress = global_step / (steps_per_epoch * train.epochs)
+    global_batch_size = ctx.global_batch_size(train)
 
     for student in students:
         student.zero_grad()
+
+    # `accumulate` cuts the batch into parts that go through the networks one after another.
     for micro in micro_batches(batch, train.accumulate):
         inputs = NormalisedInputs(micro.views, memory_format_of(train))
         teacher_outputs = TeacherOutputs(teachers, inputs, micro, step)
         for student in students:
-            targets = teacher_outputs.of(student)
+            # Frozen, without gradients; each teacher runs when its first student needs it.
+            learned_from = teacher_outputs.for_student(student)
             seed_dropout(student, global_step, micro.number, ctx)
-            with student.gradient_sync(ctx.accelerator, is_last=micro.is_last):
+            with student.sync_gradients(ctx.accelerator, only_if=micro.is_last):
                 with ctx.accelerator.autocast():
-                    outputs = student.forward(inputs.of(student.model))
+                    outputs = student.forward(inputs.for_model(student.model))
+                # Losses are computed in float32, so outside of autocast.
                 loss, terms = student.loss(
                     outputs,
                     micro.labels,
-                    targets,
-                    batch_size=batch_size,
+                    learned_from,
+                    batch_size=global_batch_size,
                     progress=progress,
                 )
                 student.backward(loss, ctx.dist)
-            record = StepRecord(step, loss.detach() * batch_size, terms)
+            # The loss is a sum over images divided by the batch size: back to the sum.
+            record = MicroBatchRecord(step, loss.detach() * global_batch_size, terms)
             student.meters.update(record, outputs.logits.detach(), micro.labels)
+
     for student in students:
+        # Unscale, clip, step, moving average, learning rate.
         student.optimizer_step(global_step, ctx.dist)
 
 
@@ -179,73 +191,96 @@ def train_step(
 
 
 def drop_diverged(
-    students: list[TrainState], ctx: TrainContext, *, is_due: bool
+    students: list[TrainState], ctx: TrainContext, *, checkpoint_is_due: bool
 ) -> tuple[list[TrainState], bool]:
     """Drop students whose loss was NaN or infinite since the last check.
 
+    Whether a checkpoint is due travels with it, so that there is one wait for the device, and one
+    message between the processes.
+
     Returns:
-        the other students; and process 0's decision whether a checkpoint is due, so that all
-        processes agree.
+        the other students; and process 0's decision about a checkpoint, so that all agree.
     """
-    losses = [
-        torch.stack([record.loss for record in student.meters.recent]) for student in students
-    ]
-    flags = torch.stack([(~own.isfinite()).any() for own in losses]).float()
-    decision = torch.tensor([float(is_due and ctx.dist.is_main)], device=flags.device)
-    *diverged, checkpoint_is_due = ctx.dist.sum(torch.cat([flags, decision])).tolist()
-    for student, own, has_diverged in zip(students, losses, diverged, strict=True):
-        if has_diverged:
-            student.failure = _divergence_message(student, own.isfinite())
+    finite = [student.meters.recent_are_finite() for student in students]
+    has_diverged = torch.stack([(~is_finite).any() for is_finite in finite]).float()
+    is_due = float(checkpoint_is_due and ctx.dist.is_main)
+    decision = torch.tensor([is_due], device=has_diverged.device)
+    *diverged, due = ctx.dist.sum(torch.cat([has_diverged, decision])).tolist()
+
+    for student, is_finite, processes_with_nan in zip(students, finite, diverged, strict=True):
+        if processes_with_nan > 0:
+            student.failure = divergence_message(student, is_finite)
         student.meters.recent = []
-    return [student for student in students if not student.failure], checkpoint_is_due > 0
+    return [student for student in students if not student.failure], due > 0
 
 
-def _divergence_message(student: TrainState, is_finite: Tensor) -> str:
-    """Return a message with the first step whose loss was not finite, if it was on this process."""
-    record = student.meters.recent[int(is_finite.long().argmin())]
+def divergence_message(student: TrainState, is_finite: Tensor) -> str:
+    """Return what to tell about a student that diverged.
+
+    Args:
+        student: that diverged.
+        is_finite: whether the loss of each recent micro-batch on this process was finite; all of
+            them were if it happened on another process.
+    """
     where = "on another process"
     if not is_finite.all():
-        where = f"step {record.step + 1} of {student.steps_per_epoch}"
-    terms = ", ".join(f"{name} {value.item():g}" for name, value in record.terms.items())
+        record = student.meters.recent[int(is_finite.long().argmin())]
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in record.terms.items())
+        where = (
+            f"step {record.step + 1} of {student.steps_per_epoch} (terms, summed over the images "
+            f"of a micro-batch: {terms})"
+        )
     return (
-        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, {where} "
-        f"(terms, summed over the batch: {terms}); lower train.lr, or clip gradients with "
-        "train.clip_grad"
+        f"{student.run.display_name}: the loss is not finite in epoch {student.epoch + 1}, "
+        f"{where}; lower train.lr, or clip gradients with train.clip_grad"
     )
 
 
 def can_checkpoint(students: list[TrainState], ctx: TrainContext) -> bool:
     """Return whether a checkpoint within an epoch would be complete.
 
-    It is not where loss modules gather something over the epoch and each process has only its own
-    part of it.
+    It would not be if a loss module gathers something over the epoch, such as class means, and each
+    process has only its own part of it.
     """
     return ctx.dist.is_single or not any(student.has_process_state for student in students)
 
 
+def checkpoint_within_epoch(students: list[TrainState], step: int, ctx: TrainContext) -> None:
+    """Store a checkpoint of every student after the step with this number."""
+    for student in students:
+        student.step = step + 1
+        # Process 0 gets all sums, and the others start from zero again: nothing counts twice.
+        student.meters.move_to_main(ctx.dist)
+    save_checkpoints(students, ctx)
+
+
 def save_checkpoints(students: list[TrainState], ctx: TrainContext) -> None:
-    """Store a checkpoint of every student, once for all processes that share it."""
+    """Store a checkpoint of every student; process 0 writes it."""
     if ctx.dist.is_main:
         for student in students:
             save_checkpoint(student, ctx.store)
 
 
 def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
-    """Keep the network as it is before this epoch, if the recipe wants a snapshot of it."""
+    """Keep the network as it is before this epoch, if the recipe wants a snapshot of it.
+
+    There is none after the last epoch: those weights are the run's own.
+    """
     if ctx.dist.is_main and student.epoch in student.train.snapshot_epochs:
-        weights = student.final_model.state_dict()
+        weights = student.eval_model.state_dict()
         ctx.store.checkpoints.save_snapshot(student.run.id, student.epoch, weights)
 
 
 # ----------------------------------------------------------------------------------- after an epoch
 
 
-def validate(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
-    """End a student's epoch: evaluate it on the validation split and extend its history."""
-    student.end_epoch(ctx.dist)
+def finish_epoch(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
+    """Move a student to its next epoch, evaluate it on the validation split, extend its history."""
+    student.end_epoch(ctx.dist)  # advances student.epoch
     split = ctx.splits.validation
+    # Each process predicts a part of the split, and all get all logits.
     logits = predict(
-        student.final_model,
+        student.eval_model,
         ctx.splits,
         split,
         student.run.arm.augment,

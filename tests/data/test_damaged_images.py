@@ -44,16 +44,16 @@ def test_damaged_images_are_named_or_left_out_and_counted(tmp_path, study_contex
 
     skipping = photo_recipe(tmp_path / "photos", "data.on_error=skip", resident_gb=resident_gb)
     results = run_study(skipping, tmp_path / "runs")
-    data = results["data"]
-    assert data["train"] + data["validation"] + data["test"] == 58
-    note = next(note for note in results["notes"] if "a/3.png" in note)
+    data = results.data
+    assert data.train + data.validation + data.test == 58
+    note = next(note for note in results.notes if "a/3.png" in note)
     assert "2 images" in note and "b/7.png" in note
     assert "a/3.png" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
 
     # Without the damaged files the images are the same, and so are the runs.
     for name in ("a/3.png", "b/7.png"):
         (tmp_path / "photos" / name).unlink()
-    assert {run.id for run in plan(study_context(recipe))} == {run["id"] for run in results["runs"]}
+    assert {run.id for run in plan(study_context(recipe))} == {run.id for run in results.runs}
 
 
 def test_a_damaged_tar_file_is_named(tmp_path, study_context):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.analysed_study import TrainedStudy, analysed_recipe
+from helpers.analysed_study import AnalysedStudy, analysed_recipe
 from helpers.training import train_study
 
 from distill.data.splits import load_splits
@@ -13,13 +13,13 @@ from distill.study.progress import Progress
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, accelerator) -> TrainedStudy:
+def trained(tmp_path_factory, accelerator) -> AnalysedStudy:
     """Twelve trained runs; do not change their files."""
     recipe = analysed_recipe()
     splits = load_splits(recipe.data)
     store = RunStore(tmp_path_factory.mktemp("trained") / "runs")
-    train_study(StudyContext(recipe, splits, store, accelerator, Progress(False)))
-    return TrainedStudy(recipe, splits, store)
+    train_study(StudyContext(recipe, splits, store, accelerator, Progress(enabled=False)))
+    return AnalysedStudy(recipe, splits, store)
 
 
 @pytest.fixture

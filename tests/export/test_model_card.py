@@ -9,7 +9,7 @@ from helpers.recipes import TINY, make_recipe
 from distill.data.splits import load_splits
 from distill.evaluation.metrics import own_metrics
 from distill.export.model_card import model_card
-from distill.storage.run import plan_runs
+from distill.storage.run_fingerprint import plan_runs
 
 
 @pytest.fixture(scope="module")

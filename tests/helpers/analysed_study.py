@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.data.splits import Splits
 from distill.recipe.schema import Recipe
-from distill.storage.run import Run, plan_runs
+from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
 
 ANALYSED = merge(
@@ -33,7 +33,7 @@ ANALYSED = merge(
 
 
 @dataclass(frozen=True)
-class TrainedStudy:
+class AnalysedStudy:
     """A study whose runs are stored.
 
     Attributes:

@@ -1,13 +1,15 @@
 """A small study with every kind of stored file, and what must be equal when it is trained again."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers.damage import folder_content
 from helpers.recipes import TINY, make_recipe, merge
 
 from distill import run_study
 from distill.storage.run_store import RunStore
+from distill.storage.study_results import StudyResults
 
 SMALL = merge(
     TINY,
@@ -22,14 +24,14 @@ class Study(NamedTuple):
     """A study and its folder."""
 
     out: Path
-    results: dict[str, Any]
+    results: StudyResults
 
     @property
     def store(self) -> RunStore:
         return RunStore(self.out)
 
     def ids(self) -> list[str]:
-        return [run["id"] for run in self.results["runs"]]
+        return [run.id for run in self.results.runs]
 
 
 def train(out: Path) -> Study:
@@ -37,10 +39,9 @@ def train(out: Path) -> Study:
     return Study(out, run_study(make_recipe(SMALL), out))
 
 
-def comparable(results: dict[str, Any]) -> dict[str, Any]:
+def comparable(results: StudyResults) -> StudyResults:
     """Return results without the time that training took."""
-    runs = [run | {"seconds": None} for run in results["runs"]]
-    return {**results, "runs": runs}
+    return replace(results, runs=[replace(run, seconds=0.0) for run in results.runs])
 
 
 def trained_content(out: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from distill.data.splits import Splits, load_splits
 from distill.devices.distributed import ONE_PROCESS, Distributed
 from distill.recipe.schema import Data, Recipe
-from distill.storage.run import Run, plan_runs
+from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
 from distill.study import scheduler
-from distill.study.cache_plan import teacher_outputs_needed
 from distill.study.context import StudyContext
+from distill.study.logit_cache_plan import teacher_outputs_needed
 from distill.study.progress import Progress
 from distill.training import trainer
 from distill.training.cached_teacher import CachedTeacher
@@ -24,6 +25,13 @@ from distill.training.state import TrainContext, TrainState, create_train_state
 from distill.training.teacher import Teacher
 
 Weights = Mapping[str, Tensor]
+
+
+class TrainedStudy(NamedTuple):
+    """A study whose runs are stored, and their weights by arm."""
+
+    ctx: StudyContext
+    weights: dict[str, Weights]
 
 
 class InterruptionError(Exception):

@@ -14,7 +14,7 @@ from distill.models.hooks import (
     templates,
     weight_decay_params,
 )
-from distill.models.small import NETWORKS
+from distill.models.small_registry import NETWORKS
 
 TIMM = [
     "resnet18",

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from helpers.recipes import TINY, make_recipe
 
 from distill import run_study
-from distill.storage.run import plan_runs
+from distill.storage.run_fingerprint import plan_runs
 from distill.storage.run_store import RunStore
 
 
 def teacher_run(results):
-    (run,) = [run for run in results["runs"] if run["arm"] == "hard"]
+    (run,) = [run for run in results.runs if run.arm == "hard"]
     return run
 
 
@@ -29,7 +29,7 @@ def test_each_network_gets_the_views_at_its_own_size(study_context):
     ctx = study_context(recipe)
     run = teacher_run(run_study(ctx.recipe, ctx.store.root, ctx.accelerator))
     store = RunStore(ctx.store.root)
-    model = timm.create_model(f"local-dir:{store.folder(run['id'])}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{store.folder(run.id)}", pretrained=True).eval()
     assert tuple(model.pretrained_cfg["input_size"]) == (1, 12, 12)
 
     test = ctx.splits.test
@@ -38,7 +38,7 @@ def test_each_network_gets_the_views_at_its_own_size(study_context):
     (mean,), (std,) = ctx.splits.normalisation
     with torch.no_grad():
         expected = model((images / 255 - mean) / std)
-    stored = store.predictions(run["id"])["test.logits"]
+    stored = store.predictions(run.id)["test.logits"]
     torch.testing.assert_close(stored, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -48,12 +48,12 @@ def test_a_frozen_network_keeps_the_size_that_it_was_trained_with(tmp_path):
     alone = {**TINY, "students": {}}
     first = run_study(make_recipe(alone, "teachers.hard.input_size=6"), tmp_path / "one")
     run = teacher_run(first)
-    folder = tmp_path / "one" / "models" / run["id"]
-    frozen = f"teachers.hard={{model: {run['model']}, checkpoint: {folder}}}"
+    folder = tmp_path / "one" / "models" / run.id
+    frozen = f"teachers.hard={{model: {run.model}, checkpoint: {folder}}}"
     second = run_study(make_recipe(alone, frozen), tmp_path / "two")
-    again = teacher_run(second)["metrics"]["test"]
-    assert again["errors"] == run["metrics"]["test"]["errors"]
-    assert again["nll"] == pytest.approx(run["metrics"]["test"]["nll"], rel=1e-5)
+    again = teacher_run(second).test
+    assert again.errors == run.test.errors
+    assert again.nll == pytest.approx(run.test.nll, rel=1e-5)
 
 
 def test_the_input_size_is_part_of_a_runs_identity(study_context):

@@ -6,7 +6,7 @@ import torch
 from helpers.models import build
 
 from distill.models.factory import parameter_count
-from distill.models.small import NETWORKS
+from distill.models.small_registry import NETWORKS
 
 
 def conv(inputs, outputs, kernel=3):
@@ -95,7 +95,7 @@ def test_dropout_of_an_mlp_is_on_both_hidden_layers_in_training_only():
 
 def test_names_do_not_shadow_those_of_timm():
     for name in NETWORKS:
-        assert timm.models.model_entrypoint(name).__module__ == "distill.models.small"
+        assert timm.models.model_entrypoint(name).__module__ == "distill.models.small_registry"
     assert timm.create_model("resnet18").__class__.__module__.startswith("timm.")
 
 

@@ -1,7 +1,7 @@
 """Which weights a penalty is for."""
 
 from distill.models.hooks import weight_decay_params
-from distill.models.small import CifarResNet
+from distill.models.small_registry import CifarResNet
 
 
 def test_biases_and_normalisation_layers_are_not_decayed():

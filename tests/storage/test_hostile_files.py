@@ -118,7 +118,7 @@ def test_names_of_classes_and_links_lead_nowhere(tmp_path):
         },
     )
     results = run_study(make_recipe(document), tmp_path / "runs")
-    assert sorted(results["classes"]) == sorted(HOSTILE_NAMES)
+    assert sorted(results.classes) == sorted(HOSTILE_NAMES)
     page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert "<img src=x" not in page
     # A template in a name would have become the number.

@@ -103,7 +103,7 @@ def test_a_damaged_study_is_refused_by_report_and_written_again_by_run(
 
 
 def test_a_number_that_was_changed_by_hand_is_noticed(study):
-    from distill.storage.run_store import read_results
+    from distill.storage.study_results import read_results
 
     path = study.out / "tiny" / "results.json"
     results = json.loads(path.read_text())

@@ -7,7 +7,7 @@ import pytest
 from helpers.recipes import TINY, make_recipe
 from helpers.training import plan, train_generation
 
-from distill.study.cache_plan import plan_logit_cache, teacher_logits_identity
+from distill.study.logit_cache_plan import plan_logit_cache, teacher_logits_identity
 
 
 @pytest.fixture

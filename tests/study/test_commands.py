@@ -21,7 +21,6 @@ from distill.models.factory import load_run_model
 from distill.report import html
 from distill.storage.find_runs import find_runs
 from distill.storage.run_store import RunStore
-from distill.study import run
 
 
 def hard_run(out):
@@ -144,7 +143,7 @@ def test_classes_of_a_folder_are_matched_by_name(finished, out, tmp_path):
 
 
 def test_an_exported_run_gives_the_stored_logits(finished, out, tmp_path):
-    """By onnxruntime alone, from pixels in [0, 1]: logits, and softmax at the stored temperature."""
+    """By onnxruntime alone, from pixels in [0, 1]: logits, and calibrated probabilities."""
     onnxruntime = pytest.importorskip("onnxruntime")
     run_id = hard_run(out)["id"]
     done = command(finished[0], "export", "tiny:hard", "--to", tmp_path / "hard.onnx")
@@ -260,7 +259,7 @@ def test_an_error_of_the_program_is_not_hidden(finished, monkeypatch):
     def fail(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run, "run_study", fail)
+    monkeypatch.setattr("distill.study.run_study.run_study", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         command(finished[0], "run", "tiny.yaml")
 

@@ -8,7 +8,7 @@ from helpers.training import plan, same, train_generation
 from distill import run_study
 from distill.errors import UserError
 from distill.study import scheduler
-from distill.study.plan import make_cohorts
+from distill.study.cohorts import make_cohorts
 
 FIRST = merge(TINY, {"train": {"epochs": 2}})
 

@@ -91,6 +91,17 @@ def test_page_and_terminal_show_the_accuracy_of_every_arm(finished, out):
         assert arm in printed and shown in printed
 
 
+def test_the_model_card_of_a_run_has_its_results(out):
+    for run in stored.results_json(out)["runs"]:
+        card = (out / "models" / run["id"] / "README.md").read_text()
+        test = run["metrics"]["test"]
+        assert f"| test | 599 | {100 * test['top1']:.2f} | {test['nll']:.4f} |" in card
+        assert (run["teacher"] is not None) == (f"`{run['teacher']}`" in card)
+        temperature = stored.record(out, run["id"])["calibration_temperature"]
+        assert temperature == pytest.approx(test["fitted_temperature"])
+        assert f"T = {temperature:.3f}" in card
+
+
 def test_the_page_needs_nothing_from_elsewhere(out):
     page = stored.page(out)
     assert not re.search(r'(src|href)="(?!data:)', page)

@@ -208,7 +208,7 @@ def test_a_study_goes_on_with_the_runs_of_a_killed_job(tmp_path, study_context):
     for run in plan(study_context(recipe)):
         (tmp_path / "runs" / "models" / f".{run.id}.lock").write_text(ended)
     results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
-    assert len(results["runs"]) == 4
+    assert len(results.runs) == 4
 
 
 @pytest.mark.slow
@@ -233,9 +233,9 @@ def test_two_jobs_train_each_run_once_and_one_writes_the_study(tmp_path):
 
     alone = run_study(make_recipe(NO_ANALYSIS), tmp_path / "alone")
     shared = folder_content(tmp_path / "runs" / "models")
-    for run in alone["runs"]:
-        weights = tmp_path / "alone" / "models" / run["id"] / "model.safetensors"
-        assert shared[f"{run['id']}/model.safetensors"] == weights.read_bytes()
+    for run in alone.runs:
+        weights = tmp_path / "alone" / "models" / run.id / "model.safetensors"
+        assert shared[f"{run.id}/model.safetensors"] == weights.read_bytes()
     assert (tmp_path / "runs" / "tiny" / "report.html").is_file()
     left = [name for name in shared if name.startswith(".") and name != ".takeover.lock"]
     assert not left

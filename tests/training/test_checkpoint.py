@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from helpers.fake_distributed import FakeDistributed
 from helpers.loss_studies import ALL_TERMS
 from helpers.recipes import REMOVE, TINY, make_recipe, merge
 from helpers.small_images import IMAGES
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from distill.losses import OnlineTargets
 from distill.study import scheduler
 from distill.training.checkpoint import CheckpointTimer, restore_checkpoint, save_checkpoint
+from distill.training.trainer import can_checkpoint, save_checkpoints, save_snapshot
 
 PAIR = merge(TINY, {"students": {"alone": REMOVE}})
 IMAGE_PAIR = merge(IMAGES, {"students": {"alone": REMOVE}, "train": {"channels_last": True}})
@@ -58,8 +60,8 @@ def assert_same_study(ctx, expected):
         merge(PAIR, {"train": {"optimizer": "adamw", "lr": 0.01, "ema": 0.9}}),
         merge(PAIR, {"train": {"optimizer": "lamb", "lr": 0.01}}),
         merge(PAIR, {"train": LOOKAHEAD}),
-        IMAGE_PAIR,
-        merge(IMAGE_PAIR, {"train": LOOKAHEAD}),
+        pytest.param(IMAGE_PAIR, marks=pytest.mark.slow),
+        pytest.param(merge(IMAGE_PAIR, {"train": LOOKAHEAD}), marks=pytest.mark.slow),
     ],
     ids=["sgd", "adamw and ema", "lamb", "lookahead", "channels last", "both"],
 )
@@ -81,6 +83,7 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_bits(
     assert_same_study(ctx, trained_once(document, "train.epochs=3"))
 
 
+@pytest.mark.slow
 def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(study_context, trained_once):
     """Projectors, online targets, their optimizer states and warm-ups are in the checkpoint."""
     ctx = study_context(ALL_TERMS)
@@ -111,7 +114,9 @@ def test_every_kind_of_term_ends_with_the_same_bits_after_a_stop(study_context, 
         (TINY, 128),
         (merge(TINY, {"train": {**LOOKAHEAD, "ema": 0.9}}), 128),
         (merge(TINY, {"students": {"alone": {"loss": {"online_smoothing": {}}}}}), 128),
-        (merge(IMAGES, {"data": {"augment": {"mixup": 0.5}}}), 32),
+        pytest.param(
+            merge(IMAGES, {"data": {"augment": {"mixup": 0.5}}}), 32, marks=pytest.mark.slow
+        ),
     ],
     ids=["sgd", "lookahead and ema", "online smoothing", "mixup and batch norm"],
 )
@@ -242,3 +247,42 @@ def test_a_long_interval_writes_no_checkpoint(study_context):
     fit(ctx, create_students(ctx, [run]))
     assert ctx.store.checkpoints.load(run.id) is None
     assert torch.is_grad_enabled()
+
+
+# ------------------------------------------------------------------------------- several processes
+
+
+def test_only_process_0_goes_on_with_what_all_have_gathered(study_context):
+    """Sums of the epoch and predictions for online targets would count once for each process."""
+    ctx = study_context(TINY, "students.alone.loss={online_smoothing: {}, cross_entropy: {}}")
+    run = run_of(ctx, "alone")
+    [student] = create_students(ctx, [run])
+    student.meters.sums = {"loss": torch.tensor(5.0)}
+    student.loss_modules["online_smoothing"].sums += 1
+    save_checkpoint(student, ctx.store)
+    for rank, factor in ((0, 1), (1, 0)):
+        [restored_student] = create_students(ctx, [run])
+        restore_checkpoint(restored_student, train_context(ctx, FakeDistributed(rank=rank)))
+        assert restored_student.meters.sums["loss"] == 5 * factor
+        sums = restored_student.loss_modules["online_smoothing"].sums
+        assert torch.equal(sums, torch.full_like(sums, factor))
+
+
+def test_processes_write_no_checkpoint_while_each_has_its_own_predictions(study_context):
+    ctx = study_context(TINY, "students.alone.loss={online_smoothing: {}, cross_entropy: {}}")
+    online, plain = create_students(ctx, [run_of(ctx, "alone"), run_of(ctx, "hard")])
+    several = train_context(ctx, FakeDistributed())
+    assert can_checkpoint([plain], several)
+    assert not can_checkpoint([plain, online], several)
+    assert can_checkpoint([plain, online], train_context(ctx))
+
+
+def test_only_process_0_writes_checkpoints_and_snapshots(study_context):
+    ctx = study_context(TINY, "train.snapshots=1")
+    [student] = create_students(ctx, [run_of(ctx, "hard")])
+    for rank, number_of_files in ((1, 0), (0, 1)):
+        own_ctx = train_context(ctx, FakeDistributed(rank=rank))
+        save_checkpoints([student], own_ctx)
+        save_snapshot(student, own_ctx)
+        assert len(list(ctx.store.models.glob("*.partial"))) == number_of_files
+        assert len(ctx.store.checkpoints.snapshots(student.run.id)) == number_of_files

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.fake_distributed import FakeDistributed
 from helpers.photos import write_photos
 from helpers.recipes import TINY, make_recipe, merge
 from helpers.training import (
@@ -16,6 +17,7 @@ from helpers.training import (
     run_of,
     same,
     stored_weights,
+    train_context,
     train_generation,
     train_run,
     train_study,
@@ -28,7 +30,9 @@ from distill.data.loaders import training_batches
 from distill.data.splits import Split
 from distill.losses import compute_loss
 from distill.models.factory import input_config
+from distill.training.meters import MicroBatchRecord
 from distill.training.optim import make_optimizer, make_scheduler
+from distill.training.trainer import drop_diverged
 
 CPU = torch.device("cpu")
 SEED = 0
@@ -197,6 +201,7 @@ def test_mixed_views_train_with_soft_labels(study_context):
     assert 0 < entry["train"]["top1"] < 1
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_float32_does_and_keeps_float32_weights(study_context, monkeypatch):
     full = study_context(TINY, "train.epochs=10", out="full")
     train_study(full)
@@ -301,3 +306,40 @@ def test_the_rate_of_training_is_logged_after_every_epoch(study_context):
     for _, images_per_second, left in logged:
         assert images_per_second > 0
         assert left == students
+
+
+# ------------------------------------------------------------------------------- several processes
+
+
+def test_a_student_that_diverges_on_another_process_is_dropped_here_too(study_context):
+    class OtherDiverged(FakeDistributed):
+        def sum(self, tensor):
+            # Flags of the two students, and process 0's decision on a checkpoint.
+            return tensor + torch.tensor([0.0, 1.0, 0.0])
+
+    ctx = study_context(TINY)
+    students = create_students(
+        ctx, [run_of(ctx, "alone/smoothing=0"), run_of(ctx, "alone/smoothing=0.1")]
+    )
+    for student in students:
+        student.meters.recent = [
+            MicroBatchRecord(4, torch.tensor(1.0), {"cross_entropy": torch.ones(())})
+        ]
+    kept, is_due = drop_diverged(students, train_context(ctx, OtherDiverged()), is_due=False)
+    assert kept == students[:1]
+    assert not is_due
+    assert "alone/smoothing=0.1, seed 0" in students[1].failure
+    assert "another process" in students[1].failure
+    assert [student.meters.recent for student in students] == [[], []]
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, True), (1, False)])
+def test_process_0_decides_when_a_checkpoint_is_due(study_context, rank, expected):
+    """The others' clocks do not count, or processes would wait for each other."""
+    ctx = study_context(TINY)
+    [student] = create_students(ctx, [run_of(ctx, "hard")])
+    student.meters.recent = [MicroBatchRecord(0, torch.tensor(1.0), {})]
+    _, is_due = drop_diverged(
+        [student], train_context(ctx, FakeDistributed(rank=rank)), is_due=True
+    )
+    assert is_due is expected

@@ -13,9 +13,9 @@ from distill.evaluation.metrics import fitted_temperature
 from distill.evaluation.predict import accuracy, predict_all
 from distill.export.model_card import model_card
 from distill.models.factory import blank_images, parameter_count
-from distill.storage.run import Run
-from distill.study.cache_plan import teacher_logits_identity, teacher_outputs_needed
+from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
+from distill.study.logit_cache_plan import teacher_logits_identity, teacher_outputs_needed
 from distill.study.tracking import track_epoch
 from distill.training.cached_teacher import CachedTeacher
 from distill.training.checkpoint import restore_checkpoint
@@ -142,7 +142,7 @@ def _cached_teachers(
     """Connect each teacher of whom only logits are needed to its cache for the cohort's views."""
     train = cohort[0].arm.train
     data = ctx.recipe.data
-    batch_size = train_ctx.batch_size(train)
+    batch_size = train_ctx.global_batch_size(train)
     images_per_epoch = batch_size * steps_per_epoch(ctx.splits, train)
     cached_teachers = {}
     with ExitStack() as open_caches:
@@ -174,7 +174,7 @@ def _cached_teachers(
 
 def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: TrainContext) -> None:
     predictions = predict_all(
-        student.final_model,
+        student.eval_model,
         ctx.splits,
         student.run.arm.augment,
         train_ctx.device,
@@ -184,7 +184,7 @@ def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: Train
         store_run(
             ctx,
             student.run,
-            student.final_model,
+            student.eval_model,
             predictions,
             seconds=student.seconds,
             history=student.history,

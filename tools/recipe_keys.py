@@ -2,7 +2,7 @@
 
 The tables are made from the types that check recipes, so they cannot be out of date:
 
-    python tools/keys.py
+    python tools/recipe_keys.py
 """
 
 import json
@@ -42,7 +42,7 @@ A list where one value is expected is a **sweep**. Sweeps are possible in arms:
 itself a list is written `[[…]]`. On the command line a key is written with dots: `train.epochs=3`,
 `students.distilled.loss.kd.temperature=[1,4]`.
 
-This page is written by `python tools/keys.py` from the types that check recipes.
+This page is written by `python tools/recipe_keys.py` from the types that check recipes.
 """
 
 GLOSSARY = {

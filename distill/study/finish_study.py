@@ -1,4 +1,4 @@
-"""Conclude a study whose runs are all stored: analyse, collect results, draw, report."""
+"""Finish a study whose runs are all stored: analyse, collect results, draw, report."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ from distill.errors import UserError
 from distill.evaluation.comparisons import smoothing_pair
 from distill.models.cosine_head import last_linear
 from distill.report.html import write_report
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import StudyResults
 from distill.study.context import StudyContext
 from distill.study.results import collect, is_written, write_study
 
 
-def conclude(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyResults:
+def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyResults:
     """Analyse the runs of a study, all of them stored, and write its files.
 
     Args:

@@ -14,11 +14,11 @@ from distill.models.factory import largest_pretrained_side
 from distill.recipe.load import load
 from distill.recipe.schema import Recipe
 from distill.storage.files import clean_stale_temp_files
-from distill.storage.run import Run, plan_runs
+from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
 from distill.storage.study_results import StudyResults
-from distill.study.conclude import conclude
 from distill.study.context import StudyContext, study_precision
+from distill.study.finish_study import finish_study
 from distill.study.plan import ancestor_ids, damaged_runs, missing_runs
 from distill.study.preflight import preflight
 from distill.study.progress import Progress
@@ -110,7 +110,7 @@ def _run(ctx: StudyContext) -> StudyResults | None:
             )
             return None
     with _only_writer(ctx) as is_only_writer:
-        return conclude(ctx, runs, notes) if is_only_writer else None
+        return finish_study(ctx, runs, notes) if is_only_writer else None
 
 
 def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from distill.losses import required_outputs
 from distill.recipe.schema import Data
-from distill.storage.run import Run
+from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
 from distill.training.logit_cache import count_stored_epochs
+from distill.training.logit_cache_identity import logit_cache_identity
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,15 @@ def teacher_outputs_needed(run: Run) -> frozenset[str]:
 def teacher_logits_identity(
     ctx: StudyContext, run: Run, teacher_id: str, *, data_parallel: bool
 ) -> dict[str, Any]:
-    """Return everything that a teacher's logits for a run's views depend on, to the last bit.
-
-    That is the teacher's weights, the stream of views, and how they go through the network.
-    """
-    weights_digest = None
-    if ctx.store.is_complete(teacher_id):
-        weights_digest = ctx.store.record(teacher_id)["sha256"]["model.safetensors"]
-    train = run.arm.train
-    return {
-        "teacher": teacher_id,
-        "weights": weights_digest,
-        # Each process passes its own share of a batch through the network.
-        "processes": ctx.processes.world_size if data_parallel else 1,
-        "seed": run.seed,
-        "augment": run.arm.augment.model_dump(exclude_defaults=True),
-        "batch_size": train.batch_size,
-        "accumulate": train.accumulate,
-        "channels_last": train.channels_last,
-        "compile": train.compile,
-        "precision": ctx.accelerator.mixed_precision,
-        "logit_cache": ctx.recipe.data.logit_cache,
-    }
+    """Return the identity of a teacher's logits for a run's views (`logit_cache_identity`)."""
+    return logit_cache_identity(
+        run,
+        teacher_id,
+        ctx.store,
+        processes=ctx.processes.world_size if data_parallel else 1,
+        precision=ctx.accelerator.mixed_precision,
+        rounding=ctx.recipe.data.logit_cache,
+    )
 
 
 def plan_logit_cache(
