@@ -1,6 +1,6 @@
 """A small share of what `tools/` does for longer: kills and wrong input, both at random."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 
@@ -13,13 +13,11 @@ TOOLS = ROOT / "tools"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def fuzz():
-    """The module `tools/fuzz.py`."""
-    specification = importlib.util.spec_from_file_location("fuzz", TOOLS / "fuzz.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The module `tools/fuzz.py`, which imports a module beside it."""
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module("fuzz")
 
 
 @pytest.mark.parametrize(
