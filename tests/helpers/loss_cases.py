@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers import oracles
+from helpers import oracles, oracles_features
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -192,14 +192,14 @@ def _each(oracle: Callable[..., float]) -> Callable[[Batch, dict], list[float]]:
 def _hint(batch: Batch, settings: dict) -> list[float]:
     projected = batch.projector(batch.features.to(batch.projector.weight.dtype)).tolist()
     theirs = batch.teacher_features.tolist()
-    return [oracles.hint(a, b, **settings) for a, b in zip(projected, theirs, strict=True)]
+    return [oracles_features.hint(a, b, **settings) for a, b in zip(projected, theirs, strict=True)]
 
 
 def _attention_transfer(batch: Batch, settings: dict) -> list[float]:
     ours = [feature_map.tolist() for feature_map in batch.feature_maps]
     theirs = [feature_map.tolist() for feature_map in batch.teacher_feature_maps]
     return [
-        oracles.attention_transfer([m[i] for m in ours], [m[i] for m in theirs])
+        oracles_features.attention_transfer([m[i] for m in ours], [m[i] for m in theirs])
         for i in range(len(batch.labels))
     ]
 
@@ -227,7 +227,9 @@ def _dist(batch: Batch, settings: dict) -> list[float]:
 
 
 def _rkd(batch: Batch, settings: dict) -> list[float]:
-    return oracles.rkd(batch.features.tolist(), batch.teacher_features.tolist(), **settings)
+    return oracles_features.rkd(
+        batch.features.tolist(), batch.teacher_features.tolist(), **settings
+    )
 
 
 def _l1_penalty(batch: Batch, settings: dict) -> float:
