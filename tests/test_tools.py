@@ -32,7 +32,8 @@ def test_wrong_input_never_ends_in_a_traceback(load_tool, monkeypatch, case, cou
 
 def test_a_study_killed_at_random_ends_as_the_uninterrupted_one(load_tool, monkeypatch, capsys):
     torture = load_tool("torture")
-    smaller = {"train": {"epochs": 4}, "seeds": 1}
+    no_analysis = {"examples": 0, "num_attacked": 0, "num_views": 0}
+    smaller = {"train": {"epochs": 4}, "analysis": no_analysis, "seeds": 1}
     recipe = merge(yaml.safe_load(torture.RECIPE), smaller)
     monkeypatch.setattr(torture, "RECIPE", yaml.safe_dump(recipe, sort_keys=False))
     # This seed kills the study once, at about three quarters of its usual duration.
