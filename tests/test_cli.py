@@ -1,6 +1,7 @@
 """The command line: exit statuses, included recipes, the schema and the printed plan."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from helpers.recipes import TINY, merge, write_recipe
@@ -77,12 +78,12 @@ PLAN = {
             "epochs": 4,
             "seconds": 7200.0,
             "saved": 90.0,
-            "answers": [
+            "teacher_logits": [
                 {"teacher": "hard, seed 0", "stored": 3, "bytes": 1_500_000},
                 {"teacher": "soft, seed 0", "stored": 0, "bytes": 500_000},
             ],
         },
-        {"runs": ["a, seed 0"], "epochs": 1, "seconds": 3.2, "saved": 0.0, "answers": []},
+        {"runs": ["a, seed 0"], "epochs": 1, "seconds": 3.2, "saved": 0.0, "teacher_logits": []},
     ],
     "notes": ["a note"],
     "seconds": 200_000.0,
@@ -102,6 +103,8 @@ def test_the_plan_shows_runs_cohorts_cached_logits_and_cost():
 
 
 def test_the_best_student_is_named_as_a_run():
-    ranking = [{"arm": "a/temperature=1"}, {"arm": "b"}]
-    assert best_student({"study": "tiny", "ranking": ranking}) == "tiny:a/temperature=1"
-    assert best_student({"study": "tiny", "ranking": []}) is None
+    first = SimpleNamespace(arm="a/temperature=1")
+    second = SimpleNamespace(arm="b")
+    results = SimpleNamespace(study="tiny", ranking=[first, second])
+    assert best_student(results) == "tiny:a/temperature=1"
+    assert best_student(SimpleNamespace(study="tiny", ranking=[])) is None

@@ -1,15 +1,16 @@
-"""Measure what each loss costs, forward and backward, against plain PyTorch code of its kind.
+"""Measure the time and memory of each loss, forward and backward, against plain PyTorch code.
 
     python tools/bench_losses.py [--rounds 7] [--json FILE]
 
-Losses on labels are compared with `F.cross_entropy`, losses on a teacher with a hand-written kd of
-two log-softmaxes, and dkd with kd. Rounds are interleaved: each round runs every loss and every
-reference in turn. The ratio is the median over the rounds, with its range. Memory is the peak above
-that of the inputs; on the CPU it is the largest sum of live tensors in PyTorch's profile.
+Losses on labels are compared with `F.cross_entropy`, losses with a teacher with a hand-written kd
+of two log-softmaxes, and dkd with kd. Each round times every loss and every reference once, in
+turn. The ratio is the median over the rounds of the ratio within a round, with its range. Memory is
+the peak during a step, without the inputs; on the CPU it is the largest sum of live tensors in
+PyTorch's profile.
 
-glibc returns memory to the system after each step and then pays for its pages again, which doubles
-some of the times at random. So the tool restarts itself with thresholds that keep the memory
-(MALLOC_TRIM_THRESHOLD_), unless these are set already.
+glibc returns memory to the system after each step and must then request it again, which doubles
+some of the times at random. So the tool restarts itself with thresholds that make glibc keep the
+memory (MALLOC_TRIM_THRESHOLD_), unless these are set already.
 """
 
 import argparse
@@ -41,24 +42,46 @@ SHAPES = ((4096, 10), (256, 1000), (32, 21843))
 """Numbers of examples and classes."""
 
 NUM_FEATURES = 64
-ON_LOGITS = {"logits", "labels", "features", "templates", "teacher_logits"}
-"""Inputs of the losses that are measured; the others are not on logits."""
+AVAILABLE_INPUTS = {"logits", "labels", "features", "templates", "teacher_logits"}
+"""Outputs of networks that are made here; losses that need others are not measured."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross_entropy": ("cross_entropy", {"smoothing": 0.1}),
     "cross_entropy over wrong": ("cross_entropy", {"smoothing": 0.1, "smooth_over": "wrong"}),
 }
-"""Name of a row: loss and settings. All other losses have their defaults."""
+"""Losses with settings, as row: (loss, settings). All other losses have their defaults."""
 
 LIMITS = {"cross_entropy": 1.1, "cross_entropy over wrong": 1.1, "kd": 1.2, "dkd": 2.0}
-"""Largest accepted ratio; 2 for other losses without a teacher, no limit for others with one."""
+"""Largest accepted ratios; 2 for other losses without a teacher, no limit for others with one."""
 
-LOGIT_SCALES = {"am_softmax": 16.0, "arcface": 16.0, "a_softmax": 0.0}
+LOGIT_SCALE = 16.0
+"""s of the logits s·cos θ, on which AM-Softmax and ArcFace are defined."""
+
+LOGIT_SCALES = {"am_softmax": LOGIT_SCALE, "arcface": LOGIT_SCALE, "a_softmax": 0.0}
+
+MALLOC_SETTINGS = {
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+}
 
 
 @dataclass
 class Row:
-    """The cost of one loss at one shape."""
+    """The cost of one loss at one shape.
+
+    Attributes:
+        term: name of the loss.
+        examples: size of the batch.
+        classes: number of classes.
+        milliseconds: median of a step, forward and backward.
+        against: name of the reference.
+        ratio: median of the loss's time over the reference's.
+        lowest: smallest ratio of a round.
+        highest: largest ratio of a round.
+        limit: largest accepted ratio, or None.
+        misses: whether the ratio is above the limit.
+        peak_megabytes: memory during a step, without the inputs.
+    """
 
     term: str
     examples: int
@@ -74,11 +97,11 @@ class Row:
 
 
 def make_inputs(size: int, num_classes: int, device: torch.device) -> dict[str, Any]:
-    """Make the arguments that losses can name, on a device."""
+    """Return arguments for the losses, by the names of their parameters, on a device."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(size, NUM_FEATURES, generator=generator)
     templates = torch.randn(num_classes, NUM_FEATURES, generator=generator)
-    logits = 16 * F.normalize(features) @ F.normalize(templates).T
+    logits = LOGIT_SCALE * F.normalize(features) @ F.normalize(templates).T
     labels = torch.randint(num_classes, (size,), generator=generator)
     teacher_logits = 3 * torch.randn(size, num_classes, generator=generator)
     inputs = {
@@ -88,21 +111,21 @@ def make_inputs(size: int, num_classes: int, device: torch.device) -> dict[str, 
         "templates": templates.to(device).requires_grad_(),
         "teacher_logits": teacher_logits.to(device),
     }
-    # More classes would take gigabytes.
+    # Its matrix of class by class would take gigabytes with more classes.
     if num_classes <= 1000:
         inputs["targets"] = OnlineTargets(num_classes).to(device)
     return inputs
 
 
 def plain_kd(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Compute kd as one writes it: two log-softmaxes and a divergence."""
+    """Return kd at temperature 4 in plain PyTorch: two log-softmaxes and a divergence."""
     log_p = F.log_softmax(logits / 4, 1)
     teacher_log_p = F.log_softmax(teacher_logits / 4, 1)
     return 16 * F.kl_div(log_p, teacher_log_p, log_target=True, reduction="batchmean")
 
 
 def losses_to_measure(inputs: dict[str, Any]) -> dict[str, Loss]:
-    """Return the references and all losses that these inputs suffice for, by their row's name."""
+    """Return the references and all losses that can be computed from these inputs, by row."""
     logits = inputs["logits"]
     labels = inputs["labels"]
     teacher_logits = inputs["teacher_logits"]
@@ -113,7 +136,7 @@ def losses_to_measure(inputs: dict[str, Any]) -> dict[str, Loss]:
     rows = VARIANTS | {name: (name, {}) for name in LOSSES if name not in VARIANTS}
     for row, (name, settings) in rows.items():
         function = LOSSES[name]
-        if not set(input_names(function)) <= ON_LOGITS:
+        if not set(input_names(function)) <= AVAILABLE_INPUTS:
             continue
         available = inputs | {"logit_scale": LOGIT_SCALES.get(name)}
         parameters = inspect.signature(function).parameters
@@ -133,14 +156,14 @@ def reference_of(row: str) -> str:
 
 
 def step(loss: Loss, leaves: list[Tensor]) -> None:
-    """Run forward and backward of the mean over the batch."""
+    """Compute the mean of a loss over the batch, and its gradients."""
     for leaf in leaves:
         leaf.grad = None
     loss().mean().backward()
 
 
 def seconds_per_step(loss: Loss, leaves: list[Tensor], repeats: int) -> float:
-    """Measure one step: the median of `repeats` on the CPU, the mean on an asynchronous device."""
+    """Return the seconds of one step: the median of `repeats` on the CPU, the mean on a GPU."""
     if leaves[0].device.type == "cpu":
         taken = []
         for _ in range(repeats):
@@ -148,6 +171,7 @@ def seconds_per_step(loss: Loss, leaves: list[Tensor], repeats: int) -> float:
             step(loss, leaves)
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)
+    # A GPU runs asynchronously, so single steps cannot be timed without slowing them down.
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(repeats):
@@ -157,7 +181,7 @@ def seconds_per_step(loss: Loss, leaves: list[Tensor], repeats: int) -> float:
 
 
 def peak_bytes(loss: Loss, leaves: list[Tensor]) -> int:
-    """Measure the largest sum of tensors that are alive during a step, above that before it."""
+    """Return the peak of the memory that a step allocates in addition to what was in use."""
     if leaves[0].device.type == "cuda":
         step(loss, leaves)
         before = torch.cuda.memory_allocated()
@@ -166,12 +190,14 @@ def peak_bytes(loss: Loss, leaves: list[Tensor]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step(loss, leaves)
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = recorded.profiler.kineto_results.events()
     alive = 0
     peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            # Negative where memory is freed.
+            alive += event.nbytes()
+            peak = max(peak, alive)
     return peak
 
 
@@ -180,41 +206,49 @@ def measure(size: int, num_classes: int, device: torch.device, rounds: int) -> l
     inputs = make_inputs(size, num_classes, device)
     leaves = [inputs[name] for name in ("logits", "features", "templates")]
     losses = losses_to_measure(inputs)
-    repeats = max(3, min(200, int(0.05 / seconds_per_step(losses["torch"], leaves, 3))))
-
-    for loss in losses.values():
-        seconds_per_step(loss, leaves, 2)
-    taken: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(rounds):
-        for name, loss in losses.items():
-            taken[name].append(seconds_per_step(loss, leaves, repeats))
-
+    seconds = time_losses(losses, leaves, rounds)
     rows = []
     for name, loss in losses.items():
         if name in ("torch", "by hand"):
             continue
         against = reference_of(name)
-        ratios = [a / b for a, b in zip(taken[name], taken[against], strict=True)]
+        ratios = [a / b for a, b in zip(seconds[name], seconds[against], strict=True)]
         ratio = statistics.median(ratios)
         limit = LIMITS.get(name, None if against == "by hand" else 2.0)
         # Some of the profiles are empty, so the largest of three counts.
         peak = max(peak_bytes(loss, leaves) for _ in range(3))
-        rows.append(
-            Row(
-                term=name,
-                examples=size,
-                classes=num_classes,
-                milliseconds=1e3 * statistics.median(taken[name]),
-                against=against,
-                ratio=ratio,
-                lowest=min(ratios),
-                highest=max(ratios),
-                limit=limit,
-                misses=limit is not None and ratio > limit,
-                peak_megabytes=peak / 1e6,
-            )
+        row = Row(
+            term=name,
+            examples=size,
+            classes=num_classes,
+            milliseconds=1e3 * statistics.median(seconds[name]),
+            against=against,
+            ratio=ratio,
+            lowest=min(ratios),
+            highest=max(ratios),
+            limit=limit,
+            misses=limit is not None and ratio > limit,
+            peak_megabytes=peak / 1e6,
         )
+        rows.append(row)
     return rows
+
+
+def time_losses(
+    losses: dict[str, Loss], leaves: list[Tensor], rounds: int
+) -> dict[str, list[float]]:
+    """Return the seconds of a step of every loss, one number for each round."""
+    # About 0.05 seconds of each loss in a round.
+    repeats = int(0.05 / seconds_per_step(losses["torch"], leaves, 3))
+    repeats = max(3, min(200, repeats))
+    # Warm up.
+    for loss in losses.values():
+        seconds_per_step(loss, leaves, 2)
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            seconds[name].append(seconds_per_step(loss, leaves, repeats))
+    return seconds
 
 
 def print_rows(rows: list[Row]) -> None:
@@ -231,10 +265,9 @@ def print_rows(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measure every shape, print a table for each, and write JSON if asked to."""
+    """Measure every shape and print a table for each; with --json, write a file as well."""
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        kept = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | kept)
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC_SETTINGS)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json")
@@ -247,12 +280,15 @@ def main() -> None:
     )
     rows: list[Row] = []
     for size, num_classes in SHAPES:
-        found = measure(size, num_classes, device, arguments.rounds)
-        print_rows(found)
-        rows += found
+        rows_of_shape = measure(size, num_classes, device, arguments.rounds)
+        print_rows(rows_of_shape)
+        rows += rows_of_shape
     if arguments.json:
-        document = {"device": str(device), "torch": torch.__version__}
-        document["rows"] = [asdict(row) for row in rows]
+        document = {
+            "device": str(device),
+            "torch": torch.__version__,
+            "rows": [asdict(row) for row in rows],
+        }
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
 

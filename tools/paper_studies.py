@@ -120,13 +120,13 @@ def _at_equal_gamma(runs: Runs, alone: dict[float, Runs]) -> Paired | None:
     beyond them.
     """
     smoothings = list(alone)
-    gammas = EFFECTIVE_SMOOTHING(runs)
-    if max(gammas) > smoothings[-1]:
+    smoothing_by_seed = EFFECTIVE_SMOOTHING(runs)
+    if max(smoothing_by_seed) > smoothings[-1]:
         return None
     by_seed = np.transpose([accuracy(alone[s]) for s in smoothings])
     interpolated = []
-    for gamma, curve in zip(gammas, by_seed, strict=True):
-        interpolated.append(np.interp(gamma, smoothings, curve))
+    for effective, curve in zip(smoothing_by_seed, by_seed, strict=True):
+        interpolated.append(np.interp(effective, smoothings, curve))
     return compare(interpolated, accuracy(runs))
 
 

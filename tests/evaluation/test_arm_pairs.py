@@ -46,7 +46,7 @@ def test_the_digits_recipe_has_ten_comparisons():
 
 
 def test_students_of_two_kinds_of_teachers_compare_within_each_kind():
-    """Hard and smoothed, without and with dropout: four pairs a student, none changes two things."""
+    """Without and with dropout: four pairs for each student, of which none changes two things."""
     teacher = {
         "model": {"name": "mlp_16", "drop_rate": [0.0, 0.5]},
         "loss": {"cross_entropy": {"smoothing": [0.0, 0.1]}},

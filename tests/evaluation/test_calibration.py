@@ -32,7 +32,7 @@ def test_metrics_are_those_of_other_libraries(seed):
         assert calibration.top_k_correct(logits, labels, k).mean() == pytest.approx(
             top_k_accuracy_score(labels, p, k=k, labels=classes)
         )
-    plain = oracles.ece(p.max(1).tolist(), (p.argmax(1) == labels).tolist())
+    plain = oracles_analysis.ece(p.max(1).tolist(), (p.argmax(1) == labels).tolist())
     assert calibration.ece(logits, labels) == pytest.approx(plain, abs=1e-12)
     theirs = multiclass_calibration_error(torch.tensor(p), torch.tensor(labels), 7, n_bins=15)
     assert calibration.ece(logits, labels) == pytest.approx(theirs.item(), abs=1e-6)

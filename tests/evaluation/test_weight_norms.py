@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import oracles
+from helpers import oracles_norms
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,13 +19,13 @@ def test_norms_are_their_sums(seed, rows, columns):
     start = matrix(seed + 1, rows, columns)
     got = norms(weight, start)
     plain = weight.double().tolist()
-    assert got["l1"] == pytest.approx(oracles.l1_entry(plain), rel=1e-9)
-    assert got["l2"] == pytest.approx(oracles.frobenius(plain), rel=1e-9)
-    assert got["inf"] == pytest.approx(oracles.inf(plain), rel=1e-9)
+    assert got["l1"] == pytest.approx(oracles_norms.l1_entry(plain), rel=1e-9)
+    assert got["l2"] == pytest.approx(oracles_norms.frobenius(plain), rel=1e-9)
+    assert got["inf"] == pytest.approx(oracles_norms.inf(plain), rel=1e-9)
     # The oracle's power iteration may converge slowly.
-    assert got["spectral"] == pytest.approx(oracles.spectral(plain), rel=1e-3)
-    distance = oracles.frobenius((weight.double() - start.double()).tolist())
-    relative = distance / oracles.frobenius(start.double().tolist())
+    assert got["spectral"] == pytest.approx(oracles_norms.spectral(plain), rel=1e-3)
+    distance = oracles_norms.frobenius((weight.double() - start.double()).tolist())
+    relative = distance / oracles_norms.frobenius(start.double().tolist())
     assert got["distance"] == pytest.approx(distance, rel=1e-9)
     assert got["relative_distance"] == pytest.approx(relative, rel=1e-9)
     assert "distance" not in norms(weight)

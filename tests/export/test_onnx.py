@@ -1,4 +1,4 @@
-"""ONNX files: the network's own logits, probabilities at its temperature, for batches of any size."""
+"""ONNX files: the logits of the network, calibrated probabilities, batches of any size."""
 
 import json
 

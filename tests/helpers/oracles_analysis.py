@@ -322,3 +322,20 @@ def diffusion(base, moved, near):
                 change = math.log(distance(moved[k], moved[j]) / distance(base[k], base[j]))
                 (inside if j in near[k] else outside).append(change)
     return mean(outside) - mean(inside)
+
+
+def ece(confidence, correct, bins=15):
+    """Σ n_b/N |accuracy - confidence| over bins (lo, hi], example by example."""
+    total = 0.0
+    for b in range(bins):
+        inside = [
+            i
+            for i, c in enumerate(confidence)
+            if b / bins < c <= (b + 1) / bins or (b == 0 and c == 0)
+        ]
+        if inside:
+            gap = sum(correct[i] for i in inside) / len(inside) - sum(
+                confidence[i] for i in inside
+            ) / len(inside)
+            total += len(inside) / len(confidence) * abs(gap)
+    return total

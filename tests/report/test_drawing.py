@@ -87,4 +87,4 @@ def test_information_is_drawn_at_the_epochs_that_all_seeds_have():
 
     runs = [run(0, (0, 0.1), (2, None), (4, 0.3)), run(1, (0, 0.2), (2, 0.2), (4, 0.4))]
     assert information_by_epoch(runs) == [[(0, 0.1), (4, 0.3)], [(0, 0.2), (4, 0.4)]]
-    assert information_by_epoch(runs[:1] + [run(1, (4, 0.4))]) == []
+    assert information_by_epoch([*runs[:1], run(1, (4, 0.4))]) == []

@@ -56,6 +56,6 @@ def test_a_run_that_was_changed_is_refused(study):
     history = store.folder(results.runs[0].id) / "history.jsonl"
     content = history.read_bytes()
     history.write_bytes(content + b"{}\n")
-    with pytest.raises(UserError, match="history.jsonl"):
+    with pytest.raises(UserError, match=r"history.jsonl"):
         refuse_damage(results, store)
     history.write_bytes(content)

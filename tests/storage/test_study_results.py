@@ -102,19 +102,19 @@ def test_a_damaged_file_is_refused_with_its_name(results, tmp_path, damage):
     write_results(tmp_path, results)
     path = tmp_path / "results.json"
     path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match="results.json"):
+    with pytest.raises(UserError, match=r"results.json"):
         read_results(tmp_path)
 
 
 def test_a_file_of_another_version_and_a_missing_one_are_refused(results, tmp_path):
-    with pytest.raises(UserError, match="results.json"):
+    with pytest.raises(UserError, match=r"results.json"):
         read_results(tmp_path)
     from distill.storage.files import with_checksum
 
     values = json.loads(json.dumps(results.to_dict()))
     del values["comparisons"][0]["verdict"]
     (tmp_path / "results.json").write_text(json.dumps(with_checksum(values)))
-    with pytest.raises(UserError, match="verdict"):
+    with pytest.raises(UserError, match=r"verdict"):
         read_results(tmp_path)
 
 

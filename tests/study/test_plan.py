@@ -72,7 +72,8 @@ def test_the_runs_of_a_cohort_fit_into_memory_together(study_context, memory, le
 def test_processes_of_a_machine_share_its_memory(study_context, monkeypatch):
     ctx = study_context(TINY)
     monkeypatch.setattr(
-        "distill.study.plan.psutil.virtual_memory", lambda: type("Memory", (), {"available": 800})
+        "distill.study.cohorts.psutil.virtual_memory",
+        lambda: type("Memory", (), {"available": 800}),
     )
     assert available_memory(ctx) == 400
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

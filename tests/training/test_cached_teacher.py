@@ -141,7 +141,7 @@ def test_a_process_that_decodes_images_does_not_harm_the_cache(tmp_path, study_c
     )
     _, expected = train(study_context, NO_CACHE, document=photos, out="live")
     ctx, weights = train(study_context, document=photos)
-    assert ctx.splits.train.images.idle is not None
+    assert ctx.splits.train.images.pool.idle is not None
     assert same(weights, expected)
     (folder,) = cache_folders(ctx)
     cache = LogitCache(folder, {}, 1, Codec(2))
@@ -221,9 +221,9 @@ class ThreadGroup:
         return member
 
     def gather_objects(self, value):
-        self.barrier.wait(10)
+        self.barrier.wait(120)
         self.values[self.rank] = value
-        self.barrier.wait(10)
+        self.barrier.wait(120)
         return list(self.values)
 
     def gather(self, tensor):
@@ -251,7 +251,7 @@ def test_processes_write_and_read_their_views_of_each_batch(
                 for step in range(3)
             ]
             cached.end_epoch()
-            group.barrier.wait(10)
+            group.barrier.wait(120)
             cached.begin_epoch(0, torch.device("cpu"), whole=True)
             for step in range(3):
                 found = cached(not_needed, step=step, first=0, count=3 - rank).logits

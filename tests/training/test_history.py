@@ -6,6 +6,10 @@ from helpers.loss_studies import ALL_TERMS
 from helpers.recipes import TINY
 from helpers.training import run_of, train_run
 
+from distill.losses import compute_loss
+
+STEPS = 8  # of an epoch: 1078 images in batches of 128
+
 
 def test_terms_are_logged_before_their_weights(study_context):
     ctx = study_context(TINY, "train.epochs=1")
@@ -20,9 +24,33 @@ def test_terms_are_logged_before_their_weights(study_context):
     assert "weights" not in entry
 
 
-def test_the_last_validation_entry_is_that_of_the_stored_predictions(tiny_study):
-    ctx = tiny_study.ctx
-    for arm in tiny_study.weights:
+def test_each_epoch_has_its_own_means(study_context, monkeypatch):
+    """The mean over the steps of the epoch alone, of losses and of correct predictions."""
+    ctx = study_context(TINY)
+    losses = []
+    correct = []
+
+    def spy(terms, outputs, labels, *arguments, **keywords):
+        loss, sums = compute_loss(terms, outputs, labels, *arguments, **keywords)
+        losses.append(loss.item())
+        correct.append((outputs.logits.argmax(1) == labels).double().mean().item())
+        return loss, sums
+
+    monkeypatch.setattr("distill.training.state.compute_loss", spy)
+    train_run(ctx, "alone/smoothing=0")
+    history = ctx.store.history(run_of(ctx, "alone/smoothing=0").id)
+    assert len(losses) == 3 * STEPS
+    for epoch, entry in enumerate(history):
+        steps = slice(epoch * STEPS, (epoch + 1) * STEPS)
+        assert entry["loss"] == pytest.approx(sum(losses[steps]) / STEPS, rel=1e-5)
+        assert entry["terms"]["cross_entropy"] == pytest.approx(entry["loss"], rel=1e-5)
+        assert entry["train"]["top1"] == pytest.approx(sum(correct[steps]) / STEPS)
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.ema=0.9",)], ids=["plain", "average"])
+def test_the_last_validation_entry_is_that_of_the_stored_predictions(trained_once, overrides):
+    ctx, weights = trained_once(TINY, *overrides)
+    for arm in weights:
         run = run_of(ctx, arm)
         history = ctx.store.history(run.id)
         assert [entry["epoch"] for entry in history] == [1, 2, 3]

@@ -5,10 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.models.factory import build_model
+from distill.models.factory import ModelSpec, build_model
 from distill.training.logit_codec import Codec, choose_codec
 from distill.training.teacher import Teacher
 
+NETWORK = ModelSpec(
+    "cifar_resnet8", num_classes=10, view_shape=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3
+)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -62,20 +65,16 @@ def test_values_beyond_float16_become_its_largest():
     ],
 )
 def test_the_codec_follows_the_recipe_and_the_precision_of_the_teacher(logit_cache, half, expected):
-    model = build_model(
-        "cifar_resnet8", {}, classes=10, shape=(3, 16, 16), seed=0, mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    teacher = Teacher(model, half=half)
+    teacher = Teacher(build_model(NETWORK, seed=0), half_precision=half)
     assert choose_codec(teacher, torch.zeros(1, 3, 16, 16), logit_cache) == expected
 
 
 def test_a_half_precision_teacher_computes_as_under_autocast():
-    shape = {"classes": 10, "shape": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     views = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    model = build_model("cifar_resnet8", {}, seed=0, **shape).eval()
+    model = build_model(NETWORK, seed=0).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model(views)
-    teacher = Teacher(build_model("cifar_resnet8", {}, seed=0, **shape), half=torch.bfloat16)
+    teacher = Teacher(build_model(NETWORK, seed=0), half_precision=torch.bfloat16)
     found = teacher(views).logits
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected)

@@ -21,7 +21,7 @@ from torch import nn
 from distill.data.augment import normalise
 from distill.data.loaders import training_batches
 from distill.errors import UserError
-from distill.losses import Outputs, make_loss_modules
+from distill.losses import Outputs, compute_loss, make_loss_modules
 from distill.models.cosine_head import CosineHead
 from distill.models.factory import input_config
 from distill.models.hooks import capture_outputs
@@ -130,6 +130,20 @@ def test_attention_transfer_learns_from_the_stages_of_convolutional_networks(stu
     for run in students:
         [entry] = ctx.store.history(run.id)
         assert entry["terms"]["attention_transfer"] > 0
+
+
+def test_losses_get_the_share_of_training_that_is_done(study_context, monkeypatch):
+    """Warm-ups and changing temperatures follow it: 0 in the first step, 23/24 in the last."""
+    ctx = study_context(ALL_TERMS)
+    shares = []
+
+    def spy(*arguments, progress, **keywords):
+        shares.append(progress)
+        return compute_loss(*arguments, progress=progress, **keywords)
+
+    monkeypatch.setattr("distill.training.state.compute_loss", spy)
+    train_run(ctx, "online")
+    assert shares == pytest.approx([step / 24 for step in range(24)])
 
 
 def test_class_frequencies_are_a_prior_and_balanced_weights(study_context):

@@ -37,7 +37,7 @@ def test_an_epoch_has_the_steps_that_fill_a_batch(study_context):
     for batch_size, steps in ((128, 8), (1078, 1), (539, 2), (540, 1), (5000, 1)):
         changed = train.model_copy(update={"batch_size": batch_size})
         assert steps_per_epoch(ctx.splits, changed) == steps
-        assert train_context(ctx).batch_size(changed) == min(batch_size, 1078)
+        assert train_context(ctx).global_batch_size(changed) == min(batch_size, 1078)
 
 
 # ------------------------------------------------------------------------- averages of the weights
@@ -158,11 +158,11 @@ def test_gradients_of_processes_add_up_to_those_of_the_whole_batch(study_context
 
 
 def test_online_targets_are_the_mean_over_all_processes(study_context):
-    """Another process has seen the same predictions once more often than this one."""
+    """A sum and a count of 1 here, and a sum of 2 and a count of 3 on another process."""
 
     class Unequal(FakeDistributed):
         def sum(self, tensor):
-            return tensor + 3 * torch.ones_like(tensor)
+            return tensor + (2 if tensor.ndim == 2 else 3)
 
     ctx = study_context(TINY, "students.alone.loss={online_smoothing: {}, cross_entropy: {}}")
     [student] = create_students(ctx, [run_of(ctx, "alone")])
@@ -171,8 +171,7 @@ def test_online_targets_are_the_mean_over_all_processes(study_context):
     targets.counts += 1
     student.step = 8
     student.end_epoch(Unequal())
-    # Sums 1 + 3 over counts 1 + 3.
-    assert torch.equal(targets.targets, torch.ones(10, 10))
+    assert torch.equal(targets.targets, torch.full((10, 10), 0.75))
     assert not targets.sums.any() and not targets.counts.any()
     assert (student.epoch, student.step) == (1, 0)
 

@@ -42,10 +42,10 @@ def test_networks_of_equal_settings_share_their_input(study_context):
         ctx.build(run_of(ctx, arm).arm, 0) for arm in ("hard", "alone/smoothing=0", "larger")
     )
     inputs = NormalisedInputs(BATCH.views, torch.channels_last)
-    assert inputs.of(hard) is inputs.of(alone)
-    assert inputs.of(larger).shape == (10, 1, 16, 16)
+    assert inputs.for_model(hard) is inputs.for_model(alone)
+    assert inputs.for_model(larger).shape == (10, 1, 16, 16)
     [mean], [std], _ = input_config(hard)
-    torch.testing.assert_close(inputs.of(hard), (BATCH.views / 255 - mean) / std)
+    torch.testing.assert_close(inputs.for_model(hard), (BATCH.views / 255 - mean) / std)
 
 
 class CountingTeacher:
@@ -70,11 +70,11 @@ def test_each_teacher_runs_once_however_many_students_learn_from_it():
     inputs = NormalisedInputs(micro.views, torch.contiguous_format)
     outputs = TeacherOutputs(teachers, inputs, micro, step=7)
 
-    assert outputs.of(student_of()) is None
-    of_a = outputs.of(student_of("a"))
-    assert outputs.of(student_of("a")) is of_a
-    of_both = outputs.of(student_of("a", "b"))
-    assert outputs.of(student_of("a", "b")) is of_both
+    assert outputs.for_student(student_of()) is None
+    of_a = outputs.for_student(student_of("a"))
+    assert outputs.for_student(student_of("a")) is of_a
+    of_both = outputs.for_student(student_of("a", "b"))
+    assert outputs.for_student(student_of("a", "b")) is of_both
     assert teachers["a"].calls == [(7, 5, 5)]
     assert teachers["b"].calls == [(7, 5, 5)]
 

@@ -29,6 +29,12 @@ def test_a_teacher_stays_frozen_while_its_student_trains(study_context):
     assert not any(module.training for module in teacher.modules())
 
 
+def test_a_network_in_training_mode_becomes_a_teacher_without_dropout():
+    network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    images = torch.randn(8, 4)
+    assert torch.equal(Teacher(network)(images).logits, network[0](images))
+
+
 def test_a_teacher_gives_logits_without_gradients():
     images = torch.randn(2, 4, requires_grad=True)
     outputs = Teacher(nn.Linear(4, 3))(images)

@@ -325,7 +325,9 @@ def test_a_student_that_diverges_on_another_process_is_dropped_here_too(study_co
         student.meters.recent = [
             MicroBatchRecord(4, torch.tensor(1.0), {"cross_entropy": torch.ones(())})
         ]
-    kept, is_due = drop_diverged(students, train_context(ctx, OtherDiverged()), is_due=False)
+    kept, is_due = drop_diverged(
+        students, train_context(ctx, OtherDiverged()), checkpoint_is_due=False
+    )
     assert kept == students[:1]
     assert not is_due
     assert "alone/smoothing=0.1, seed 0" in students[1].failure
@@ -340,6 +342,6 @@ def test_process_0_decides_when_a_checkpoint_is_due(study_context, rank, expecte
     [student] = create_students(ctx, [run_of(ctx, "hard")])
     student.meters.recent = [MicroBatchRecord(0, torch.tensor(1.0), {})]
     _, is_due = drop_diverged(
-        [student], train_context(ctx, FakeDistributed(rank=rank)), is_due=True
+        [student], train_context(ctx, FakeDistributed(rank=rank)), checkpoint_is_due=True
     )
     assert is_due is expected

@@ -28,13 +28,13 @@ def test_the_plan_has_the_epochs_and_bytes_that_are_cached_and_will_be(ctx):
     (before,) = plan_logit_cache(ctx, [students])
     assert (before.epochs, before.stored) == (2, 0)
     # Ten classes in float32.
-    assert before.size == 2 * len(ctx.splits.train) * 10 * 4
+    assert before.new_bytes == 2 * len(ctx.splits.train) * 10 * 4
     train_generation(ctx, teachers)
     train_generation(ctx, students)
     (after,) = plan_logit_cache(ctx, [students])
-    assert (after.epochs, after.stored, after.size) == (2, 2, 0)
+    assert (after.epochs, after.stored, after.new_bytes) == (2, 2, 0)
     written = sum(file.stat().st_size for file in after.path.glob("*.npy"))
-    assert written == pytest.approx(before.size, rel=0.1)
+    assert written == pytest.approx(before.new_bytes, rel=0.1)
 
 
 def test_a_teacher_that_was_trained_again_is_not_cached(ctx):
@@ -51,10 +51,10 @@ def test_a_teacher_that_was_trained_again_is_not_cached(ctx):
 def test_logits_depend_on_the_number_of_processes_that_share_a_batch(ctx):
     (student,) = generations(ctx)[1]
     three = replace(ctx, accelerator=SimpleNamespace(num_processes=3, mixed_precision="no"))
-    assert teacher_logits_identity(three, student, "t", True)["processes"] == 3
-    assert teacher_logits_identity(three, student, "t", False) == teacher_logits_identity(
-        ctx, student, "t", False
-    )
+    shared = teacher_logits_identity(three, student, "t", data_parallel=True)
+    assert shared["processes"] == 3
+    of_three = teacher_logits_identity(three, student, "t", data_parallel=False)
+    assert of_three == teacher_logits_identity(ctx, student, "t", data_parallel=False)
 
 
 def test_a_limit_that_is_too_low_leaves_no_cache(study_context, monkeypatch):
