@@ -14,7 +14,7 @@ from helpers.commands import PYTHON, command, finish, start
 from helpers.finished_study import STUDY
 from helpers.recipes import TINY, make_recipe, merge, write_recipe
 
-from distill import run_study
+from distill import cli, run_study
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,8 @@ def test_a_killed_study_continues_to_the_same_weights(tmp_path, no_report):
     wait_until(is_in_the_second_cohort, process)
     process.send_signal(signal.SIGINT)
     done = finish(process, 128 + signal.SIGINT)
-    assert "Traceback" not in done.err and "continues after" in done.err
+    assert "Traceback" not in done.err and cli.STOPPED in done.err
+    assert "continues after" in done.err
     assert not (out / "tiny").exists()
 
     done = command(killed, "run", "tiny.yaml")

@@ -128,8 +128,9 @@ def test_comparisons_are_paired_tests_of_what_is_stored(out):
     assert comparison["question_code"] == QuestionCode.STUDENT_SMOOTHING
     assert comparison["seeds"] == 3
 
-    a, b = ([accuracy[arm, seed] for seed in range(3)] for arm in arms)
-    expected = stats.ttest_rel(b, a)
+    accuracies_a = [accuracy[arms[0], seed] for seed in range(3)]
+    accuracies_b = [accuracy[arms[1], seed] for seed in range(3)]
+    expected = stats.ttest_rel(accuracies_b, accuracies_a)
     assert comparison["p_value"] == pytest.approx(expected.pvalue)
     assert comparison["ci95"] == pytest.approx(list(expected.confidence_interval(0.95)))
 
