@@ -10,7 +10,7 @@ from helpers.recipes import write_recipe
 from matplotlib.figure import Figure
 
 from distill.report import style
-from distill.study import conclude
+from distill.study import finish_study
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +36,8 @@ def copied(finished, tmp_path) -> Path:
 @pytest.fixture
 def no_report(monkeypatch):
     """Leave out figures and pages, which take most of the time of a tiny study."""
-    monkeypatch.setattr(conclude, "write_report", lambda *_: None)
-    monkeypatch.setattr(conclude, "_write_feature_plot", lambda *_: None)
+    monkeypatch.setattr(finish_study, "write_report", lambda *_: None)
+    monkeypatch.setattr(finish_study, "_write_feature_plot", lambda *_: None)
 
 
 @pytest.fixture
