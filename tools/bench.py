@@ -2,10 +2,12 @@
 
     python tools/bench.py [--rounds 5] [--only mnist-no million …] [--json FILE]
 
-T is the teacher's bare pass and S the student's bare step alone; `bench_loops.py` describes the
-loops. All are timed in turn in each round, after one round that is left out; a ratio is the median over the rounds of the ratio within a round. Each pair of networks and precision has a
-process of its own, whose peak memory is given. Then come whole commands: the time to the first step,
-all metrics of a million predictions, and a study of eight cohorts on two processes against one.
+T is the teacher's forward pass alone and S the student's training step alone; `bench_loops.py`
+describes the loops. Each round times all of them in turn, and the first round is left out. A ratio
+is the median over the rounds of the ratio within a round. Each pair of networks and precision runs
+in a process of its own, whose peak memory is printed. Then come whole commands: the time to the
+first step, all metrics of a million predictions, and a study of eight cohorts on two processes
+against one.
 """
 
 import argparse

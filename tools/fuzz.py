@@ -1,17 +1,19 @@
-"""Wrong recipes, overrides, command lines and images, made at random: each must end in a sentence, none in a traceback.
+"""Try random wrong input: each must end in an error message, and none in a traceback.
 
     python tools/fuzz.py [--cases 10000] [--seed 0]
 
-Recipes are those of `recipes/`, changed by one to four random edits of their text or their values; a message must name
-the recipe and a line, or the override. One case in a hundred goes through the whole command, with --dry-run.
+There are three kinds of cases:
+
+- Recipes of `recipes/` with one to four random edits of their text or their values, and random
+  overrides. An error message must name the recipe's file or the override.
+- Image files with some bytes changed, or cut off.
+- Whole command lines, one for every hundred of the other cases, mostly with --dry-run.
 """
 
 import argparse
 import contextlib
-import copy
 import io
 import random
-import re
 import sys
 import tempfile
 import traceback
@@ -19,259 +21,188 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import yaml
+from fuzz_edits import ODD_TEXTS, edit_text, edit_values
 from PIL import Image
 
 from distill import load_recipe
-from distill.cli import main as distill
+from distill.cli import main as run_command_line
 from distill.data.decoding import ImageFormat
 from distill.data.image_dataset import ImageDataset, ImageReader
 from distill.errors import UserError
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
-NASTY = [
-    *(
-        "null",
-        "true",
-        "-1",
-        "0",
-        "1e400",
-        ".nan",
-        "-.inf",
-        "1e-320",
-        "9" * 30,
-        "''",
-        "[]",
-        "{}",
-        "[[]]",
-        "[null]",
-    ),
-    *(
-        "!!python/object/apply:os.system [exit]",
-        "!!binary aGk=",
-        "!!set {a}",
-        "&a [*a]",
-        "*a",
-        "<<: {a: 1}",
-        "{a: 1}",
-    ),
-    *(
-        "2026-11-21",
-        "0x1F",
-        "~",
-        "'../../etc/passwd'",
-        '"a\\0b"',
-        "'<script>'",
-        "'%s%n'",
-        "\u202e",
-        "ß🙂",
-        "a" * 5000,
-    ),
-    *(
-        "@",
-        "`",
-        "%YAML 1.1",
-        "--- a",
-        "? [a]",
-        "|",
-        ">",
-        "{",
-        "]",
-        "'",
-        '"',
-        "\t",
-        "\0",
-        "\ufeff",
-        "\x85",
-    ),
-    *("local-dir:/", "hf-hub:../x", "__import__('os')"),
-]
-KEYS = ["train.lr", "seeds", "data.source", "students", "teachers.hard.loss", "train", "x", "", ".", "train..lr", "=",
-        "students.a.loss.kd.temperature", "analysis.pair", "[0]", "train.optimizer.name", "\0"]  # fmt: skip
+RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(RECIPE_FOLDER.rglob("*.yaml"))
+
+OVERRIDE_KEYS = (
+    "train.lr",
+    "seeds",
+    "data.source",
+    "students",
+    "teachers.hard.loss",
+    "train",
+    "x",
+    "",
+    ".",
+    "train..lr",
+    "=",
+    "students.a.loss.kd.temperature",
+    "analysis.pair",
+    "[0]",
+    "train.optimizer.name",
+    "\0",
+)
+
+STUDY_NAMES = ("x", "x:y", ":", "..", "../x:y", "/", "\0", "")
+"""Arguments of commands on stored studies and runs, none of which exists."""
+
+IMAGE_KINDS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO")
+IMAGE_SIDE = 24
+
+# ------------------------------------------------------------------------------------------ cases
 
 
-def edited_text(text: str, dice: random.Random) -> str:
-    """A recipe's text with a few characters, words or lines changed."""
-    for _ in range(dice.randint(1, 4)):
-        lines, i = text.split("\n"), dice.randrange(len(text) or 1)
-        j = min(len(text), i + dice.choice((1, 1, 2, 5, 20)))
-        row = dice.randrange(len(lines))
-        how = dice.randrange(7)
-        if how == 0:
-            text = text[:i] + text[j:]
-        elif how == 1:
-            text = text[:i] + dice.choice(NASTY) + text[i:]
-        elif how == 2:
-            text = text[:i] + text[i:j] * dice.choice((2, 3, 50)) + text[j:]
-        elif how == 3:
-            text = "\n".join(
-                [*lines[:row], " " * dice.randrange(5) + lines[row], *lines[row + 1 :]]
-            )
-        elif how == 4:
-            text = "\n".join([*lines[:row], dice.choice(lines), *lines[row:]])
-        elif how == 5:
-            text = re.sub(
-                r"(?<=: )[\w.\-]+",
-                lambda m: dice.choice(NASTY) if dice.random() < 0.2 else m[0],
-                text,
-            )
-        else:
-            text = (
-                text[:i]
-                + chr(dice.choice((dice.randrange(32, 127), dice.randrange(0xD7FF))))
-                + text[j:]
-            )
-    return text
-
-
-def places(value: object, path: tuple = ()) -> list[tuple]:
-    """Keys of all values within a document."""
-    pairs = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    return [path, *(place for key, child in pairs for place in places(child, (*path, key)))]
-
-
-def edited_values(text: str, dice: random.Random) -> str:
-    """A recipe with one or two of its values put in another's place, dropped, or replaced."""
-    document = yaml.safe_load(text)
-    for _ in range(dice.randint(1, 2)):
-        here = dice.choice([place for place in places(document) if place])
-        other = dice.choice(places(document))
-        value = document
-        for key in other:
-            value = value[key]
-        parent = document
-        for key in here[:-1]:
-            parent = parent[key]
-        how = dice.randrange(4)
-        if how == 0:
-            del parent[here[-1]]
-        elif how == 1:
-            parent[here[-1]] = copy.deepcopy(value)
-        elif how == 2:
-            parent[here[-1]] = dice.choice(
-                (None, -1, 0, 1e308, float("nan"), "", [], {}, [1, 2], "x", True, [[1]], {"a": {}})
-            )
-        elif isinstance(parent, dict):
-            key = dice.choice(
-                ("x", "teacher", "loss", "", 3, "smoothing", "temperature", "a.b", "a=b")
-            )
-            parent[key] = copy.deepcopy(value)
-    return yaml.safe_dump(document, allow_unicode=True)
-
-
-def recipe_case(folder: Path, dice: random.Random) -> Path:
-    """A wrong recipe as a file."""
+def write_wrong_recipe(folder: Path, dice: random.Random) -> Path:
+    """Write an edited recipe into a folder and return its path."""
     text = dice.choice(RECIPES).read_text()
+    edit = edit_text if dice.random() < 0.6 else edit_values
+    # An earlier edit may have left nothing to edit; then the text stays as it is.
     with contextlib.suppress(yaml.YAMLError, IndexError, KeyError, TypeError):
-        text = (edited_text if dice.random() < 0.6 else edited_values)(text, dice)
+        text = edit(text, dice)
     path = folder / "wrong.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    path.write_bytes(to_bytes(text))
     return path
 
 
-def override_case(dice: random.Random) -> str:
-    """A wrong KEY=VALUE."""
-    return dice.choice(KEYS) + dice.choice(("=", "=", "=", "", "==")) + dice.choice(NASTY)
+def to_bytes(text: str) -> bytes:
+    """Encode a text in UTF-8, surrogates included, which UTF-8 does not allow."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def wrong_override(dice: random.Random) -> str:
+    """Return a random KEY=VALUE."""
+    return (
+        dice.choice(OVERRIDE_KEYS) + dice.choice(("=", "=", "=", "", "==")) + dice.choice(ODD_TEXTS)
+    )
 
 
 def load_case(folder: Path, dice: random.Random) -> str:
-    """Load a wrong recipe: loads, or is refused with its place."""
-    with_override = dice.random() < 0.3
-    path = dice.choice(RECIPES) if with_override else recipe_case(folder, dice)
-    overrides = [override_case(dice) for _ in range(dice.randint(1, 3))] if with_override else []
+    """Load a wrong recipe, or a good one with wrong overrides."""
+    overrides = []
+    if dice.random() < 0.3:
+        path = dice.choice(RECIPES)
+        overrides = [wrong_override(dice) for _ in range(dice.randint(1, 3))]
+    else:
+        path = write_wrong_recipe(folder, dice)
     try:
         load_recipe(path, overrides)
-        return "loaded"
     except UserError as error:
+        known_locations = [path.name, "override", *(text.split("=")[0] for text in overrides)]
         for line in str(error).split("\n"):
-            if not (
-                path.name in line
-                or "override" in line
-                or any(o.split("=")[0] in line for o in overrides)
-            ):
-                raise AssertionError(f"a message without a place: {line!r}") from None
+            if not any(location in line for location in known_locations):
+                raise AssertionError(f"a message without a location: {line!r}") from None
         return "refused"
-
-
-def command_case(folder: Path, dice: random.Random) -> str:
-    """A whole command line: its status must be 0 or 2, its words no traceback."""
-    recipe = recipe_case(folder, dice)
-    text = recipe.read_bytes()
-    if b"digits" not in text or len(text) > 6000:
-        recipe.write_bytes(
-            edited_text((RECIPES[0].parent / "digits.yaml").read_text(), dice).encode(
-                "utf-8", "surrogatepass"
-            )
-        )
-    dry, odd = (
-        ["run", str(recipe), "--dry-run"],
-        dice.choice(("x", "x:y", ":", "..", "../x:y", "/", "\0", "")),
-    )
-    words = dice.choice(
-        (dry, dry, dry, [*dry, override_case(dice)], ["run", str(folder), "--dry-run"], ["run", "/dev/null"],
-         ["report", odd], ["clusters", odd], ["clusters", odd, "--view", odd], ["run"], ["--what"], ["evaluate"], [])
-    )  # fmt: skip
-    sys.argv, told = (
-        ["distill", *words, *(["--out", str(folder / "runs")] if len(words) > 1 else [])],
-        io.StringIO(),
-    )
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-        try:
-            distill()
-        except SystemExit as stop:
-            status = stop.code or 0
-    if status not in (0, 2) or "Traceback" in told.getvalue():
-        raise AssertionError(f"{words}: status {status}: {told.getvalue()[-500:]}")
-    return "done" if status == 0 else "refused"
+    return "loaded"
 
 
 def image_case(folder: Path, dice: random.Random) -> str:
-    """An image file with some bytes changed, cut off or repeated."""
-    file, kind = (
-        io.BytesIO(),
-        dice.choice(("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO")),
-    )
-    mode = dice.choice(("L", "RGB")) if kind != "GIF" else "L"
-    Image.frombytes(
-        mode, (24, 24), dice.randbytes(24 * 24 * len(mode) if mode == "RGB" else 576)
-    ).save(file, kind)
-    data = bytearray(file.getvalue())
-    for _ in range(dice.randint(1, 8)):
-        data[dice.randrange(len(data))] = dice.randrange(256)
-    data = data[: dice.randrange(len(data))] if dice.random() < 0.3 else data
+    """Read a damaged image file."""
     path = folder / "image"
-    path.write_bytes(bytes(data))
-    import torch
+    path.write_bytes(damaged_image(dice))
+
+    def read(_: int) -> Image.Image:
+        with path.open("rb") as file:
+            image = Image.open(file)
+            image.load()
+        return image
 
     images = ImageDataset(
         torch.zeros(1).long(),
         name=lambda _: "image",
-        reader=ImageReader(lambda _: _opened(path)),
+        reader=ImageReader(read),
         format=ImageFormat(3, (16, 16)),
     )
-    got = images[0]
-    if isinstance(got, str):
-        assert "image" in got
+    image = images[0]
+    if isinstance(image, str):
+        assert "image" in image
         return "refused"
-    assert tuple(got.shape) == (3, 16, 16)
+    assert tuple(image.shape) == (3, 16, 16)
     return "read"
 
 
-def _opened(path: Path) -> Image.Image:
-    with path.open("rb") as file:
-        image = Image.open(file)
-        image.load()
-    return image
+def damaged_image(dice: random.Random) -> bytes:
+    """Return the content of an image file with up to eight bytes changed, and maybe cut off."""
+    kind = dice.choice(IMAGE_KINDS)
+    mode = "L" if kind == "GIF" else dice.choice(("L", "RGB"))
+    pixels = dice.randbytes(IMAGE_SIDE * IMAGE_SIDE * len(mode))
+    file = io.BytesIO()
+    Image.frombytes(mode, (IMAGE_SIDE, IMAGE_SIDE), pixels).save(file, kind)
+    content = bytearray(file.getvalue())
+    for _ in range(dice.randint(1, 8)):
+        content[dice.randrange(len(content))] = dice.randrange(256)
+    if dice.random() < 0.3:
+        del content[dice.randrange(len(content)) :]
+    return bytes(content)
 
 
-def fuzz(case: Callable[[Path, random.Random], str], count: int, seed: int) -> int:
-    """Run a kind of case so often; prints what happened, returns how many ended in anything but a sentence."""
+def command_case(folder: Path, dice: random.Random) -> str:
+    """Run a whole command line: its status must be 0 or 2, without a traceback."""
+    words = wrong_command(folder, dice)
+    sys.argv = ["distill", *words]
+    if len(words) > 1:
+        sys.argv += ["--out", str(folder / "runs")]
+    output = io.StringIO()
+    status = 0
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+        try:
+            run_command_line()
+        except SystemExit as stop:
+            status = stop.code or 0
+    if status not in (0, 2) or "Traceback" in output.getvalue():
+        raise AssertionError(f"{words}: status {status}: {output.getvalue()[-500:]}")
+    return "done" if status == 0 else "refused"
+
+
+def wrong_command(folder: Path, dice: random.Random) -> list[str]:
+    """Return random arguments of `distill`, with a recipe in a folder."""
+    recipe = write_wrong_recipe(folder, dice)
+    content = recipe.read_bytes()
+    # Other data sets than digits would have to be downloaded, and long recipes are slow to plan.
+    if b"digits" not in content or len(content) > 6000:
+        text = edit_text((RECIPE_FOLDER / "digits.yaml").read_text(), dice)
+        recipe.write_bytes(to_bytes(text))
+    dry_run = ["run", str(recipe), "--dry-run"]
+    name = dice.choice(STUDY_NAMES)
+    commands = (
+        dry_run,
+        dry_run,
+        dry_run,
+        [*dry_run, wrong_override(dice)],
+        ["run", str(folder), "--dry-run"],
+        ["run", "/dev/null"],
+        ["report", name],
+        ["clusters", name],
+        ["clusters", name, "--view", name],
+        ["run"],
+        ["--what"],
+        ["evaluate"],
+        [],
+    )
+    return dice.choice(commands)
+
+
+# --------------------------------------------------------------------------------------- the tool
+
+Case = Callable[[Path, random.Random], str]
+
+
+def fuzz(case: Case, count: int, seed: int) -> int:
+    """Run `count` cases of one kind and print what happened.
+
+    Returns:
+        The number of cases that raised an exception.
+    """
     counts: Counter[str] = Counter()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -287,17 +218,15 @@ def fuzz(case: Callable[[Path, random.Random], str], count: int, seed: int) -> i
 
 
 def main() -> None:
-    """All kinds of cases."""
+    """Run all kinds of cases; exit with status 1 if any of them raised an exception."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--cases", type=int, default=10_000, help="number of recipes and of images")
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    shares = (
-        (load_case, chosen.cases),
-        (image_case, chosen.cases),
-        (command_case, chosen.cases // 100),
-    )
-    sys.exit(sum(fuzz(case, count, chosen.seed) for case, count in shares) > 0)
+    arguments = parser.parse_args()
+    failed = fuzz(load_case, arguments.cases, arguments.seed)
+    failed += fuzz(image_case, arguments.cases, arguments.seed)
+    failed += fuzz(command_case, arguments.cases // 100, arguments.seed)
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def read_yaml(text: str, problems: Problems) -> Any:
     Raises:
         RecipeError: if the text is not YAML, has other than plain values, or is too large.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        # The loader refuses control characters as soon as it is made.
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return {}

@@ -41,7 +41,7 @@ def command(folder: Path, *words: str | Path, status: int = 0) -> Finished:
         patch.object(sys, "argv", ["distill", *map(str, words)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _own_signal_handlers(),
+        keep_signal_handlers(),
     ):
         found = _exit_status()
     assert found == status, f"{words}: status {found}\n{out.getvalue()}{err.getvalue()}"
@@ -57,7 +57,7 @@ def _exit_status() -> int:
 
 
 @contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
+def keep_signal_handlers() -> Iterator[None]:
     """Restore the handlers that the program replaces."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
