@@ -143,7 +143,11 @@ class ImageDataset(Dataset):
             Batches ``[B, C, H, W]``, or the message of the first error in a batch.
         """
         arguments = worker_arguments(workers, self._reopen)
-        return self.pool.stream(self, batches, arguments, pinned=pinned)
+        # The processes work on a copy without this pool. Otherwise data set, pool and loader would
+        # hold each other, and torch needs five seconds for each process of a loader that is freed
+        # as a cycle.
+        dataset = replace(self)
+        return self.pool.stream(dataset, batches, arguments, pinned=pinned)
 
     def make_resident(self, workers: int) -> None:
         """Decode every image once, in `workers` processes, and keep the pixels in memory.
