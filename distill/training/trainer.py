@@ -1,10 +1,11 @@
 """The training loop: the students of a cohort, side by side on one stream of views.
 
 A view is an augmented image; a cohort is a set of runs that train together. Each batch of views is
-made once, each teacher runs on it once, and every student takes a step on it. Views, the order of
-images and dropout are functions of (seed, epoch, step, micro-batch, process), and no random state
-is kept between steps. So a run ends with the same weights in any cohort, and after any
-interruption, on the same number of processes.
+made once, each teacher runs on it once, and every student takes a step on it.
+
+No random state is kept between steps: all randomness is drawn anew from the seed and the position
+in training (epoch, step, micro-batch, process). So, on the same number of processes, a run ends
+with the same weights in any cohort and after any interruption; on a CPU they are bit-equal.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def fit(
         students = [student for student in students if not student.failure]
         if not students:
             return
-        # Process 0 alone writes, so the processes need not agree on the time.
+        # Process 0 alone writes at the end of an epoch, so here the processes need not agree.
         if epoch + 1 < train.epochs and timer.is_due():
             save_checkpoints(students, ctx)
             timer.restart()
@@ -88,7 +89,7 @@ def train_epoch(
 ) -> list[TrainState]:
     """Train one epoch, or the rest of one; return the students whose losses are finite."""
     first = students[0]
-    first_step = first.step
+    first_step = first.step  # 0, unless the runs resume within an epoch
     is_whole = first_step == 0
     for student in students:
         if is_whole:
@@ -123,8 +124,10 @@ def train_epoch(
                 clock.charge_time(students)
                 checkpoint_within_epoch(students, step, ctx)
                 timer.restart()
+                # Writing a checkpoint is not training time.
                 clock.exclude_since_last_charge()
     for teacher in teachers.values():
+        # The logits of a teacher whose students have all diverged are incomplete: not cached.
         teacher.end_epoch()
     return students
 
@@ -138,8 +141,8 @@ def train_step(
 ) -> None:
     """Take one optimizer step for every student, all on the same batch of views.
 
-    In float32 and bf16 nothing here waits for the device, except now and then when many teacher
-    logits are written to the cache.
+    Nothing here waits for the device, except for fp16's loss scaler, and now and then when many
+    teacher logits are written to the cache.
 
     Args:
         students: of the cohort.
@@ -163,13 +166,14 @@ def train_step(
         inputs = NormalisedInputs(micro.views, memory_format_of(train))
         teacher_outputs = TeacherOutputs(teachers, inputs, micro, step)
         for student in students:
-            # Frozen, without gradients; each teacher runs when its first student needs it.
+            # Frozen, without gradients, in its own precision; run when its first student needs it.
             learned_from = teacher_outputs.for_student(student)
             seed_dropout(student, global_step, micro.number, ctx)
+            # Between processes, gradients are averaged once: in the last backward of the step.
             with student.sync_gradients(ctx.accelerator, only_if=micro.is_last):
                 with ctx.accelerator.autocast():
                     outputs = student.forward(inputs.for_model(student.model))
-                # Losses are computed in float32, so outside of autocast.
+                # A loss casts its inputs to float32, which autocast would undo.
                 loss, terms = student.loss(
                     outputs,
                     micro.labels,
@@ -178,7 +182,7 @@ def train_step(
                     progress=progress,
                 )
                 student.backward(loss, ctx.dist)
-            # The loss is a sum over images divided by the batch size: back to the sum.
+            # The loss is this micro-batch's sum over images, divided by the global batch size.
             record = MicroBatchRecord(step, loss.detach() * global_batch_size, terms)
             student.meters.update(record, outputs.logits.detach(), micro.labels)
 
@@ -262,7 +266,7 @@ def save_checkpoints(students: list[TrainState], ctx: TrainContext) -> None:
 
 
 def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
-    """Keep the network as it is before this epoch, if the recipe wants a snapshot of it.
+    """Keep the network (its averaged weights, if any) before this epoch, if the recipe wants it.
 
     There is none after the last epoch: those weights are the run's own.
     """
@@ -276,7 +280,7 @@ def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
 
 def finish_epoch(student: TrainState, means: EpochMeans, ctx: TrainContext) -> None:
     """Move a student to its next epoch, evaluate it on the validation split, extend its history."""
-    student.end_epoch(ctx.dist)  # advances student.epoch
+    student.end_epoch(ctx.dist)  # advances student.epoch, sets student.step to 0
     split = ctx.splits.validation
     # Each process predicts a part of the split, and all get all logits.
     logits = predict(
