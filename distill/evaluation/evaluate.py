@@ -110,9 +110,11 @@ def _run_target(run_id: str, store: RunStore) -> EvalTarget:
     if height == width:
         image_settings["image_size"] = height
 
+    # A setting at its default is left out: `train: train`, written out, asks for a folder of that
+    # name, which a folder of classes does not have.
     split_settings = {"source": data["source"]}
     for key in ("train", "validation", "test"):
-        if data[key] is not None:
+        if data[key] != Data.model_fields[key].default:
             split_settings[key] = data[key]
 
     title = f"{record['model']} {run_id}"
