@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -91,9 +90,13 @@ def clean_stale_temp_files(folder: Path) -> None:
 def is_process_alive(process: int) -> bool:
     """Return whether a process of this number runs on this machine; True if in doubt."""
     try:
-        return psutil.pid_exists(process)
-    except OverflowError:
+        os.kill(process, 0)  # signal 0 only asks whether the process could get a signal
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        # It exists but belongs to another user, or the number is beyond any process's.
         return True
+    return True
 
 
 # -------------------------------------------------------------------------------------- checksums

@@ -35,9 +35,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
         # seconds.
         lock.acquire(timeout=PATIENCE if has_ended(_read(owner_file)) else 0)
     except Timeout:
+        # "PID on HOST": a person needs no boot id.
+        owner = _read(owner_file).partition("/")[0] or "unknown"
         raise UserError(
-            f"{folder} is being written by another process ({_read(owner_file) or 'unknown'}); "
-            "wait for it, or use another --out or another name of the recipe"
+            f"{folder} is being written by another process ({owner}); wait for it, or use another "
+            "--out or another name of the recipe"
         ) from None
     try:
         clean_stale_temp_files(folder)
@@ -52,18 +54,33 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def this_process() -> str:
-    """Return the text by which lock files name this process, "PID on HOST"."""
-    return f"{os.getpid()} on {platform.node()}"
+    """Return the text by which lock files name this process, "PID on KERNEL"."""
+    return f"{os.getpid()} on {this_kernel()}"
+
+
+def this_kernel() -> str:
+    """Return a name for where numbers of processes mean the same.
+
+    That is one boot of one machine, and one container on it: two containers may have the same host
+    name, but each has processes of its own.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
 
 
 def has_ended(process: str) -> bool:
-    """Return whether a process ran on this machine and has ended; False if in doubt.
+    """Return whether a process ran under this kernel and has ended; False if in doubt.
 
     Args:
-        process: as its `this_process` returned it; the empty text is an unknown process.
+        process: as its `this_process` returned it, perhaps with ` as NAME` behind it; the empty
+            text is an unknown process.
     """
-    number, _, host = process.partition(" on ")
-    if host != platform.node() or not number.isdecimal():
+    number, _, rest = process.partition(" on ")
+    kernel, _, _ = rest.partition(" as ")
+    if kernel != this_kernel() or not number.isdecimal():
         return False
     return not is_process_alive(int(number))
 

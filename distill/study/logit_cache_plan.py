@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.errors import pluralize
 from distill.losses import required_outputs
 from distill.recipe.schema import Data
 from distill.storage.run_fingerprint import Run
@@ -111,7 +112,8 @@ def cache_messages(plans: list[CachePlan]) -> list[str]:
         )
     if new_bytes:
         messages.append(
-            f"caching the logits of {len(plans) - len(cached)} teachers in {plans[0].path.parent} "
+            f"caching the logits of {pluralize(len(plans) - len(cached), 'teacher')} in "
+            f"{plans[0].path.parent} "
             f"(about {new_bytes / 1e6:,.3g} MB; data.logit_cache_gb=0 turns the cache off)"
         )
     return messages

@@ -3,16 +3,16 @@
 A lock is a file beside the run. The first job to create it, on a folder that all jobs share, has
 the run; it touches the file regularly while it lives, and removes it when the run is stored or has
 failed. The lock of a job that was killed is taken over: on the same machine at once, since its
-process is gone, and on another after the file has not been touched for some time. This needs
-neither file locks on the shared folder, which not all clusters have, nor clocks that agree. In the
-rare case that two jobs train the same run after all, no harm is done: they store the same weights.
+process is gone, and on another once the file has not been touched for some time, by the folder's
+own clock. This needs neither file locks on the shared folder, which not all clusters have, nor
+clocks that agree. In the rare case that two jobs train the same run after all, no harm is done:
+they store the same weights.
 """
 
 import os
 import threading
-import time
+import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -85,21 +85,6 @@ class NoLocks:
         return False
 
 
-@dataclass
-class _Sighting:
-    """What is known of another job's lock.
-
-    Attributes:
-        touched: the file's time of modification, by the clock of the machine that has the folder.
-        since: when this job first saw that time, by this machine's clock.
-        has_changed: whether the file has been touched since this job first saw it.
-    """
-
-    touched: float
-    since: float
-    has_changed: bool
-
-
 class RunLocks:
     """The locks of one of several jobs, in a folder that they share.
 
@@ -114,8 +99,11 @@ class RunLocks:
     def __init__(self, folder: Path, shard: Shard) -> None:
         self.folder = folder
         self.shard = shard
+        # Two jobs may run in one process, and two containers may have equal process numbers.
+        self._owner = f"{this_process()} as {uuid.uuid4().hex}"
         self._held: set[Path] = set()
-        self._seen: dict[Path, _Sighting] = {}
+        # When other jobs' locks had been touched as this job first saw them.
+        self._first_seen: dict[Path, float] = {}
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -160,8 +148,11 @@ class RunLocks:
 
     def is_alive(self, run_id: str) -> bool:
         """Return whether another job has touched the lock of a run since this job first saw it."""
-        sighting = self._look(self._lock_path(run_id))
-        return sighting is not None and sighting.has_changed
+        path = self._lock_path(run_id)
+        touched = _touched(path)
+        if touched is None:
+            return False
+        return touched != self._first_seen.setdefault(path, touched)
 
     def _lock_path(self, run_id: str) -> Path:
         return self.folder / f".{run_id}.lock"
@@ -173,7 +164,7 @@ class RunLocks:
         """Create a lock file; of several jobs that try, one succeeds."""
         try:
             with path.open("x") as file:
-                file.write(this_process())
+                file.write(self._owner)
         except FileExistsError:
             return False
         return True
@@ -187,45 +178,36 @@ class RunLocks:
         if not self._is_stale(path):
             return False
         lock = FileLock(self.folder / ".takeover.lock")
-        try:
+        # A folder without file locks raises an error, or with some versions of filelock a timeout.
+        with suppress(Timeout, OSError, NotImplementedError):
             lock.acquire(timeout=HEARTBEAT)
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError):
-            # The folder has no file locks.
-            pass
         try:
             # Another job may have been faster.
             if not self._is_stale(path):
                 return False
-            write_text_atomically(path, this_process())
+            write_text_atomically(path, self._owner)
             return True
         finally:
             lock.release()
 
     def _is_stale(self, path: Path) -> bool:
         """Return whether the job that has a lock has ended."""
-        sighting = self._look(path)
-        if sighting is None:
-            return False
         try:
             owner = path.read_text()
         except OSError:
             return False
-        return has_ended(owner) or time.monotonic() - sighting.since > STALE
+        touched = _touched(path)
+        if touched is None:
+            return False
+        return has_ended(owner) or self._folder_time() - touched > STALE
 
-    def _look(self, path: Path) -> _Sighting | None:
-        """Return what is known of a lock now; None if there is no such file."""
-        try:
-            touched = path.stat().st_mtime
-        except FileNotFoundError:
-            self._seen.pop(path, None)
-            return None
-        sighting = self._seen.get(path)
-        if sighting is None or sighting.touched != touched:
-            has_changed = sighting is not None
-            self._seen[path] = _Sighting(touched, time.monotonic(), has_changed)
-        return self._seen[path]
+    def _folder_time(self) -> float:
+        """Return the time by the clock of the machine that has the folder."""
+        probe = self.folder / f".clock.{uuid.uuid4().hex}"
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink(missing_ok=True)
+        return now
 
     def _remove(self, path: Path) -> None:
         """Remove a lock of this job, unless another has taken it over meanwhile."""
@@ -233,7 +215,7 @@ class RunLocks:
             return
         self._held.discard(path)
         with suppress(OSError):
-            if path.read_text() == this_process():
+            if path.read_text() == self._owner:
                 path.unlink()
 
     def _touch_regularly(self) -> None:
@@ -242,6 +224,14 @@ class RunLocks:
             for path in list(self._held):
                 with suppress(OSError):
                     os.utime(path)
+
+
+def _touched(path: Path) -> float | None:
+    """Return when a file was touched, by the clock of its folder; None if there is no such file."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def clear_failures(folder: Path) -> None:

@@ -115,8 +115,9 @@ def _run(ctx: StudyContext) -> StudyResults | None:
 
 def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:
     """Remove what killed processes left, forget old failures, set damaged runs aside."""
-    for name in ("models", "analysis"):
-        clean_stale_temp_files(ctx.store.root / name)
+    caches = (ctx.store.root / "logits").glob("*")
+    for folder in (ctx.store.root / "models", ctx.store.root / "analysis", *caches):
+        clean_stale_temp_files(folder)
     if not ctx.run_locks.is_shared:
         clear_failures(ctx.store.root / "models")
     names = {run.id: run.display_name for run in runs}
@@ -166,7 +167,7 @@ def _failure_message(ctx: StudyContext, runs: list[Run], failed: Failures) -> st
     without_teacher = sum(1 for run in runs if ancestor_ids(run) & failed.keys())
     rest = ""
     if without_teacher:
-        rest = f"; {pluralize(without_teacher, 'run')} that learn from them cannot be trained"
+        rest = f"; {pluralize(without_teacher, 'run')} without a teacher cannot be trained"
     others = "all other runs are stored"
     if ctx.run_locks.is_shared:
         others = "other jobs continue with the others"

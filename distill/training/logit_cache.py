@@ -283,7 +283,12 @@ class _EpochWriter:
 
 
 def count_stored_epochs(path: Path) -> int:
-    """Return the number of epochs in a cache's folder, without checking their content."""
+    """Return the number of epochs in a cache's folder, without checking their content.
+
+    It is 0 if there is no cache, or if its identity cannot be read.
+    """
+    if not _read_identity(path):
+        return 0
     return len({file.name.split("-")[1] for file in _epoch_files(path)})
 
 

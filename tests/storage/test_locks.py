@@ -12,7 +12,7 @@ import pytest
 
 from distill.errors import UserError
 from distill.storage import locks
-from distill.storage.locks import has_ended, lock_folder, this_process
+from distill.storage.locks import has_ended, lock_folder, this_kernel, this_process
 from distill.storage.run_store import RunStore
 
 
@@ -20,7 +20,7 @@ def test_a_locked_study_names_its_owner_and_is_free_afterwards(tmp_path):
     store = RunStore(tmp_path)
     with store.lock_study("study"):
         began = time.monotonic()
-        with pytest.raises(UserError, match=this_process()), store.lock_study("study"):
+        with pytest.raises(UserError, match=f"{os.getpid()} on"), store.lock_study("study"):
             pass
         assert time.monotonic() - began < 1
         with store.lock_study("another"):
@@ -48,7 +48,7 @@ def test_only_the_lock_of_an_owner_that_has_ended_is_waited_for(tmp_path, owner)
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     numbers = {"ended": process.pid, "alive": os.getpid(), "unknown": ""}
-    (tmp_path / ".study.owner").write_text(f"{numbers[owner]} on {platform.node()}")
+    (tmp_path / ".study.owner").write_text(f"{numbers[owner]} on {this_kernel()}")
     held = (tmp_path / ".study.lock").open("w")
     fcntl.flock(held, fcntl.LOCK_EX)
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.5,))
@@ -73,10 +73,12 @@ def test_a_folder_that_cannot_be_written_needs_no_lock(tmp_path, monkeypatch):
 
 def test_a_process_has_ended_only_if_that_is_certain():
     assert not has_ended(this_process())
-    assert has_ended(f"99999999 on {platform.node()}")
+    assert has_ended(f"99999999 on {this_kernel()}")
+    assert has_ended(f"99999999 on {this_kernel()} as a-job")
+    assert not has_ended(f"99999999 on {platform.node()}/another-boot")
     assert not has_ended("99999999 on another-machine")
     assert not has_ended("")
-    assert not has_ended(f"x on {platform.node()}")
+    assert not has_ended(f"x on {this_kernel()}")
 
 
 @pytest.mark.slow
@@ -88,5 +90,5 @@ def test_a_second_command_stops_with_status_2(tmp_path):
     with lock_folder(tmp_path / "runs" / "tiny"):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert this_process() in done.stderr
+    assert f"{os.getpid()} on {platform.node()}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,23 +14,14 @@ from helpers.recipes import TINY, make_recipe, merge, write_recipe
 
 from distill import run_study
 from distill.errors import UserError
+from distill.storage.locks import this_kernel
+from distill.storage.run_store import RunStore
 from distill.study import run_locks
 from distill.study.run_locks import NoLocks, RunLocks, Shard, clear_failures, parse_shard
 
 NO_ANALYSIS = merge(
     TINY, {"train": {"epochs": 2}, "analysis": {"examples": 0, "num_attacked": 0, "num_views": 0}}
 )
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that is set by hand."""
-
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(run_locks.time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 def make_jobs(folder, count=2):
@@ -97,7 +87,7 @@ def test_a_run_that_failed_is_not_tried_by_others_until_failures_are_cleared(tmp
 
 def test_the_lock_of_an_ended_process_of_this_machine_is_taken_over_at_once(tmp_path):
     (job,) = make_jobs(tmp_path, 1)
-    (tmp_path / ".run.lock").write_text(f"{process_that_has_ended()} on {platform.node()}")
+    (tmp_path / ".run.lock").write_text(f"{process_that_has_ended()} on {this_kernel()}")
     assert job.acquire("run")
     assert not make_jobs(tmp_path, 1)[0].acquire("run")
 
@@ -107,21 +97,15 @@ def test_the_lock_of_an_ended_process_of_this_machine_is_taken_over_at_once(tmp_
     ["1 on another-machine", f"{os.getpid()} on here", ""],
     ids=["another machine", "this machine", "nobody"],
 )
-def test_another_lock_is_taken_over_when_it_has_not_been_touched_for_two_minutes(
-    tmp_path, clock, owner
-):
+def test_another_lock_is_taken_over_when_it_has_not_been_touched_for_two_minutes(tmp_path, owner):
     (job,) = make_jobs(tmp_path, 1)
     path = tmp_path / ".run.lock"
     path.write_text(owner)
-    # Clocks of machines need not agree.
-    os.utime(path, (0, 0))
+    now = path.stat().st_mtime
+    os.utime(path, (now - 110, now - 110))
     assert not job.acquire("run")
-    clock.now += 110
-    os.utime(path, (1, 1))
-    assert not job.acquire("run")
-    clock.now += 119
-    assert not job.acquire("run")
-    clock.now += 2
+    # A job that starts now takes it at once: the age is told by the folder's clock alone.
+    os.utime(path, (now - 121, now - 121))
     assert job.acquire("run")
 
 
@@ -158,7 +142,7 @@ def test_a_job_touches_its_locks_while_it_lives(tmp_path, monkeypatch):
 
 def test_of_many_jobs_that_want_a_run_one_gets_it(tmp_path):
     """Again and again, from eight threads at once, with and without a lock of an ended process."""
-    ended = f"{process_that_has_ended()} on {platform.node()}"
+    ended = f"{process_that_has_ended()} on {this_kernel()}"
     for turn in range(20):
         run_id = str(turn)
         if turn % 2:
@@ -203,12 +187,29 @@ def test_a_study_goes_on_with_the_runs_of_a_killed_job(tmp_path, study_context):
     from helpers.training import plan
 
     recipe = make_recipe(NO_ANALYSIS)
-    ended = f"{process_that_has_ended()} on {platform.node()}"
+    ended = f"{process_that_has_ended()} on {this_kernel()}"
     (tmp_path / "runs" / "models").mkdir(parents=True)
     for run in plan(study_context(recipe)):
         (tmp_path / "runs" / "models" / f".{run.id}.lock").write_text(ended)
     results = run_study(recipe, tmp_path / "runs", shard=Shard(1, 3))
     assert len(results.runs) == 4
+
+
+@pytest.mark.slow
+def test_a_damaged_run_is_trained_again_in_spite_of_an_old_lock(tmp_path):
+    recipe = make_recipe(NO_ANALYSIS)
+    out = tmp_path / "runs"
+    run_id = run_study(recipe, out).runs[0].id
+    store = RunStore(out)
+    weights = store.folder(run_id) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole + b"x")
+    lock = out / "models" / f".{run_id}.lock"
+    lock.write_text("77 on another-machine")
+    os.utime(lock, (1000, 1000))
+    run_study(recipe, out, shard=Shard(0, 2))
+    assert store.damage(run_id) is None
+    assert weights.read_bytes() == whole
 
 
 @pytest.mark.slow
