@@ -94,9 +94,8 @@ def _bytes_per_epoch(ctx: StudyContext) -> int:
 
 def _values_per_image(data: Data, classes: int) -> int:
     if isinstance(data.logit_cache, int):
-        return min(
-            2 * data.logit_cache, classes
-        )  # the largest logits, and which classes they are of
+        # The largest logits, and which classes they are of.
+        return min(2 * data.logit_cache, classes)
     return classes
 
 

@@ -12,8 +12,8 @@ from distill.training.logit_cache import LogitCache
 from distill.training.logit_codec import Codec
 from distill.training.teacher import Teacher
 
-AT_ONCE = 2**25
-"""Bytes of logits that are held on the device at once, read or to be written."""
+MAX_DEVICE_BYTES = 2**25
+"""About the most bytes of logits that are held on the device, read or to be written."""
 
 
 class CachedTeacher:
@@ -137,7 +137,7 @@ class _StoredEpoch:
         self._batch_size = batch_size
         self._dist = dist
         self._device = device
-        self.is_decoded = 4 * cache.rows * cache.codec.classes <= AT_ONCE
+        self.is_decoded = 4 * cache.rows * cache.codec.classes <= MAX_DEVICE_BYTES
         self._rows = cache.codec.decode(rows.to(device)) if self.is_decoded else rows
 
     def logits(self, *, step: int, first: int, count: int) -> Tensor:
@@ -172,7 +172,7 @@ class _Recorder:
         steps, unfinished = divmod(self._num_waiting, self._own)
         # Only complete batches are written, so that all processes gather after the same step.
         size = steps * self._batch_size * self._cache.codec.width
-        if not unfinished and size >= AT_ONCE:
+        if not unfinished and size >= MAX_DEVICE_BYTES:
             self._write()
 
     def finish(self) -> None:

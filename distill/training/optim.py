@@ -77,9 +77,8 @@ def match_strides(optimizer: torch.optim.Optimizer) -> None:
     Fused optimizers go through memory in order and do not check strides, and a state that was
     loaded from a file is always contiguous while the weights may be channels-last.
     """
-    inner = getattr(
-        optimizer, "_base_optimizer", optimizer
-    )  # timm's lookahead wraps another optimizer
+    # timm's lookahead wraps another optimizer.
+    inner = getattr(optimizer, "_base_optimizer", optimizer)
     for weight, state in inner.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:

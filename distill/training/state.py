@@ -222,9 +222,8 @@ class TrainState:
         for module in self.loss_modules.values():
             if hasattr(module, "end_epoch"):
                 module.end_epoch(dist.sum)
-        models = dict.fromkeys(
-            (self.model, self.eval_model)
-        )  # a set has another order on each process
+        # A set would not do: its order differs between processes.
+        models = dict.fromkeys([self.model, self.eval_model])
         for model in models:
             for buffer in model.buffers():
                 dist.broadcast(buffer)

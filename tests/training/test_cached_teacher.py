@@ -60,7 +60,7 @@ def cache_folders(ctx):
 def test_cached_logits_teach_what_the_live_teacher_does_to_the_bit(
     study_context, monkeypatch, options, at_once
 ):
-    monkeypatch.setattr(cached_teacher, "AT_ONCE", at_once)
+    monkeypatch.setattr(cached_teacher, "MAX_DEVICE_BYTES", at_once)
     live, expected = train(study_context, *options, NO_CACHE, out="live")
     _, other_expected = train(study_context, *options, OTHER_STUDENT, NO_CACHE, out="live")
     assert not same(expected, other_expected)
@@ -235,7 +235,7 @@ def test_processes_write_and_read_their_views_of_each_batch(
     tmp_path, teacher, monkeypatch, at_once
 ):
     """Five examples a batch on two processes: examples 0, 2, 4 and examples 1, 3."""
-    monkeypatch.setattr(cached_teacher, "AT_ONCE", at_once)
+    monkeypatch.setattr(cached_teacher, "MAX_DEVICE_BYTES", at_once)
     images = torch.randn(3, 5, 4)
     group = ThreadGroup(2)
 
