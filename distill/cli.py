@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from distill.report.terminal import (
     results_json,
 )
 
+if TYPE_CHECKING:
+    from distill.storage.study_results import StudyResults
+
 app = typer.Typer(
     name="distill",
     no_args_is_help=True,
@@ -31,6 +34,9 @@ app = typer.Typer(
 )
 
 STOPPED = "distill: stopped; the same command continues from the last checkpoint"
+STOPPED_IN_ANALYSIS = (
+    "distill: stopped; {report} has the results; the same command continues the analysis"
+)
 RUN_HELP = "A run's folder, the beginning of its id, or STUDY:ARM (the arm's first seed)."
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of all studies and runs.")]
@@ -90,15 +96,22 @@ def run(
         print(json.dumps(plan, indent=1) if as_json else "\n".join(plan_lines(plan)))
         return
     accelerator = study.make_accelerator(study.study_precision(loaded), track or [], out)
-    results = study.run_study(loaded, out, accelerator, parse_shard(shard) if shard else None)
+
+    def show(results: "StudyResults") -> None:
+        """Print the tables, and say from now on that stopping loses no results."""
+        if not as_json:
+            print_results(results)
+        report = out / results.study / "report.html"
+        _stop_on_signals(STOPPED_IN_ANALYSIS.format(report=report))
+
+    shard_of_job = parse_shard(shard) if shard else None
+    results = study.run_study(loaded, out, accelerator, shard_of_job, show)
     if accelerator.is_main_process and results:
         if as_json:
             print(results_json(results, indent=1))
-        else:
-            print_results(results)
-            best = best_student(results)
-            if best:
-                print(f"best student: {best}; distill export '{best}' --to student.onnx")
+        best = best_student(results)
+        if best and not as_json:
+            print(f"best student: {best}; distill export '{best}' --to student.onnx")
     accelerator.end_training()
 
 
@@ -310,7 +323,7 @@ def main() -> None:
     """
     from distill.errors import UserError
 
-    _stop_on_signals()
+    _stop_on_signals(STOPPED)
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -325,7 +338,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _stop_on_signals() -> None:
+def _stop_on_signals(message: str) -> None:
     """End the process at once, with a message, on Ctrl-C and when a scheduler terminates the job.
 
     An exception might be raised in the middle of any library's import. Ending at once is safe,
@@ -338,7 +351,7 @@ def _stop_on_signals() -> None:
         if os.getpid() == main_process:
             # Progress bars hide the cursor.
             show_cursor = "\033[?25h\n" if os.isatty(2) else ""
-            os.write(2, f"{show_cursor}{STOPPED}\n".encode())
+            os.write(2, f"{show_cursor}{message}\n".encode())
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)

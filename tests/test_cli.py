@@ -14,7 +14,7 @@ from distill.report.terminal import best_student, plan_lines
 
 def exit_status(monkeypatch, *words):
     """Return the status with which the program exits, without its signal handlers."""
-    monkeypatch.setattr(cli, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "_stop_on_signals", lambda _: None)
     monkeypatch.setattr("sys.argv", ["distill", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -87,6 +87,7 @@ PLAN = {
     ],
     "notes": ["a note"],
     "seconds": 200_000.0,
+    "analysis_seconds": 5400.0,
 }
 
 
@@ -100,6 +101,7 @@ def test_the_plan_shows_runs_cohorts_cached_logits_and_cost():
     assert "1 run, 1 epoch, about 3 s: a, seed 0" in text
     assert "note: a note" in lines
     assert "about 2.3 days" in lines[-1] and "1.5 min" in lines[-1]
+    assert "1.5 h" in lines[-1]
 
 
 def test_the_best_student_is_named_as_a_run():

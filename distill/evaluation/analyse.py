@@ -42,13 +42,9 @@ def analyse_runs(
         by run id, see `_analyse`; only of runs whose file exists by now: another process may have
         the others.
     """
-    predictions = ctx.store.predictions(runs[0].id)
-    pair = select_classes(ctx.settings, ctx.splits.class_names, predictions).pair
+    pair = _pair(ctx, runs)
+    files = _files(ctx, runs, pair)
     unique = {run.id: run for run in runs}
-    files = {
-        run_id: ctx.store.analysis_path(_identity(ctx, run, runs, pair))
-        for run_id, run in unique.items()
-    }
     # The share is taken before files are looked up, because other processes are writing files
     # meanwhile.
     own = list(unique.values())[share]
@@ -62,6 +58,40 @@ def analyse_runs(
         found = _analyse(ctx, run, pair, transferred[source.id] if source else None)
         write_tree(files[run.id], found)
 
+    return _all_stored(files, log)
+
+
+def stored_analyses(
+    ctx: AnalysisContext, runs: Sequence[Run], log: Callable[[str], None] = print
+) -> dict[str, dict[str, Any]]:
+    """Return the findings about the runs that were analysed before, by run id."""
+    return _all_stored(_files(ctx, runs, _pair(ctx, runs)), log)
+
+
+def no_findings() -> dict[str, Any]:
+    """Return what is known of a network before its analysis; see `_analyse` for the content."""
+    return {
+        "geometry": {},
+        "robustness": {},
+        "information": [],
+        "class_means": None,
+        "template_spread": None,
+    }
+
+
+def _pair(ctx: AnalysisContext, runs: Sequence[Run]) -> list[int]:
+    """Return the two classes of the analysis of information: one pair for all runs."""
+    predictions = ctx.store.predictions(runs[0].id)
+    return select_classes(ctx.settings, ctx.splits.class_names, predictions).pair
+
+
+def _files(ctx: AnalysisContext, runs: Sequence[Run], pair: list[int]) -> dict[str, Path]:
+    """Return the file of each run's findings, by run id."""
+    return {run.id: ctx.store.analysis_path(_identity(ctx, run, runs, pair)) for run in runs}
+
+
+def _all_stored(files: dict[str, Path], log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Read the findings of those files that exist and are whole, by run id."""
     stored = {run_id: _stored(file, log) for run_id, file in files.items()}
     return {run_id: found for run_id, found in stored.items() if found is not None}
 
@@ -114,7 +144,7 @@ def _identity(
     return {
         "run": run.id,
         "version": VERSION,
-        **ctx.settings.model_dump(exclude={"classes", "pair"}),
+        **ctx.settings.model_dump(exclude={"budget", "classes", "pair"}),
         "pair": pair,
         "source": source.id if source else None,
         "weights": [digest["model.safetensors"] for digest in digests],
@@ -135,13 +165,7 @@ def _analyse(
     """
     model = ctx.load(run)
     augment = run.arm.augment
-    found: dict[str, Any] = {
-        "geometry": {},
-        "robustness": {},
-        "information": [],
-        "class_means": None,
-        "template_spread": None,
-    }
+    found = no_findings()
     if ctx.settings.examples and last_linear(model) is not None:
         found |= analyse_geometry(ctx, model, augment)
     if ctx.settings.num_views and pair and augment.moves:

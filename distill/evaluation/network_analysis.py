@@ -76,7 +76,7 @@ def analyse_geometry(ctx: AnalysisContext, model: nn.Module, augment: Augment) -
         "template_spread": layer.template_spread,
     }
     classes = len(ctx.splits.class_names)
-    per_class = min(ctx.settings.examples, max(2, MAX_EXAMPLES // classes))
+    per_class = examples_per_class(ctx.settings.examples, classes)
     for name in ("train", "validation", "test"):
         split: Split = getattr(ctx.splits, name)
         positions = first_per_class(split.labels, list(range(classes)), per_class)
@@ -89,6 +89,11 @@ def analyse_geometry(ctx: AnalysisContext, model: nn.Module, augment: Augment) -
         if name == "train":
             found["class_means"] = _class_means(features, labels, classes)
     return found
+
+
+def examples_per_class(wanted: int, classes: int) -> int:
+    """Return how many images of each class are analysed, if the recipe wants that many."""
+    return min(wanted, max(2, MAX_EXAMPLES // classes))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,19 @@ ClassNames = list[Annotated[str, BeforeValidator(_text_from_number)]]
 class Analysis(Strict):
     """How trained networks are analysed. No key changes a trained weight."""
 
+    budget: float = Field(
+        0.25,
+        ge=0,
+        description="Cost of the analysis as a share of the cost of training, both counted in "
+        "forward passes. The defaults of `examples`, `num_views` and `num_attacked` are lowered "
+        "until the analysis fits; a value that the recipe states is kept. The report says what "
+        "was lowered.",
+    )
     examples: int = Field(
         100,
         ge=0,
         description="Images per class whose penultimate features are analysed (at most 10,000 in "
-        "total); 0 skips this analysis.",
+        "total); 0 skips this analysis. The default is lowered to fit `budget`.",
     )
     classes: ClassNames | None = Field(
         None,
@@ -34,7 +42,10 @@ class Analysis(Strict):
         "it.",
     )
     num_attacked: int = Field(
-        500, ge=0, description="Number of test images that are attacked; 0 skips the attacks."
+        500,
+        ge=0,
+        description="Number of test images that are attacked; 0 skips the attacks. The default is "
+        "lowered to fit `budget`.",
     )
     eps_linf: float = Field(
         8 / 255,
@@ -54,7 +65,8 @@ class Analysis(Strict):
         ge=0,
         description="Views per image that estimate its mean output, for the mutual information "
         "between an image and the network's output on its views. The estimate is about "
-        "1 / (2 num_views) nats too low. 0 skips this analysis.",
+        "1 / (2 num_views) nats too low. 0 skips this analysis. The default is lowered to fit "
+        "`budget`.",
     )
     pair: ClassNames | None = Field(
         None,

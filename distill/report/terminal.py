@@ -63,7 +63,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     saved = sum(cohort["saved"] for cohort in cohorts)
     if saved >= 0.5:
         total += f"; cached teacher logits save about {_duration(saved)}"
-    lines.append(f"{total}; the analysis of the networks is not included")
+    lines.append(f"{total}; then about {_duration(plan['analysis_seconds'])} of analysis")
     return lines
 
 

@@ -316,7 +316,8 @@ class StudyResults:
         comparisons: of all pairs of arms to compare, for each metric.
         ranking: students by mean test accuracy, best first.
         classes: names of the classes.
-        analysis: the recipe's settings of the analysis.
+        analysis: settings of the analysis, with the counts that its budget allows.
+        unanalysed: number of runs whose analysis is still to come.
         notes: whole sentences on the data, the recipe and failed training.
     """
 
@@ -331,6 +332,7 @@ class StudyResults:
     ranking: list[RankedStudent] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     analysis: dict[str, Any] = field(default_factory=dict)
+    unanalysed: int = 0
     notes: list[str] = field(default_factory=list)
 
     def arms(self) -> dict[str, list[RunResult]]:

@@ -1,5 +1,6 @@
 """The context of a study: recipe, data, storage and devices, made once and passed on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +15,7 @@ from distill.models.factory import ModelSpec, build_model, load_run_model, pretr
 from distill.recipe.schema import Arm, Recipe
 from distill.storage.run_fingerprint import Run
 from distill.storage.run_store import RunStore
+from distill.storage.study_results import StudyResults
 from distill.study.progress import Progress
 from distill.study.run_locks import NoLocks, RunLocks
 
@@ -32,6 +34,8 @@ class StudyContext:
         progress: bars and log lines for the person who waits.
         run_locks: which runs are this job's to train, where several jobs share a study.
         tracked: ids of the runs that this process has reported to trackers.
+        on_results: is called with the results as soon as training ends, before the networks are
+            analysed.
     """
 
     recipe: Recipe
@@ -41,6 +45,7 @@ class StudyContext:
     progress: Progress
     run_locks: RunLocks | NoLocks = field(default_factory=NoLocks)
     tracked: set[str] = field(default_factory=set)
+    on_results: Callable[[StudyResults], None] | None = None
 
     @cached_property
     def processes(self) -> Distributed:

@@ -8,6 +8,8 @@ import torch
 
 from distill.data.splits import load_splits
 from distill.devices.accelerator import make_accelerator
+from distill.evaluation.analyse import AnalysisContext, stored_analyses
+from distill.evaluation.analysis_budget import TRAINING_PASSES, plan_analysis
 from distill.models.factory import blank_images, largest_pretrained_side
 from distill.recipe.schema import Arm, Recipe
 from distill.storage.run_fingerprint import Run, plan_runs
@@ -20,8 +22,6 @@ from distill.study.plan import damaged_runs, missing_runs
 from distill.study.preflight import preflight
 from distill.study.progress import Progress
 
-# A training step costs about three forward passes: one forward, and two for the gradients.
-PASSES_PER_STEP = 3
 TIMED_IMAGES = 64
 FEWEST_TIMED_PASSES = 4
 FEWEST_TIMED_SECONDS = 0.25
@@ -37,7 +37,8 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
             teacher the epochs `stored` in the cache and the `bytes` that will be written), and with
             the seconds that the cache has `saved`;
         `seconds`: of training in all. A step is taken as three forward passes of each student and
-            one of each teacher, from passes that are timed now.
+            one of each teacher, from passes that are timed now;
+        `analysis_seconds`: of the analysis of the networks, from the same passes.
     """
     with Progress(enabled=False) as progress:
         ctx = StudyContext(
@@ -51,7 +52,8 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     damaged = damaged_runs(ctx.store, runs)
     to_train_ids = {run.id for run in missing_runs(ctx, runs)} | damaged.keys()
     to_train = list({run.id: run for run in runs if run.id in to_train_ids}.values())
-    cohorts = _plan_cohorts(ctx, to_train)
+    timer = ForwardTimer(ctx)
+    cohorts = _plan_cohorts(ctx, to_train, timer)
     return {
         "notes": [
             *describe_data(ctx.splits),
@@ -64,14 +66,34 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
         ],
         "cohorts": cohorts,
         "seconds": sum(cohort["seconds"] for cohort in cohorts),
+        "analysis_seconds": _analysis_seconds(ctx, runs, to_train, timer),
     }
 
 
-def _plan_cohorts(ctx: StudyContext, to_train: list[Run]) -> list[dict[str, Any]]:
+def _analysis_seconds(
+    ctx: StudyContext, runs: list[Run], to_train: list[Run], timer: "ForwardTimer"
+) -> float:
+    """Estimate the seconds that the analysis of the networks takes.
+
+    Stored runs count as analysed, unless nothing is left to train: then it is known which are not.
+    """
+    plan = plan_analysis(ctx.recipe.analysis, ctx.splits, runs)
+    to_analyse = to_train
+    if not to_train:
+        analysis = AnalysisContext(
+            ctx.splits, ctx.store, plan.settings, ctx.accelerator.device, ctx.recipe.seeds
+        )
+        found = stored_analyses(analysis, runs)
+        to_analyse = list({run.id: run for run in runs if run.id not in found}.values())
+    return sum(plan.passes[run.id] * timer.seconds_per_image(run.arm) for run in to_analyse)
+
+
+def _plan_cohorts(
+    ctx: StudyContext, to_train: list[Run], timer: "ForwardTimer"
+) -> list[dict[str, Any]]:
     """Return the cohorts in the order in which they train, with their cost."""
     sizes = preflight(ctx, to_train)
     memory = available_memory(ctx)
-    timer = ForwardTimer(ctx)
     cohorts = []
     for generation in sorted({run.generation for run in to_train}):
         runs = [run for run in to_train if run.generation == generation and not run.arm.frozen]
@@ -86,7 +108,7 @@ def _describe_cohort(ctx: StudyContext, cohort: list[Run], timer: "ForwardTimer"
     images = len(ctx.splits.train)
     teachers = {teacher.id: teacher.arm for run in cohort for teacher in run.teachers}
     seconds_per_image = sum(timer.seconds_per_image(arm) for arm in teachers.values())
-    seconds_per_image += PASSES_PER_STEP * sum(timer.seconds_per_image(run.arm) for run in cohort)
+    seconds_per_image += TRAINING_PASSES * sum(timer.seconds_per_image(run.arm) for run in cohort)
     cache_plans = plan_logit_cache(ctx, [cohort])
     saved = images * sum(
         plan.stored * timer.seconds_per_image(plan.teacher.arm) for plan in cache_plans

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
+from distill.evaluation.analyse import AnalysisContext, analyse_runs, stored_analyses
+from distill.evaluation.analysis_budget import plan_analysis
 from distill.evaluation.comparisons import smoothing_pair
 from distill.models.cosine_head import last_linear
+from distill.recipe.schema import Analysis
 from distill.report.html import write_report
 from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import StudyResults
@@ -14,7 +17,10 @@ from distill.study.results import collect, is_written, write_study
 
 
 def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyResults:
-    """Analyse the runs of a study, all of them stored, and write its files.
+    """Write the results and the report of a study whose runs are all stored, then analyse the runs.
+
+    Results and report are written twice: at once, and again with what the analysis has found. So
+    the numbers of training are there first, and stay if the analysis is interrupted.
 
     Args:
         ctx: of the study.
@@ -22,21 +28,44 @@ def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyR
         notes: that were logged already.
     """
     _warn_of_missing_snapshots(ctx, runs)
-    analyses = _analyse(ctx, runs)
+    plan = plan_analysis(ctx.recipe.analysis, ctx.splits, runs)
+    analysis = AnalysisContext(
+        ctx.splits, ctx.store, plan.settings, ctx.accelerator.device, ctx.recipe.seeds
+    )
     results = None
+    unanalysed = 0
     if ctx.processes.is_main:
-        results = collect(ctx, runs, analyses)
+        found = stored_analyses(analysis, runs, ctx.progress.log)
+        results = collect(ctx, runs, found, plan)
+        unanalysed = results.unanalysed
         for note in results.notes:
             if note not in notes:
                 ctx.progress.log(note)
-        folder = ctx.store.root / ctx.recipe.name
-        # Drawing is the slow part of a study that has not changed.
-        if not is_written(folder, ctx.recipe, results):
-            write_study(folder, ctx.recipe, results)
-            _write_feature_plot(ctx, runs, folder, smoothing_pair(results))
-            write_report(folder, ctx.store)
-        ctx.progress.log(f"report: {folder / 'report.html'}")
+        if ctx.on_results:
+            ctx.on_results(results)
+        _write(ctx, runs, results)
+    if ctx.processes.broadcast_object(unanalysed):
+        found = _analyse(ctx, analysis, runs)
+        if ctx.processes.is_main:
+            results = collect(ctx, runs, found, plan)
+            _write(ctx, runs, results)
     return ctx.processes.broadcast_object(results)
+
+
+def _write(ctx: StudyContext, runs: list[Run], results: StudyResults) -> None:
+    """Write the files of a study, unless they hold these results already."""
+    folder = ctx.store.root / ctx.recipe.name
+    # Drawing is the slow part of a study that has not changed.
+    if not is_written(folder, ctx.recipe, results):
+        write_study(folder, ctx.recipe, results)
+        (folder / "features.safetensors").unlink(missing_ok=True)
+        if not results.unanalysed:
+            _write_feature_plot(ctx, runs, folder, results)
+        write_report(folder, ctx.store)
+    rest = ""
+    if results.unanalysed:
+        rest = f" (the analysis of {pluralize(results.unanalysed, 'network')} will be added)"
+    ctx.progress.log(f"report: {folder / 'report.html'}{rest}")
 
 
 def _warn_of_missing_snapshots(ctx: StudyContext, runs: list[Run]) -> None:
@@ -54,14 +83,10 @@ def _warn_of_missing_snapshots(ctx: StudyContext, runs: list[Run]) -> None:
         )
 
 
-def _analyse(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]]:
+def _analyse(
+    ctx: StudyContext, analysis: AnalysisContext, runs: list[Run]
+) -> dict[str, dict[str, Any]]:
     """Analyse every run, each process its share; return findings by run id on the main one."""
-    # Its imports take a second, which a study that is stored and written need not wait for.
-    from distill.evaluation.analyse import AnalysisContext, analyse_runs
-
-    analysis = AnalysisContext(
-        ctx.splits, ctx.store, ctx.recipe.analysis, ctx.accelerator.device, ctx.recipe.seeds
-    )
 
     def analyse(share: slice) -> dict[str, dict[str, Any]]:
         return analyse_runs(
@@ -81,16 +106,15 @@ def _analyse(ctx: StudyContext, runs: list[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _write_feature_plot(
-    ctx: StudyContext, runs: list[Run], folder: Path, pair: tuple[str, str] | None
+    ctx: StudyContext, runs: list[Run], folder: Path, results: StudyResults
 ) -> None:
-    """Store the data of the report's plots of penultimate features, if the recipe wants them."""
+    """Store the data of the report's plots of penultimate features, if the analysis has any."""
     from distill.evaluation.project_features import make_feature_plot
 
-    path = folder / "features.safetensors"
-    path.unlink(missing_ok=True)
-    if not ctx.recipe.analysis.examples:
+    settings = Analysis(**results.analysis)
+    if not settings.examples:
         return
-    plotted = _runs_to_plot(ctx, runs, pair)
+    plotted = _runs_to_plot(ctx, runs, smoothing_pair(results))
     if not plotted:
         return
     has_planes = len(ctx.splits.class_names) > 2
@@ -100,11 +124,11 @@ def _write_feature_plot(
             {run.id: run.arm.name for run in plotted},
             ctx.splits,
             ctx.store,
-            ctx.recipe.analysis,
+            settings,
             ctx.accelerator.device,
             kinds,
         )
-        feature_plot.save(path)
+        feature_plot.save(folder / "features.safetensors")
     except UserError as error:
         ctx.progress.log(f"no plot of features: {error}")
 

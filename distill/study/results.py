@@ -11,6 +11,8 @@ import yaml
 from torch import Tensor
 
 from distill.errors import UserError, pluralize
+from distill.evaluation.analyse import no_findings
+from distill.evaluation.analysis_budget import AnalysisPlan
 from distill.evaluation.comparisons import compare_arms, rank_students
 from distill.evaluation.feature_plot import load_feature_plot
 from distill.evaluation.fidelity import diffusion
@@ -37,6 +39,12 @@ from distill.study.context import StudyContext
 from distill.study.lint import describe_data, lint_recipe
 from distill.training.teacher import at_chance
 
+ANALYSED_THINGS = {
+    "examples": "images per class for the features",
+    "num_views": "views per image for the information",
+    "num_attacked": "attacked images",
+}
+
 Predictions = dict[str, Tensor]  # ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]``
 
 
@@ -49,19 +57,23 @@ class _Stored:
     found: dict[str, dict[str, Any]]
 
 
-def collect(ctx: StudyContext, runs: list[Run], found: dict[str, dict[str, Any]]) -> StudyResults:
+def collect(
+    ctx: StudyContext, runs: list[Run], found: dict[str, dict[str, Any]], plan: AnalysisPlan
+) -> StudyResults:
     """Collect the results of a study whose runs are all stored.
 
     Args:
         ctx: of the study.
         runs: all runs of the study.
-        found: analysis of each run by its id, as `distill.evaluation.analyse.analyse_runs`
-            returns it.
+        found: analyses by run id, as `distill.evaluation.analyse.analyse_runs` returns them; runs
+            may be missing.
+        plan: of the analysis.
 
     Returns:
         the content of `results.json`.
     """
-    stored = _Stored(runs, _all_predictions(ctx, runs), found)
+    analyses = {run.id: found.get(run.id) or no_findings() for run in runs}
+    stored = _Stored(runs, _all_predictions(ctx, runs), analyses)
     run_results = _run_results(ctx, stored)
     comparisons = compare_arms(ctx.recipe, run_results, _correct(stored))
     splits = ctx.splits
@@ -81,8 +93,9 @@ def collect(ctx: StudyContext, runs: list[Run], found: dict[str, dict[str, Any]]
         comparisons=[replace(one, question=question_sentence(one)) for one in comparisons],
         ranking=rank_students(ctx.recipe, run_results),
         classes=splits.class_names,
-        analysis=ctx.recipe.analysis.model_dump(),
-        notes=study_notes(ctx) + _untrained_notes(stored),
+        analysis=plan.settings.model_dump(),
+        unanalysed=len(analyses.keys() - found.keys()),
+        notes=study_notes(ctx) + _untrained_notes(stored) + _analysis_notes(ctx, plan),
     )
 
 
@@ -327,6 +340,25 @@ def _correct(stored: _Stored) -> dict[str, np.ndarray]:
         predicted = predictions["test.logits"].argmax(1)
         correct[run_id] = (predicted == predictions["test.labels"]).numpy()
     return correct
+
+
+def _analysis_notes(ctx: StudyContext, plan: AnalysisPlan) -> list[str]:
+    """Say what the analysis leaves out to fit its budget, and how to have it all."""
+    if not plan.reduced:
+        return []
+    parts = []
+    defaults = []
+    for key in plan.reduced:
+        default = getattr(ctx.recipe.analysis, key)
+        chosen = getattr(plan.settings, key)
+        thing = ANALYSED_THINGS[key]
+        parts.append(f"{chosen} {thing} instead of {default}" if chosen else f"no {thing}")
+        defaults.append(f"{key}: {default}")
+    return [
+        f"The analysis takes at most about {plan.settings.budget:.0%} of the cost of training, so "
+        f"it has {', '.join(parts)}. `analysis: {{{', '.join(defaults)}}}` in the recipe asks for "
+        "all of it"
+    ]
 
 
 def _untrained_notes(stored: _Stored) -> list[str]:

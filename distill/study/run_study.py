@@ -1,6 +1,6 @@
 """Run a study: recipe → runs → cohorts → predictions → analysis → results → report."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -43,6 +43,7 @@ def run_study(
     out: str | Path = "runs",
     accelerator: Accelerator | None = None,
     shard: Shard | None = None,
+    on_results: Callable[[StudyResults], None] | None = None,
 ) -> StudyResults | None:
     """Train what is not trained yet, evaluate, and write results and report.
 
@@ -52,6 +53,8 @@ def run_study(
         accelerator: of this process; created here by default.
         shard: which of several jobs this is, where jobs share the runs of a study through a common
             folder `out`.
+        on_results: is called with the results as soon as training ends. The analysis of the
+            networks comes after that, and adds to the results and to the report.
 
     Returns:
         the content of `results.json`; None while other jobs are still at work: the last one writes
@@ -79,6 +82,7 @@ def run_study(
         with accelerator.main_process_first():  # one process downloads
             splits = load_splits(recipe.data, largest_pretrained_side(recipe.arms))
         ctx = StudyContext(recipe, splits, store, accelerator, progress, run_locks)
+        ctx.on_results = on_results
         return _run(ctx)
 
 

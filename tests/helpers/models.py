@@ -1,8 +1,12 @@
 """Networks for tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from distill.models.factory import ModelSpec, build_model
 
@@ -24,3 +28,34 @@ def build(
     shape = view_shape or view_shape_of(name)
     spec = {"mean": (0.4,) * shape[0], "std": (0.2,) * shape[0], **spec}
     return build_model(ModelSpec(name, num_classes, shape, **spec), seed)
+
+
+@dataclass
+class Passes:
+    """How many images went through networks; `depth` is that of the call that is under way."""
+
+    total: int = 0
+    depth: int = 0
+
+
+@contextmanager
+def count_passes() -> Iterator[Passes]:
+    """Count the images that go through networks: once, and once more where a gradient follows."""
+    passes = Passes()
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if passes.depth == 0:
+            (images,) = inputs
+            passes.total += len(images) * (2 if images.requires_grad else 1)
+        passes.depth += 1
+
+    def leave(*_: Any) -> None:
+        passes.depth -= 1
+
+    handles = [
+        hooks.register_module_forward_pre_hook(enter),
+        hooks.register_module_forward_hook(leave),
+    ]
+    yield passes
+    for handle in handles:
+        handle.remove()

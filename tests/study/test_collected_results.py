@@ -9,13 +9,13 @@ from helpers.loss_studies import ALL_TERMS
 from helpers.recipes import TINY
 from helpers.training import plan, train_study
 
-from distill.study.finish_study import _analyse
+from distill.evaluation.analysis_budget import plan_analysis
 from distill.study.results import collect
 
 
 def collected(ctx):
     runs = plan(ctx)
-    return collect(ctx, runs, _analyse(ctx, runs))
+    return collect(ctx, runs, {}, plan_analysis(ctx.recipe.analysis, ctx.splits, runs))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from helpers.finished_study import STUDY
 from helpers.recipes import make_recipe, merge
 
 from distill.errors import UserError
+from distill.evaluation.analysis_budget import TRAINING_PASSES
 from distill.study import dry_run as module
 from distill.study.dry_run import dry_run
 
@@ -23,6 +24,7 @@ def test_stored_runs_are_not_planned_again(out):
     assert {run["id"] for run in plan["runs"]} == stored.finished_runs(out)
     assert all(run["stored"] for run in plan["runs"])
     assert plan["cohorts"] == [] and plan["seconds"] == 0
+    assert plan["analysis_seconds"] == 0
 
 
 def test_runs_are_planned_with_the_ids_under_which_they_are_stored(out, tmp_path):
@@ -42,10 +44,15 @@ def test_new_seeds_are_cohorts_by_generation_with_their_cost(out):
     # 1797 digits: 599 are held out as test images, then 10% of the others for validation.
     images = 1797 - 599 - 120
     passes = SECONDS_PER_PASS / module.TIMED_IMAGES * images * 2
-    assert cohorts[0]["seconds"] == pytest.approx(3 * module.PASSES_PER_STEP * passes)
-    with_teacher = module.PASSES_PER_STEP + 1
+    assert cohorts[0]["seconds"] == pytest.approx(3 * TRAINING_PASSES * passes)
+    with_teacher = TRAINING_PASSES + 1
     assert cohorts[3]["seconds"] == pytest.approx(with_teacher * passes)
     assert plan["seconds"] == pytest.approx(sum(cohort["seconds"] for cohort in cohorts))
+    # Ten images of each of ten classes in three splits; three views of the two largest classes,
+    # 60% of 183 and of 182; 20 attacked images with 2 steps of two passes in 3 attacks and 10 more.
+    of_a_run = 3 * 10 * 10 + 3 * (110 + 109) + 20 * (3 * 2 * 2 + 10)
+    seconds = 8 * of_a_run * SECONDS_PER_PASS / module.TIMED_IMAGES
+    assert plan["analysis_seconds"] == pytest.approx(seconds)
     (cached,) = cohorts[3]["teacher_logits"]
     # Two epochs of ten logits of four bytes.
     assert (cached["stored"], cached["bytes"]) == (0, 2 * images * 10 * 4)
@@ -57,7 +64,7 @@ def test_cached_logits_of_a_stored_teacher_save_its_passes(out):
     (cohort,) = dry_run(make_recipe(recipe), out)["cohorts"]
     (cached,) = cohort["teacher_logits"]
     assert (cached["teacher"], cached["stored"], cached["bytes"]) == ("hard, seed 0", 2, 0)
-    assert cohort["saved"] == pytest.approx(cohort["seconds"] / module.PASSES_PER_STEP)
+    assert cohort["saved"] == pytest.approx(cohort["seconds"] / TRAINING_PASSES)
 
 
 def test_mistakes_are_found_without_training(tmp_path):
