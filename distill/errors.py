@@ -1,6 +1,6 @@
-"""Errors that the user can fix, and helpers to word their messages.
+"""Errors that the user can fix, and functions that help to write their messages.
 
-This module imports nothing of the package, so that every other module can use it.
+This module imports nothing from the package, so every other module can import it.
 """
 
 import difflib
@@ -21,11 +21,11 @@ class Problem:
     """One mistake in a recipe, with its location.
 
     Attributes:
-        source: the file, or the override (``override 'train.lr=x'``) that the mistake is in.
-        line: line in the file, from 1; None where there is no file.
+        source: the file with the mistake, or the override: ``override 'train.lr=x'``.
+        line: line number in the file, counted from 1; None without a file.
         key: path of the key, as in ``students.alone.loss``; empty for the whole document.
-        code: kind of mistake in one word, for programs: ``unknown_key``, or an error type of
-            pydantic such as ``greater_than``.
+        code: kind of mistake as one word, for programs: ``unknown_key``, or one of pydantic's
+            error types, such as ``greater_than``.
         message: what is wrong and how to fix it, in English.
     """
 
@@ -36,7 +36,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """Return ``file:line: key: message``, without the parts that are not known."""
+        """Return ``file:line: key: message``; unknown parts are omitted."""
         location = self.source if self.line is None else f"{self.source}:{self.line}"
         if self.key:
             return f"{location}: {self.key}: {self.message}"
@@ -44,7 +44,7 @@ class Problem:
 
 
 class RecipeError(UserError):
-    """All problems that were found in one recipe; the message has one line for each."""
+    """An error with all problems of one recipe; its message has one line for each problem."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(*problems)
@@ -61,7 +61,7 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def closest(word: Any, known: Iterable[str]) -> str | None:
-    """Return the known word that is spelt most like `word`; None if none is similar."""
+    """Return the known word with the most similar spelling, or None if no word is similar."""
     names = [str(name) for name in known]
     matches = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return matches[0] if matches else None
@@ -73,4 +73,4 @@ def suggest(word: Any, known: Iterable[str]) -> str:
     match = closest(word, known)
     if match is not None:
         return f"did you mean '{match}'?"
-    return f"known here: {', '.join(known) or 'nothing'}"
+    return f"the known names are: {', '.join(known)}" if known else "there are no known names"

@@ -1,13 +1,13 @@
-"""How fast `distill` trains, beside the loop one would write and beside the limit.
+"""Measure how fast `distill` trains, against a plain PyTorch loop and against the bare limit.
 
     python tools/bench.py [--rounds 5] [--only mnist-no million …] [--json FILE]
 
 T is the teacher's forward pass alone and S the student's training step alone; `bench_loops.py`
-describes the loops. Each round times all of them in turn, and the first round is left out. A ratio
+describes the loops. Each round times all of them in turn; the first round does not count. A ratio
 is the median over the rounds of the ratio within a round. Each pair of networks and precision runs
-in a process of its own, whose peak memory is printed. Then come whole commands: the time to the
-first step, all metrics of a million predictions, and a study of eight cohorts on two processes
-against one.
+in a process of its own, whose peak memory is printed. Then the tool times whole commands: the time
+to the first step, all metrics of a million predictions, and a study of eight cohorts on two
+processes against one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PRECISIONS = ("no", "bf16")
 LOOP_JOBS = [f"{pair}-{precision}" for precision in PRECISIONS for pair in PAIRS]
 JOBS = [*LOOP_JOBS, "start", "million", "spread"]
 
-# The ratio or time that a job must reach at least, or may take at most.
+# A lower limit (>=) or an upper limit (<=) for a ratio, a time or a memory size.
 Bar = tuple[str, float]
 COMMON_BARS: dict[str, Bar] = {
     "cost of stored / alone": ("<=", 1.05),
@@ -52,7 +52,7 @@ BARS: dict[str, dict[str, Bar]] = {
 
 
 def ratios(rates: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Return the ratios that bars are about, for each round, from images a second."""
+    """Compute the ratios that have limits, for each round, from rates in images per second."""
     each = {name: torch.tensor(values, dtype=torch.float64) for name, values in rates.items()}
     plain = torch.maximum(each["plain 0 workers"], each["plain 2 workers"])
     live = each["distill live 1"]
@@ -75,7 +75,7 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def measure(job: str, rounds: int) -> dict[str, Any]:
-    """Run one job in this process; return what it measured, and its ratios, round by round."""
+    """Run one job in this process; return its measurements and ratios, round by round."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if job == "start":
@@ -92,7 +92,7 @@ def measure(job: str, rounds: int) -> dict[str, Any]:
 
 
 def show(job: str, result: dict[str, Any]) -> None:
-    """Print a job's medians with their range, and whether its bars are reached."""
+    """Print a job's medians with their range, and mark the limits that it misses."""
     is_loop = job in LOOP_JOBS
     heading = f"\n{job}"
     if is_loop:

@@ -67,7 +67,7 @@ def start_up(folder: Path, rounds: int) -> Seconds:
 
 
 def _write_noise_as_mnist(folder: Path) -> None:
-    """Write random images in MNIST's files."""
+    """Write random images in MNIST's file format."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     for name, count in MNIST_SIZES.items():
@@ -82,7 +82,7 @@ def _write_noise_as_mnist(folder: Path) -> None:
 
 
 def million_predictions(count: int = 1_000_000) -> Seconds:
-    """Return the seconds that every metric of a million predictions takes, and the megabytes."""
+    """Return the seconds and the megabytes that all metrics of a million predictions take."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     logits = torch.randn(count, CLASSES, generator=generator)
@@ -111,7 +111,7 @@ def _predictions(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.
 
 
 def two_processes(folder: Path, rounds: int) -> Seconds:
-    """Time a study of eight cohorts on one process and on two, of one thread each."""
+    """Time a study of eight cohorts on one and on two processes, with one thread each."""
     recipe = folder / "spread.yaml"
     recipe.write_text(SPREAD_RECIPE)
     found: Seconds = {"one process": [], "two processes": []}
@@ -130,7 +130,7 @@ def two_processes(folder: Path, rounds: int) -> Seconds:
 
 
 def peak_megabytes() -> float:
-    """Return the most memory that this process has held; the device's on a GPU."""
+    """Return the peak memory of this process in megabytes; on a GPU, that of the device."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -5,7 +5,7 @@ batch size of 128:
 
 * plain: torchvision's transforms, a DataLoader with 0 or 2 workers, the teacher live, float32;
 * distill: `distill.training.trainer.fit` on images in memory, its teacher live or from the cache;
-* bare: the same step on tensors that are ready, normalised, on the device: the limit.
+* bare: the same step on normalised tensors that are on the device already, which is the limit.
 """
 
 import time
@@ -57,10 +57,10 @@ class Pair:
     Attributes:
         teacher: model name.
         student: model name.
-        shape: of an image: channels, height, width.
+        shape: shape of an image: channels, height, width.
         shift: pixels of random translation.
         flip: whether images are mirrored at random.
-        steps: that are timed in a round on a CPU.
+        steps: number of steps that a round times on a CPU.
         channels_last: whether half precision uses this memory format.
     """
 
@@ -135,7 +135,7 @@ def plain_step(
     teacher_logits: Tensor | None,
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
-    """Take a step as one would write it; cross-entropy alone without a teacher."""
+    """Take a training step in plain PyTorch; without a teacher, its loss is cross-entropy."""
     loss = F.cross_entropy(logits, labels)
     if teacher_logits is not None:
         log_p = F.log_softmax(logits / TEMPERATURE, 1)
@@ -149,7 +149,7 @@ def plain_step(
 
 
 class LoopBench:
-    """One pair of networks in one precision. Methods that time a loop return images a second."""
+    """One pair of networks in one precision. Methods that time a loop return images per second."""
 
     def __init__(self, pair: Pair, precision: str, folder: Path) -> None:
         self.pair = pair
@@ -216,7 +216,7 @@ class LoopBench:
         return model.to(self.device, memory_format=self.memory_format)
 
     def rate(self, work: Callable[[], Any]) -> float:
-        """Return the images a second of work that goes through the training images once."""
+        """Return the images per second of a function that processes all training images once."""
         wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
         wait()
         started = time.perf_counter()
@@ -255,7 +255,7 @@ class LoopBench:
         return self.rate(work)
 
     def plain(self, workers: int) -> float:
-        """Time the loop that one would write, in float32."""
+        """Time a plain PyTorch loop in float32."""
         model = self.network("alone").train().to(memory_format=torch.contiguous_format)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
         loader = DataLoader(
@@ -281,7 +281,7 @@ class LoopBench:
         return self.rate(work)
 
     def distill(self, students: int, *, live: bool = False) -> float:
-        """Time `fit` of a cohort with a live or a cached teacher; 0 students: one that is alone."""
+        """Time `fit` with a live or a cached teacher; for 0 students, one without a teacher."""
         runs = self.students[:students] or [self.runs["alone"]]
         teacher_id = self.runs["teacher"].id
         train_ctx = TrainContext(self.ctx.splits, self.ctx.store, self.accelerator, ONE_PROCESS)
@@ -311,7 +311,7 @@ class LoopBench:
         return LogitCache(self.folder / "logits" / "bench", {}, self.images, codec)
 
     def rounds(self, count: int) -> dict[str, list[float]]:
-        """Time every loop in turn, `count` times after once; return images a second."""
+        """Time every loop `count` times after a warm-up round; return images per second."""
         work: dict[str, Callable[[], float]] = {
             "T": self.teacher_pass,
             "S": self.bare,

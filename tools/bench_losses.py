@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-# Before torch is imported: its profiler prints messages otherwise.
+# Set this before torch is imported, or its profiler prints messages.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
@@ -43,7 +43,7 @@ SHAPES = ((4096, 10), (256, 1000), (32, 21843))
 
 NUM_FEATURES = 64
 AVAILABLE_INPUTS = {"logits", "labels", "features", "templates", "teacher_logits"}
-"""Outputs of networks that are made here; losses that need others are not measured."""
+"""Inputs that this tool can make; losses that need other inputs are not measured."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross_entropy": ("cross_entropy", {"smoothing": 0.1}),
@@ -111,7 +111,7 @@ def make_inputs(size: int, num_classes: int, device: torch.device) -> dict[str, 
         "templates": templates.to(device).requires_grad_(),
         "teacher_logits": teacher_logits.to(device),
     }
-    # Its matrix of class by class would take gigabytes with more classes.
+    # With more classes, its matrix of class by class would take gigabytes.
     if num_classes <= 1000:
         inputs["targets"] = OnlineTargets(num_classes).to(device)
     return inputs
@@ -181,7 +181,7 @@ def seconds_per_step(loss: Loss, leaves: list[Tensor], repeats: int) -> float:
 
 
 def peak_bytes(loss: Loss, leaves: list[Tensor]) -> int:
-    """Return the peak of the memory that a step allocates in addition to what was in use."""
+    """Return the peak memory of a step, without the memory that was in use before."""
     if leaves[0].device.type == "cuda":
         step(loss, leaves)
         before = torch.cuda.memory_allocated()
@@ -215,7 +215,7 @@ def measure(size: int, num_classes: int, device: torch.device, rounds: int) -> l
         ratios = [a / b for a, b in zip(seconds[name], seconds[against], strict=True)]
         ratio = statistics.median(ratios)
         limit = LIMITS.get(name, None if against == "by hand" else 2.0)
-        # Some of the profiles are empty, so the largest of three counts.
+        # Some of the profiles are empty, so use the largest of three.
         peak = max(peak_bytes(loss, leaves) for _ in range(3))
         row = Row(
             term=name,
@@ -238,7 +238,7 @@ def time_losses(
     losses: dict[str, Loss], leaves: list[Tensor], rounds: int
 ) -> dict[str, list[float]]:
     """Return the seconds of a step of every loss, one number for each round."""
-    # About 0.05 seconds of each loss in a round.
+    # Run each loss for about 0.05 seconds per round.
     repeats = int(0.05 / seconds_per_step(losses["torch"], leaves, 3))
     repeats = max(3, min(200, repeats))
     # Warm up.

@@ -6,8 +6,8 @@
 The images are random and small. They are in a folder (hard links to a few files) or in a tar file,
 and `distill run` decodes them again in every epoch, since none may stay in memory. While it trains,
 this tool reads the memory and the open files of all its processes twice a second. At the end it
-prints the slope of memory over time, without the first fifth of the time, in which libraries and
-caches are still filling.
+prints the slope of memory over time. It leaves out the first fifth of the time, in which memory
+still grows for libraries and caches.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def train(folder: Path, minutes: float) -> tuple[list[Sample], str]:
         The measurements, and what the program printed.
 
     Raises:
-        SystemExit: if the program ends by itself, which it should not do within the time.
+        SystemExit: if the program ends before the time is over.
     """
     command = [sys.executable, "-m", "distill", "run", "long.yaml"]
     with (folder / "log").open("w") as log:
@@ -159,7 +159,7 @@ def train(folder: Path, minutes: float) -> tuple[list[Sample], str]:
         program.wait()
     printed = (folder / "log").read_text()
     if status is not None:
-        sys.exit(f"distill ended by itself, with status {status}:\n{printed[-2000:]}")
+        sys.exit(f"distill ended too early, with status {status}:\n{printed[-2000:]}")
     return samples, printed
 
 

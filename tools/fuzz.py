@@ -67,7 +67,7 @@ def write_wrong_recipe(folder: Path, dice: random.Random) -> Path:
     """Write an edited recipe into a folder and return its path."""
     text = dice.choice(RECIPES).read_text()
     edit = edit_text if dice.random() < 0.6 else edit_values
-    # An earlier edit may have left nothing to edit; then the text stays as it is.
+    # An earlier edit may have left nothing to edit. Then the text stays as it is.
     with contextlib.suppress(yaml.YAMLError, IndexError, KeyError, TypeError):
         text = edit(text, dice)
     path = folder / "wrong.yaml"

@@ -7,8 +7,8 @@ sign, a factor, a comparison, a reduction, a constant. Each mutant (the code wit
 tested in a copy of the project and in a process of its own, with the tests that cover its file.
 With --each, every function gets N faults, evenly spread over it, instead of all.
 
-The tool prints every mutant that survives, which shows a gap in the tests or a change without an
-effect, and for each function how many mutants were caught.
+The tool prints every mutant that survives. Such a mutant shows a gap in the tests, or its fault has
+no effect. It also prints, for each function, how many mutants were caught.
 """
 
 import argparse
@@ -51,7 +51,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "weight_norms": ("weight_norms",),
     },
 }
-"""Modules that are mutated, by their folder, and the files `test_….py` that cover each."""
+"""Modules to mutate, by their folder, and the files `test_….py` that cover each of them."""
 
 SWAPS = (
     ("+", "-"),
@@ -99,7 +99,7 @@ class Mutant:
     Attributes:
         module: path without suffix within the package, such as ``losses/margins``.
         function: the innermost function that has the fault.
-        line: of the fault, from 1.
+        line: line number of the fault, from 1.
         change: the line before and after the change.
         source: the whole file with the fault.
         tests: paths of the test files to run.
@@ -230,8 +230,9 @@ def test_mutant(mutant: Mutant) -> int:
         (folder / "distill" / f"{mutant.module}.py").write_text(mutant.source)
         os.chdir(folder)
         sys.path.insert(0, name)
-        # Plugins that this process has imported already cannot be rewritten, which is a warning
-        # and so an error. Without plugins, the project's options for them must go as well.
+        # pytest cannot rewrite plugins that this process has already imported. It warns of that,
+        # and the project turns warnings into errors. Without plugins, the project's options for
+        # them must be dropped too.
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         options = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
         options += ["--import-mode=importlib", *mutant.tests]
@@ -250,7 +251,7 @@ def _silence() -> None:
 
 
 def import_libraries() -> None:
-    """Import what all mutants need, so that their processes start with it in memory."""
+    """Import the libraries that all mutants need, so that their processes need not import them."""
     import accelerate  # noqa: F401
     import timm.data
     import timm.loss

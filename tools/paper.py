@@ -1,7 +1,7 @@
-"""The README's results, from what studies found: no measured number is typed by hand.
+"""Write the README's results from stored studies, so that no measured number is typed by hand.
 
-    python tools/paper.py keep runs/section4 …    keeps what a study found in tools/results/
-    python tools/paper.py                         writes the README's marked parts from there
+    python tools/paper.py keep runs/section4 …    stores a study's results in tools/results/
+    python tools/paper.py                         writes the README's marked parts from them
 
 `paper.md.jinja` has the text. Its numbers and tables come from `paper_section4.py` and
 `paper_studies.py`.
@@ -67,7 +67,7 @@ WIDTH = 135  # characters of a line of the README
 
 
 def keep(study: Path, to: Path = KEPT) -> None:
-    """Keep what is read here of a study's `results.json`, a line for each run, and its figures.
+    """Store the parts of a study's `results.json` that this tool reads, and the study's figures.
 
     Args:
         study: the study's folder.
@@ -86,7 +86,7 @@ def keep(study: Path, to: Path = KEPT) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Return JSON values with floats of 7 significant digits, more than any of them is exact to."""
+    """Round floats in JSON values to 7 significant digits, more than any of them is exact to."""
     if isinstance(value, dict):
         return {key: rounded(child) for key, child in value.items()}
     if isinstance(value, list):
@@ -129,7 +129,7 @@ def _keep_teachers_plane(study: Path, to: Path) -> None:
 
 
 def rendered(text: str) -> str:
-    """Return the README with its marked parts, the blocks of the template, made anew."""
+    """Return the README with its marked parts replaced by the blocks of the template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -163,7 +163,7 @@ def rendered(text: str) -> str:
 
 
 def wrapped(part: str) -> str:
-    """Return a paragraph in lines of one width; tables, headings and pictures stay as they are."""
+    """Wrap a paragraph to the README's width; leave tables, headings and pictures as they are."""
     if part.lstrip("\n").startswith(("|", "#", "!", "    ")):
         return part.strip("\n")
     one_line = " ".join(part.split())

@@ -1,4 +1,4 @@
-"""What the README's results are made with: kept results, arms, tests, and numbers as text."""
+"""Load stored results for the README, compare their arms, and write numbers as text."""
 
 import json
 import re
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 
 def load(name: str, folder: Path = KEPT) -> StudyResults:
-    """Return what was kept of a study."""
+    """Return the stored results of a study."""
     return StudyResults.from_dict(json.loads((folder / f"{name}.json").read_text("utf-8")))
 
 
@@ -39,7 +39,7 @@ def arm(results: StudyResults, group: str, **axes: Any) -> Runs:
     """Return the runs of an arm by seed.
 
     Args:
-        results: of a study.
+        results: the results of a study.
         group: first part of the arm's name.
         axes: values of its sweeps; `teacher_smoothing` stands for `teacher.smoothing`.
     """
@@ -50,7 +50,10 @@ def arm(results: StudyResults, group: str, **axes: Any) -> Runs:
         if run.arm.split("/")[0] == group and has_axes:
             found.append(run)
     if len(found) != len(results.seeds):
-        raise ValueError(f"{results.study} has {len(found)} runs of {group} {wanted}")
+        raise ValueError(
+            f"{results.study} has {len(found)} runs of {group} {wanted}; expected one for each of "
+            f"{len(results.seeds)} seeds"
+        )
     return sorted(found, key=lambda run: run.seed)
 
 
@@ -64,7 +67,7 @@ accuracy = metric("test", "top1", 100)
 
 
 def compare_runs(a: Runs, b: Runs, values: Values) -> Paired:
-    """Compare two arms by seed in any number."""
+    """Compare two arms seed by seed, in the number that `values` reads."""
     return compare(values(a), values(b))
 
 
@@ -95,7 +98,7 @@ def is_loss(test: Paired) -> bool:
 
 
 def spread(values: Iterable[float], decimals: int = 1) -> str:
-    """Return mean ± standard deviation."""
+    """Return mean ± standard deviation as text."""
     mean, sd, _ = mean_interval(list(values))
     return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
 
@@ -106,14 +109,14 @@ def signed(value: float, decimals: int = 1) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Return a p-value."""
+    """Return a p-value as text."""
     if p is None:
         return "no p"
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def interval(test: Paired, decimals: int = 1) -> str:
-    """Return the 95% interval of a difference."""
+    """Return the 95% interval of a difference as text."""
     if test.ci95 is None:
         return "no spread"
     low, high = test.ci95
@@ -121,11 +124,11 @@ def interval(test: Paired, decimals: int = 1) -> str:
 
 
 def difference(test: Paired, decimals: int = 1, images: tuple[float, float] | None = None) -> str:
-    """Return a difference with its interval, in bold if that excludes zero.
+    """Return a difference with its interval as text, in bold if the interval excludes zero.
 
     Args:
         test: the paired comparison.
-        decimals: of the numbers.
+        decimals: number of decimals.
         images: 95% interval over test images; a † marks that it does not exclude zero.
     """
     text = f"{signed(test.difference, decimals)} ({interval(test, decimals)})"
@@ -142,7 +145,7 @@ def table(headings: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def cost(results: StudyResults) -> str:
-    """Return seeds, runs, time, hardware and precision of a study."""
+    """Return the seeds, runs, time, hardware and precision of a study as text."""
     seconds = sum(run.seconds for run in results.runs)
     if seconds >= 3600:
         time = f"{seconds / 3600:.1f} hours"

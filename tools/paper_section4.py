@@ -48,7 +48,7 @@ Students = dict[str, dict[str, Pair]]  # by kind of teacher, and by training
 
 
 def section4() -> dict[str, Any]:
-    """Return errors on MNIST by teacher and by how the student is trained."""
+    """Return the errors on MNIST, by teacher and by how the student is trained."""
     results = load("section4")
     teachers = _teachers(results)
     students = _students(results)

@@ -116,8 +116,8 @@ def _map_cell(runs: Runs) -> str:
 def _at_equal_gamma(runs: Runs, alone: dict[float, Runs]) -> Paired | None:
     """Compare distilled students with the student alone at equal γ, seed by seed.
 
-    The accuracy of the student alone is interpolated between its label smoothings. None if γ is
-    beyond them.
+    The accuracy of the student alone is interpolated between its label smoothings. The result is
+    None if γ is larger than all of them.
     """
     smoothings = list(alone)
     smoothing_by_seed = EFFECTIVE_SMOOTHING(runs)

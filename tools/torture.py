@@ -59,7 +59,7 @@ SECONDS_TO_FINISH = 600
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 NOT_COMPARED = ("seconds", "seal", "versions", "hardware")
-"""Keys of JSON files: durations, the machine, and the checksum, which depends on both."""
+"""Keys of JSON files that are not compared: durations, the machine, and the checksum of both."""
 
 INTERRUPTED_START = re.compile(r"Traceback[^\n]*\n(  File \"<frozen [^\n]*\n)+KeyboardInterrupt\n")
 """What Python prints when it is interrupted before it runs the first line of the program."""
@@ -74,10 +74,10 @@ class Trials:
 
     Attributes:
         parent: the folder for the trials' folders.
-        seed: of the random times and signals.
+        seed: seed of the random times and signals.
         processes: number of processes of one study.
         usual_seconds: the duration of the uninterrupted study.
-        expected: what the uninterrupted study leaves.
+        expected: the files that the uninterrupted study leaves.
     """
 
     parent: Path
@@ -113,7 +113,7 @@ def start(folder: Path, processes: int) -> subprocess.Popen:
 
 
 def _do_not_ignore_sigint() -> None:
-    """Restore Python's handler, since a shell's background jobs inherit that SIGINT is ignored."""
+    """Restore Python's handler of SIGINT, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

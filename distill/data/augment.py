@@ -100,7 +100,7 @@ def augment_batch(images: Tensor, index: Tensor, augment: Augment, seed: int, ep
     Args:
         images: uint8 ``[B, C, H, W]``.
         index: the images' numbers ``[B]``, on the same device.
-        augment: which transformations are applied.
+        augment: which transformations to apply.
         seed: seed of the run.
         epoch: number of the epoch.
 
@@ -124,7 +124,7 @@ def augment_batch(images: Tensor, index: Tensor, augment: Augment, seed: int, ep
 
 
 def evaluation_crop(images: Tensor, augment: Augment) -> Tensor:
-    """Return images as they are evaluated: the centre crop if training crops, else the whole."""
+    """Return the views for evaluation: the centre crop if training crops, else whole images."""
     if not augment.crop:
         return images
     height, width = images.shape[2:]
@@ -134,7 +134,7 @@ def evaluation_crop(images: Tensor, augment: Augment) -> Tensor:
 
 
 def _random_shift(images: Tensor, shift: int, draws: _Draws) -> Tensor:
-    """Shift each image by up to `shift` pixels in x and y; black comes in at the edges."""
+    """Shift each image by up to `shift` pixels in x and y, with black padding."""
     padded = F.pad(images, [shift] * 4)
     positions = 2 * shift + 1
     top = (draws.shift_y * positions).long()
@@ -151,7 +151,7 @@ def _random_crop(images: Tensor, side: int, draws: _Draws) -> Tensor:
 
 
 def _cut_windows(images: Tensor, size: tuple[int, int], top: Tensor, left: Tensor) -> Tensor:
-    """Cut a window of one size (height, width) out of each image, at its own position.
+    """Cut a window of the same size (height, width) out of each image, at its own position.
 
     Each window is copied as one contiguous span of memory, from its first pixel to its last, and
     then viewed with the strides of the whole image. On a CPU this is twenty times as fast as
@@ -203,9 +203,9 @@ def normalise(
 
     Args:
         pixels: ``[B, C, H, W]`` in [0, 255], uint8 or float.
-        mean: of pixels in [0, 1], per channel.
-        std: of pixels in [0, 1], per channel.
-        size: height and width that images of another size are resized to first.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        size: height and width; images of another size are resized to it first.
 
     Returns:
         float32 ``[B, C, H', W']``.
@@ -235,10 +235,11 @@ def _factor_and_offset(
 
 
 def mixup_partners(index: Tensor, count: int, seed: int, epoch: int) -> Tensor:
-    """Return the number of the image that each image is mixed with: any of the split's.
+    """Draw for each image the number of its mixing partner, from the whole split.
 
-    timm's Mixup pairs the images of a batch and draws from the global generator. A view must not
-    depend on either, so mixup and cutmix are done here, with the same distributions.
+    timm's Mixup pairs the images of a batch and draws from the global random generator. A view
+    must not depend on either. So this module has its own mixup and cutmix, with the same
+    distributions.
 
     Args:
         index: image numbers ``[B]``, on the CPU.
@@ -250,7 +251,7 @@ def mixup_partners(index: Tensor, count: int, seed: int, epoch: int) -> Tensor:
         Image numbers ``[B]``.
     """
     stream = derive_seed("partner", seed, epoch)
-    # In float64, because a float32 cannot hold the product for large splits.
+    # Use float64, because float32 is too coarse for the product in large splits.
     return (uniforms(stream, index, 1)[:, 0].double() * count).long()
 
 
@@ -267,7 +268,7 @@ def mix(
 
     Args:
         batch: views ``[B, C, H, W]`` and classes ``[B]``.
-        partners: views and classes of the images that they are mixed with.
+        partners: views and classes of the images to mix them with.
         index: the numbers of the batch's images ``[B]``.
         num_classes: K.
         augment: the parameters of mixup's and cutmix's Beta distributions.
@@ -275,7 +276,7 @@ def mix(
         epoch: number of the epoch.
 
     Returns:
-        Float views, and soft labels ``[B, K]``. They are not smoothed: the loss does that, once.
+        Float views, and soft labels ``[B, K]`` without label smoothing, which the loss applies.
     """
     device = batch.views.device
     height, width = batch.views.shape[2:]
@@ -284,7 +285,7 @@ def mix(
     share = _draw_shares(draws[:, 1], is_cutmix, augment)
     box = _cutmix_boxes(share, (height, width), draws[:, 2], draws[:, 3])
 
-    # A box is clipped at the image's edge: the label follows the area that is left of it.
+    # The edge of the image clips a box, so the labels' shares come from the clipped box.
     share_outside_box = 1 - box.double().mean((1, 2))
     share = torch.where(is_cutmix, share_outside_box, share).float()
     share = share.to(device, non_blocking=True)
@@ -304,7 +305,7 @@ def mix(
 
 
 def _choose_cutmix(draw: Tensor, augment: Augment) -> Tensor:
-    """Return for each view ``[B]`` whether cutmix is used: half of them if both are on."""
+    """Return for each view ``[B]`` whether it uses cutmix: with probability ½ if both are on."""
     if augment.mixup > 0 and augment.cutmix > 0:
         return draw < 0.5
     return torch.full((len(draw),), augment.mixup == 0)
@@ -322,10 +323,10 @@ def _cutmix_boxes(
     """Return the masks ``[B, H, W]`` of boxes that take ``1 - share`` of an image's area.
 
     Args:
-        share: ``[B]``, the share that is left of the image.
+        share: share of the image's own area outside the box, ``[B]``.
         size: H and W.
-        centre_y: the box's centre ``[B]``, in [0, 1); the box is clipped at the edges.
-        centre_x: see `centre_y`.
+        centre_y: the box's vertical centre ``[B]``, in [0, 1); the image's edge clips the box.
+        centre_x: the box's horizontal centre ``[B]``, in [0, 1).
     """
     relative_side = (1 - share).sqrt()
     rows = _cutmix_interval(relative_side, size[0], centre_y)

@@ -1,4 +1,4 @@
-"""The data sets by name: what a recipe's ``data.source`` may be.
+"""The table of data sets that a recipe can name as ``data.source``.
 
 To add a data set, write a function that returns an `OpenedDataset` and add a row to `DATASETS`.
 """
@@ -17,10 +17,10 @@ class DatasetSource:
     """A kind of data source.
 
     Attributes:
-        open: opens the data set, given the recipe's data settings and the size of pretrained
-            networks' images.
-        test_fraction: fraction held out as the test split if the source has none and the recipe
-            does not set one.
+        open: function that opens the data set, from the recipe's data settings and the image size
+            of the study's pretrained networks.
+        test_fraction: fraction to hold out as the test split if neither the source nor the recipe
+            has one.
         is_fixed: whether images have a fixed size and number of channels, and splits have no names.
         needs_root: whether ``data.root`` must be set.
     """
@@ -39,7 +39,7 @@ def _stored(options: StoredOptions | None = None, *, needs_root: bool = False) -
     )
 
 
-# By name, or by prefix for the collections that timm opens ("torch/cifar10", "hfds/mnist").
+# The keys are names, or prefixes for collections that timm opens ("torch/cifar10", "hfds/mnist").
 DATASETS: dict[str, DatasetSource] = {
     "digits": DatasetSource(
         open=lambda data, native: open_digits(), test_fraction=1 / 3, is_fixed=True
@@ -57,7 +57,7 @@ DATASETS: dict[str, DatasetSource] = {
 
 
 def find_source(name: str) -> DatasetSource:
-    """Return the entry of `DATASETS` for a ``data.source``; an unknown prefix is left to timm."""
+    """Return the entry of `DATASETS` for a ``data.source``; timm opens unknown prefixes."""
     if name in DATASETS:
         return DATASETS[name]
     prefix = name.partition("/")[0]
@@ -69,8 +69,8 @@ def open_dataset(data: Data, native: NativeSize | None = None) -> OpenedDataset:
 
     Args:
         data: the recipe's data settings.
-        native: the size that images are brought to if they are not small and equal and the recipe
-            sets none.
+        native: the size to resize images to if the recipe sets none and they are not all small
+            and of equal size.
 
     Raises:
         UserError: if the data set is missing, empty or not readable, or if a split has classes that

@@ -8,21 +8,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
-# Images that all have one size, and no side longer than this, keep their size by default.
+# By default, images of equal size keep their size if no side is longer than this.
 SMALL_IMAGE_SIDE = 96
 
-# Part of a data set's digest: change it when images are decoded differently, so that runs are
+# This text is part of a data set's digest. Change it whenever decoding changes, so that runs are
 # trained again.
 DECODING_VERSION = b"upright, on white"
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The channels and the size that every image of a data set is brought to.
+    """The number of channels and the size to which every image of a data set is converted.
 
     Attributes:
         channels: 1 (grey) or 3 (RGB).
-        size: ``(height, width)``. The image's short side is resized and the centre is cut out.
+        size: ``(height, width)``. The short side is resized, and then the centre is cropped.
         crop_pct: fraction of the resized image's side that the centre crop keeps, as in timm's
             configurations.
     """
@@ -40,7 +40,7 @@ def as_displayed(image: Image.Image) -> Image.Image:
     """
     image = _upright(image)
     if image.mode == "F":
-        raise ValueError("its pixels are floats, whose range is unknown")
+        raise ValueError("its pixels are floats of unknown range; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _to_eight_bits(image)
     return _on_white(image)
@@ -58,8 +58,8 @@ def to_tensor(image: Image.Image, image_format: ImageFormat) -> Tensor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Rotate a photograph as its EXIF orientation demands."""
-    # An orientation that cannot be read rotates nothing.
+    """Rotate a photograph according to its EXIF orientation."""
+    # If the orientation cannot be read, the image is not rotated.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image

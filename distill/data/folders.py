@@ -30,14 +30,15 @@ IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 def find_splits(data: Data, notes: list[str]) -> dict[str, str | None]:
     """Find the folder or tar file of each split below ``data.root``.
 
-    A folder named for validation, without one for test, becomes the test split, as in ImageNet.
+    If there is a validation folder and no test folder, the validation folder becomes the test
+    split, as in ImageNet.
 
     Args:
         data: the recipe's data settings.
         notes: receives a sentence if a test split was found that the recipe does not name.
 
     Returns:
-        The path of each split, None for splits that are to be held out of the training split.
+        The path of each split, or None if it must be held out of the training split.
 
     Raises:
         UserError: if the root or a named split does not exist.
@@ -62,12 +63,12 @@ def find_splits(data: Data, notes: list[str]) -> dict[str, str | None]:
         if is_free and "validation" not in data.model_fields_set:
             validation = validation_folder
         if test:
-            notes.append(f"test split: {test}")
+            notes.append(f"the test split is {test}")
     return {"train": train or str(root), "test": test, "validation": validation}
 
 
 def _find_split(root: Path, name: str) -> str | None:
-    """Return the folder or tar file of a split, also under a synonym of its name, or None."""
+    """Return the folder or tar file of a split, under its name or a synonym of it, or None."""
     if not root.is_dir():
         return None
     for synonym in SPLIT_SYNONYMS.get(name, (name,)):
@@ -119,8 +120,9 @@ def open_folder(
     unknown = sorted(listing.classes.keys() - set(names))
     if unknown:
         raise UserError(
-            f"data: the {split} split {root} has {len(listing.classes)} classes, the training "
-            f"split has {len(names)}: it has no class '{unknown[0]}'; {suggest(unknown[0], names)}"
+            f"data: the {split} split {root} ({pluralize(len(listing.classes), 'class folder')}) "
+            f"has the class '{unknown[0]}', but the training split "
+            f"({pluralize(len(names), 'class folder')}) does not; {suggest(unknown[0], names)}"
         )
     if listing.num_nested and class_names is None:
         notes.append(
@@ -129,8 +131,8 @@ def open_folder(
         )
         if len(names) == 1:
             raise UserError(
-                f"data: {root} contains one folder, which would be the only class; if the folders "
-                f"in it are the classes, write data.root={root / names[0]}"
+                f"data: {root} contains only one folder, so there would be only one class; if the "
+                f"folders in it are the classes, write data.root={root / names[0]}"
             )
     return _dataset_of_files(root, listing, names), names
 
@@ -141,8 +143,8 @@ class _Listing:
 
     Attributes:
         classes: paths of the images of each class.
-        loose: paths of images that are in no class's folder.
-        other: number of files that are no images, by extension (or name, without an extension).
+        loose: paths of images outside all class folders.
+        other: number of files that are not images, by extension (or by name, if they have none).
         num_nested: number of images that are in subfolders of a class's folder.
     """
 
@@ -183,11 +185,11 @@ def _no_images_message(root: Path, listing: _Listing) -> str:
     message = f"data: {root} has no images ({', '.join(IMAGE_EXTENSIONS)}) in class folders"
     if listing.loose:
         message += (
-            f"; {pluralize(len(listing.loose), 'image')}, for example {listing.loose[0]}, "
-            "not in a class folder"
+            f"; outside class folders it has {pluralize(len(listing.loose), 'image')}, "
+            f"for example {listing.loose[0]}"
         )
     if listing.other:
-        message += f"; unsupported files: {listing.other_text}: convert them to JPEG"
+        message += f"; it has unsupported files ({listing.other_text}): convert images to JPEG"
     return f"{message}. Put the images of each class into a folder of their own"
 
 
@@ -196,12 +198,12 @@ def _left_out_notes(root: Path, listing: _Listing) -> list[str]:
     if listing.loose:
         others = " and others" if len(listing.loose) > 1 else ""
         notes.append(
-            f"{pluralize(len(listing.loose), 'image')} directly in {root}, not in a class folder, "
-            f"left out: {listing.loose[0]}{others}"
+            f"left out {pluralize(len(listing.loose), 'image')} directly in {root}, outside class "
+            f"folders: {listing.loose[0]}{others}"
         )
     if listing.other:
         notes.append(
-            f"{pluralize(listing.other.total(), 'file')} in {root} of unsupported kinds, left out: "
+            f"left out {pluralize(listing.other.total(), 'file')} of unsupported types in {root}: "
             f"{listing.other_text}"
         )
     return notes
@@ -215,8 +217,8 @@ def _dataset_of_files(root: Path, listing: _Listing, names: list[str]) -> ImageD
     paths.sort(key=natural_key)
     labels = torch.tensor([numbers[_class_of(path)] for path in paths])
 
-    # One array instead of many strings: forked workers count references to each string that they
-    # read, which copies the memory pages that the strings are in.
+    # Keep one array instead of many strings: a forked worker changes the reference count of each
+    # string that it reads, and this copies the string's memory page.
     encoded_paths = np.array([os.fsencode(path) for path in paths])
 
     def relative_path(i: int) -> str:
@@ -273,5 +275,5 @@ def _is_hidden_folder(name: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a name begins with a dot; names of dots alone, as "...", may be classes."""
+    """Return whether a name begins with a dot; a name of dots alone ("...") may be a class."""
     return name.startswith(".") and bool(name.strip("."))

@@ -26,12 +26,12 @@ class ImageReader:
     """Access to the stored images of a data set.
 
     Attributes:
-        read: returns the PIL image of a number.
+        read: function that returns the PIL image with a given number.
         location: the folder or file with the images, for messages; empty if there is none.
         content_stamp: a cheap stamp of the content (a file size, a fingerprint). It is part of the
             data set's digest and distinguishes contents that have the same names and labels.
-        reopen: closes open files, for a forked process: a tar file's position would be shared with
-            the parent.
+        reopen: function that closes open files, so that a forked process opens its own. Otherwise
+            it would share a tar file's position with its parent.
     """
 
     read: Callable[[int], Image.Image]
@@ -46,11 +46,11 @@ class ImageDataset(Dataset):
 
     Attributes:
         labels: classes ``[N]``.
-        name: returns the name of an image, for messages and for the digest.
-        reader: reads stored images; None if `pixels` are all there is.
+        name: function that returns the name of an image, for messages and for the digest.
+        reader: reads stored images; None if the images exist only as `pixels`.
         format: channels and size of every image.
         pixels: all images ``[N, C, H, W]`` if they are in memory, else None.
-        left_out: names of images that were removed because they cannot be read.
+        left_out: names of removed images, which cannot be read.
     """
 
     labels: Tensor
@@ -100,8 +100,8 @@ class ImageDataset(Dataset):
     def digest(self) -> str:
         """Return a SHA-256 digest of the data set.
 
-        It covers labels and pixels if the pixels are in memory, else labels, names and file sizes,
-        which is cheap for a data set of any size.
+        It covers labels and pixels if the pixels are in memory. Otherwise it covers labels, names
+        and file sizes, so it is cheap for a data set of any size.
         """
         stamp = self.reader.content_stamp if self.reader else ""
         content = hashlib.sha256(self.labels.numpy().tobytes() + stamp.encode())
@@ -117,9 +117,9 @@ class ImageDataset(Dataset):
         """Read an image as a viewer shows it, in its own size.
 
         Raises:
-            UserError: if it cannot be read; the message has its name.
+            UserError: if it cannot be read; the message contains its name.
         """
-        # Decoders are many, and so are the exceptions that they raise.
+        # Different decoders raise different exceptions.
         try:
             return as_displayed(self.reader.read(i))
         except Exception as error:
@@ -144,8 +144,7 @@ class ImageDataset(Dataset):
         """
         arguments = worker_arguments(workers, self._reopen)
         # The processes work on a copy without this pool. Otherwise data set, pool and loader would
-        # hold each other, and torch needs five seconds for each process of a loader that is freed
-        # as a cycle.
+        # form a reference cycle, and torch takes five seconds per process to free such a loader.
         dataset = replace(self)
         return self.pool.stream(dataset, batches, arguments, pinned=pinned)
 
@@ -164,7 +163,7 @@ class ImageDataset(Dataset):
         self.pixels = torch.cat([unwrap(batch) for batch in loader])
 
     def without_unreadable(self, workers: int) -> "ImageDataset":
-        """Return the images that can be read, as if there were no others.
+        """Return a data set of the images that can be read, numbered anew.
 
         This reads every image once, in `workers` processes.
 
@@ -179,7 +178,7 @@ class ImageDataset(Dataset):
         kept = readable.nonzero()[:, 0].tolist()
         if not kept:
             raise UserError(
-                f"data: none of {len(self)} images can be read, for example {self.name(0)}"
+                f"data: none of the {len(self)} images can be read, for example {self.name(0)}"
             )
         return replace(
             self,
@@ -195,14 +194,14 @@ class ImageDataset(Dataset):
 
 
 class OpenedDataset(NamedTuple):
-    """What a source provides, before splits are held out.
+    """A data set as its source provides it, before splits are held out.
 
     Attributes:
         splits: the data set of each split that the source has: "train", and maybe "test" and
             "validation".
         class_names: names of the classes in the order of their numbers, or None if they have no
             names.
-        notes: sentences for the user, on choices that were made for them.
+        notes: sentences that tell the user about automatic choices.
     """
 
     splits: dict[str, ImageDataset]
@@ -212,7 +211,7 @@ class OpenedDataset(NamedTuple):
 
 @dataclass
 class _ReadabilityCheck(Dataset):
-    """For each image, whether it can be read."""
+    """A data set that returns for each image whether it can be read."""
 
     images: ImageDataset
 
@@ -220,7 +219,7 @@ class _ReadabilityCheck(Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> bool:
-        # Decoders raise exceptions of many kinds.
+        # Different decoders raise different exceptions.
         try:
             self.images.open(i).convert("RGB")
         except Exception:

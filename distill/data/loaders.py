@@ -17,8 +17,8 @@ from distill.data.splits import Split, Splits
 from distill.data.workers import unwrap
 from distill.recipe.schema import Augment
 
-# Bytes of images in memory that are augmented together. For small batches the calls take longer
-# than the work.
+# Images in memory are augmented in groups of up to this many bytes: for small batches, the calls
+# take longer than the work.
 AUGMENT_TOGETHER_BYTES = 2**23
 
 
@@ -39,14 +39,14 @@ def training_batches(  # noqa: PLR0913 (the trainer calls it by position)
 
     Args:
         splits: the data set.
-        augment: how views are made.
+        augment: how to make the views.
         batch_size: examples per optimizer step, over all processes.
         seed: seed of the run.
         epoch: number of the epoch.
         device: where batches are put.
         rank: number of this process.
         world: number of processes. Each gets every `world`-th example of every batch.
-        first: number of the first batch, for an epoch that is resumed.
+        first: number of the first batch to yield, for an epoch that is resumed.
     """
     split = splits.train
     num_classes = len(splits.class_names)
@@ -59,7 +59,7 @@ def training_batches(  # noqa: PLR0913 (the trainer calls it by position)
         for start in range(first, len(batches), together)
     ]
 
-    # What is read for a group: its images, and after them their partners where images are mixed.
+    # Each group reads its images and, for mixup or cutmix, their partners after them.
     reads = groups
     if augment.mixes:
         partners = [mixup_partners(group, len(split), seed, epoch) for group in groups]
@@ -94,10 +94,10 @@ def evaluation_batches(
     Args:
         splits: the data set.
         split: which of its splits.
-        augment: the training's augmentation; images get its crop, at the centre.
+        augment: the augmentation of training; evaluation uses its crop, at the centre.
         batch_size: examples per batch; the last one may be smaller.
         device: where batches are put.
-        positions: numbers of the examples within the split, all by default.
+        positions: numbers of the examples within the split; all examples by default.
     """
     if positions is None:
         positions = torch.arange(len(split))
@@ -112,7 +112,7 @@ def evaluation_batches(
 def read_batches(
     splits: Splits, split: Split, parts: list[Tensor], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of images as they are stored, without augmentation.
+    """Yield batches of decoded images without augmentation.
 
     Args:
         splits: the data set.
@@ -129,7 +129,7 @@ def read_batches(
     images = split.images
     if splits.fits_in_memory:
         splits.load_into_memory()
-        # They stay on the device for later calls.
+        # The pixels stay on the device for later calls.
         images.pixels = images.pixels.to(device)
         positions = split.positions.to(device)
         for index in numbers:
@@ -144,7 +144,7 @@ def read_batches(
 
 
 def _batches_together(splits: Splits, batch_size: int) -> int:
-    """Return how many batches are read and augmented together; streamed ones come one by one."""
+    """Return how many batches to read and augment together; 1 if images are streamed."""
     if not splits.fits_in_memory:
         return 1
     channels, height, width = splits.shape

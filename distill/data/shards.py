@@ -19,7 +19,7 @@ from distill.errors import UserError
 
 
 def find_shards(root: Path, split: str) -> list[Path]:
-    """Return the tar files below a folder that are named for a split.
+    """Return the tar files below a folder whose names contain the name of a split.
 
     An example is ``imagenet1k-train-0001.tar``.
     """
@@ -30,10 +30,10 @@ def find_shards(root: Path, split: str) -> list[Path]:
 
 
 def open_shards(paths: list[Path]) -> ImageDataset:
-    """Open the images of shards, in their order.
+    """Open the images of shards, in the order of the shards.
 
-    An image is ``KEY.jpg`` (or another image type) with its class in ``KEY.cls``. Only headers and
-    classes are read now.
+    An image is ``KEY.jpg`` (or another image type) with its class in ``KEY.cls``. This reads only
+    headers and classes.
 
     Raises:
         UserError: if a shard is damaged, or an image has no class.
@@ -90,5 +90,7 @@ def _index_shard(path: Path) -> tuple[dict[str, tarfile.TarInfo], dict[str, int]
 
     for key in images:
         if key not in classes:
-            raise UserError(f"data: the image {key} in the shard {path} has no class ({key}.cls)")
+            raise UserError(
+                f"data: the image {key} in the shard {path} has no class file ({key}.cls)"
+            )
     return images, classes

@@ -1,4 +1,4 @@
-"""One training, one validation and one test split of any data set, always the same ones."""
+"""Split any data set into training, validation and test images, always in the same way."""
 
 import hashlib
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Split:
 
 @dataclass
 class Splits:
-    """The three splits of a study, and what they have in common.
+    """The three splits of a study, and the properties that they share.
 
     Attributes:
         settings: the recipe's data settings.
@@ -52,7 +52,7 @@ class Splits:
         test: the test split.
         class_names: names of the classes, in the order of their numbers.
         digest: SHA-256 digest of the images that the splits are taken from.
-        notes: sentences for the user, on choices that were made for them.
+        notes: sentences that tell the user about automatic choices.
     """
 
     settings: Data
@@ -70,14 +70,14 @@ class Splits:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that the images depend on, apart from where they are stored.
+        """Return everything that determines the decoded images, except their location.
 
         It is part of a run's fingerprint.
         """
         always = self.settings.model_dump(
             include={"source", "train", "validation", "test", "mean", "std", "synthetic"}
         )
-        # These settings are newer: fingerprints of runs without them must not change.
+        # These settings are newer: the fingerprints of older runs must not change.
         if_set = self.settings.model_dump(include={"background", "crop_pct"}, exclude_defaults=True)
         return {**always, **if_set, "shape": self.shape, "digest": self.digest}
 
@@ -100,7 +100,7 @@ class Splits:
         return total <= self.settings.resident_gb * 1e9
 
     def load_into_memory(self) -> None:
-        """Decode the images of all splits and keep them; later calls do nothing.
+        """Decode the images of all splits and keep them in memory; later calls do nothing.
 
         Raises:
             UserError: if an image cannot be read.
@@ -112,10 +112,10 @@ class Splits:
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the mean and standard deviation per channel, of pixels in [0, 1].
 
-        They are the recipe's, or measured on the training split.
+        The recipe sets them, or they are measured on the training split.
 
         Raises:
-            UserError: if the recipe's are not one number for each channel.
+            UserError: if the recipe does not set one value for each channel.
         """
         mean = self.settings.mean
         std = self.settings.std
@@ -125,7 +125,8 @@ class Splits:
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
                 raise UserError(
-                    f"data.{name}: the images have {channels} channels, got {len(values)} values"
+                    f"data.{name}: expected one value for each channel of the images, "
+                    f"so {channels} in all, got {len(values)} values"
                 )
         return tuple(mean), tuple(std)
 
@@ -135,9 +136,9 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
 
     Args:
         data: the recipe's data settings.
-        native: the largest side of images that the study's pretrained networks were trained with,
-            and the network's name. Images are brought to it if they are not small and equal and
-            the recipe does not set a size.
+        native: the largest image side that the study's pretrained networks were trained with, and
+            the name of that network. Images are resized to it if the recipe sets no size and they
+            are not all small and of equal size.
 
     Raises:
         UserError: if the data set is missing, empty or has fewer than two classes, or if the
@@ -150,8 +151,8 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
         class_names = [str(number) for number in range(int(train.labels.max()) + 1)]
     if len(class_names) < 2:
         raise UserError(
-            f"data.source {data.source}: found 1 class; put the images of each class into a folder "
-            "of their own"
+            f"data.source {data.source}: found 1 class, but at least 2 are needed; put the images "
+            "of each class into a folder of their own"
         )
     notes = list(opened.notes)
     by_role = _hold_out_missing_splits(data, opened.splits, notes)
@@ -174,14 +175,14 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
 def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Hold out a fraction of each class, always the same examples.
 
-    Of a class with three or more examples at least one is held out. Every class keeps one.
+    At least one example of each class with three or more is held out. Every class keeps one.
 
     Args:
         labels: classes ``[N]``.
         fraction: in (0, 1).
 
     Returns:
-        The positions that are kept, and those that are held out, each in ascending order.
+        The positions to keep and the positions to hold out, each in ascending order.
     """
     generator = torch.Generator().manual_seed(0)
     is_held_out = torch.zeros(len(labels), dtype=torch.bool)
@@ -198,10 +199,9 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 def _hold_out_missing_splits(
     data: Data, opened: Mapping[str, ImageDataset], notes: list[str]
 ) -> dict[str, Split]:
-    """Return all three splits.
+    """Return all three splits; hold out those that the data set does not have.
 
-    Splits that the data set does not have are held out of its training images, the test split
-    first.
+    They are held out of the training images, the test split first.
     """
     train = opened["train"]
     remaining = torch.arange(len(train))
@@ -235,12 +235,15 @@ def _check_split(
         reason = ""
         if role not in opened:
             reason = (
-                f": no class has enough of the {len(opened['train'])} images to hold some of them "
-                "out"
+                f": among the {len(opened['train'])} images, no class has enough to hold one out; "
+                f"add images, or give data.{role} a split of its own"
             )
         raise UserError(f"data: the {name} split is empty{reason}")
     if int(split.labels.min()) < 0 or int(split.labels.max()) >= num_classes:
-        raise UserError(f"data: the {name} split has labels outside of the {num_classes} classes")
+        raise UserError(
+            f"data: the {name} split has labels outside the range 0 to {num_classes - 1} "
+            f"of the {num_classes} classes"
+        )
 
 
 def _combined_digest(opened: Mapping[str, ImageDataset]) -> str:
@@ -258,9 +261,8 @@ def _add_background(splits: Splits) -> None:
 def _measure_normalisation(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Measure the mean and the standard deviation of each channel, rounded to four digits.
 
-    Only a sample of the images is decoded, spread evenly over the split: 10,000 of small images,
-    1,000 of large ones, which take longer. The sample is the same whether images are in memory or
-    not.
+    This decodes a sample of images, spread evenly over the split: at most 10,000 small images, or
+    1,000 large ones, which take longer. The sample is the same whether or not images are in memory.
     """
     images = split.images
     longest = max(images.channels, *images.size)

@@ -1,4 +1,4 @@
-"""Stored data sets: local folders, tar files and shards, and what timm opens by name."""
+"""Stored data sets: local folders, tar files and shards, and data sets that timm opens by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from distill.data.folders import SPLIT_SYNONYMS, find_splits, open_folder
 from distill.data.image_dataset import ImageDataset, OpenedDataset
 from distill.data.shards import find_shards, open_shards
 from distill.data.timm_datasets import choose_format, open_by_timm, open_sample
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
 from distill.recipe.schema import Data
 
 
@@ -27,12 +27,12 @@ class NativeSize(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredOptions:
-    """How one kind of stored source differs from the others.
+    """The properties in which kinds of stored sources differ.
 
     Attributes:
-        test_split: what the source's test split is called if the recipe does not name it.
+        test_split: name of the source's test split, unless the recipe names another one.
         download: whether timm may download the data set.
-        may_be_grey: whether grey images stay grey; else they become RGB.
+        may_be_grey: whether grey images stay grey; otherwise they become RGB.
     """
 
     test_split: str = "test"
@@ -100,7 +100,7 @@ def _locate_splits(data: Data, options: StoredOptions, notes: list[str]) -> dict
 
 
 def _refuse_equal_splits(data: Data, locations: Mapping[str, _Location]) -> None:
-    """Raise a UserError if two splits are the same images, also under two names of a split."""
+    """Raise a UserError if two splits have the same images, also under synonyms of a name."""
     role_of: dict[str, str] = {}
     for role, (root, split) in locations.items():
         if data.source in ("folder", "tar"):
@@ -109,7 +109,8 @@ def _refuse_equal_splits(data: Data, locations: Mapping[str, _Location]) -> None
             identity = _standard_name(split)
         if identity in role_of:
             raise UserError(
-                f"data: the {role} split is the same as the {role_of[identity]} split ({identity})"
+                f"data: the {role} split is the same as the {role_of[identity]} split "
+                f"({identity}); name another split in data.{role}, or give a fraction"
             )
         role_of[identity] = role
 
@@ -123,7 +124,7 @@ def _standard_name(split: str) -> str:
 
 
 def _local_shards(data: Data, split: str) -> list[Path]:
-    """Return a split's WebDataset shards on this machine; timm streams those that are elsewhere."""
+    """Return a split's WebDataset shards on this machine; timm streams all others."""
     is_stored_here = data.root is not None and Path(data.root).is_dir()
     if not data.source.startswith("wds/") or not is_stored_here:
         return []
@@ -142,12 +143,12 @@ def _open_split(
     Args:
         data: the recipe's data settings.
         location: where the split is.
-        class_names: the classes of the training split, where they are known.
-        options: how this kind of source differs from others.
+        class_names: the classes of the training split, or None if they are unknown.
+        options: the properties of this kind of source.
         notes: receives sentences on files that are left out.
 
     Returns:
-        The images and the class names, if there are names.
+        The images, and the class names or None.
     """
     root, split = location
     shards = _local_shards(data, split)
@@ -181,14 +182,14 @@ def _set_training_format(
     if uses_native_side:
         reason = f", the size that {native.network} was trained with" if native.network else ""
         notes.append(
-            f"images are brought to {native_size}{reason} (short side resized, centre cut out); "
-            "set data.image_size so that arms added later do not change it"
+            f"images are resized to {native_size}{reason} (first the short side, then a centre "
+            "crop); set data.image_size so that arms added later do not change the size"
         )
     elif native.network and not data.image_size:
         height, width = train.size
         notes.append(
             f"images keep their size, {height}×{width}; {native.network} was trained with "
-            f"{native_size} (set data.image_size={native.side} to bring them to that)"
+            f"{native_size} (set data.image_size={native.side} to resize the images)"
         )
 
 
@@ -196,18 +197,19 @@ def _set_format_of_training(role: str, images: ImageDataset, train: ImageDataset
     """Give the images of another split the format of the training split.
 
     Raises:
-        UserError: if they are in memory in another size, or if one of a sample of them cannot be
-            read.
+        UserError: if they are in memory and have another format, or if an image of a sample
+            cannot be read.
     """
     if images.pixels is None:
-        # Fail before training, rather than after it, if the files of this split are damaged.
+        # If the files of this split are damaged, fail before training and not after it.
         open_sample(images)
         images.format = train.format
         return
     if images.pixels.shape[1:] != (train.channels, *train.size):
         raise UserError(
-            f"data: images of the {role} split have another size than those of the training split; "
-            "set data.image_size"
+            f"data: images of the {role} split have the shape {list(images.pixels.shape[1:])}, but "
+            f"those of the training split have {[train.channels, *train.size]} (channels, height, "
+            "width); set data.image_size and data.channels"
         )
 
 
@@ -215,4 +217,4 @@ def _left_out_note(role: str, names: list[str]) -> str:
     shown = ", ".join(names[:10])
     if len(names) > 10:
         shown += f" and {len(names) - 10} more"
-    return f"{len(names)} images that cannot be read are left out of {role}: {shown}"
+    return f"left out {pluralize(len(names), 'unreadable image')} of the {role} split: {shown}"

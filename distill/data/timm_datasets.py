@@ -1,4 +1,4 @@
-"""Convert what `timm.data.create_dataset` opens to an `ImageDataset`.
+"""Convert the data sets that `timm.data.create_dataset` opens to an `ImageDataset`.
 
 timm opens tar files and the data sets of torchvision, Hugging Face, TensorFlow and WebDataset.
 """
@@ -19,7 +19,7 @@ from distill.data.workers import unwrap
 from distill.errors import UserError
 from distill.recipe.schema import Data
 
-# What timm and the libraries below it raise for a source that they cannot open.
+# The exceptions that timm and its libraries raise for a source that they cannot open.
 OPENING_ERRORS = (
     ImportError,
     OSError,
@@ -35,17 +35,17 @@ OPENING_ERRORS = (
 def open_by_timm(
     data: Data, root: str | None, split: str, class_names: list[str] | None, *, download: bool
 ) -> tuple[ImageDataset, list[str] | None]:
-    """Open one split by timm.
+    """Open one split with timm.
 
     Args:
         data: the recipe's data settings.
         root: the split's folder or tar file for local files, else the folder of the whole data set.
         split: the split's name.
-        class_names: the classes of the training split, where they are known.
+        class_names: the classes of the training split, or None if they are unknown.
         download: whether timm may download the data set.
 
     Returns:
-        The images and the class names, None if timm does not know them.
+        The images, and the class names or None if timm does not know them.
 
     Raises:
         UserError: if the source cannot be opened, or is damaged.
@@ -88,17 +88,20 @@ def _opening_message(data: Data, root: str | None, split: str, error: Exception)
             where += f" in {root}"
     message = f"data: cannot open {where}: {error or type(error).__name__}"
     if isinstance(error, ImportError):
-        message += "; install its reader with `pip install datasets` or `pip install webdataset`"
+        message += (
+            "; install the package that reads it: `pip install datasets` for hfds/ and hfids/, "
+            "`pip install webdataset` for wds/"
+        )
     return message
 
 
 def _check_tar(path: Path) -> None:
-    """Check that a tar file has not been damaged.
+    """Check that a tar file is not damaged.
 
-    Readers take a damaged header for the end of the file and ignore what follows.
+    Readers mistake a damaged header for the end of the file, and ignore the rest of it.
 
     Raises:
-        tarfile.ReadError: if there is data after the end that a reader finds.
+        tarfile.ReadError: if there are data after the end that a reader finds.
     """
     with tarfile.open(path) as tar:
         for _ in tar:
@@ -127,7 +130,7 @@ def _class_names(dataset: Any) -> list[str] | None:
 def _from_torchvision(dataset: Any, data: Data) -> ImageDataset:
     """Convert a data set of torchvision.
 
-    Its array of pixels is used as it is, unless the recipe sets a size or a number of channels.
+    This uses the data set's own pixel array, unless the recipe sets a size or a number of channels.
     """
     targets = getattr(dataset, "targets", None)
     if targets is None:
@@ -150,7 +153,7 @@ def _from_torchvision(dataset: Any, data: Data) -> ImageDataset:
 def _from_reader(reader: Any, source: str, location: str) -> ImageDataset:
     """Convert a reader of timm.
 
-    Its own data set is avoided, because it replaces a damaged image by another one.
+    This avoids timm's own data set class, which replaces a damaged image by another one.
     """
 
     def read(i: int) -> Image.Image:
@@ -184,7 +187,7 @@ def _reader_names(reader: Any, source: str) -> Callable[[int], str]:
     """Return a function that names the images of a reader by their files and the files' sizes."""
 
     def name(i: int) -> str:
-        # Readers of images that were never files raise an error of their own for a file's name.
+        # Readers whose images are not files raise different exceptions when asked for a file name.
         try:
             path = Path(reader.filename(i, absolute=True))
             file_name = reader.filename(i)
@@ -198,7 +201,7 @@ def _reader_names(reader: Any, source: str) -> Callable[[int], str]:
 
 
 def _reopen_tar_files(reader: Any) -> None:
-    """Close the tar files that a reader of timm keeps open, also tar files inside of others.
+    """Close the tar files that a timm reader keeps open, also those inside other tar files.
 
     The reader opens them again when it needs them.
     """
@@ -214,13 +217,13 @@ def _read_through(data: Data, dataset: IterableDataset, name_prefix: str) -> Ima
     """Read an iterable data set into memory, because its images cannot be read by number.
 
     Raises:
-        UserError: if it is empty, does not fit into ``data.resident_gb``, or several processes
-            would share it.
+        UserError: if it is empty or exceeds ``data.resident_gb``, or if there are several
+            processes.
     """
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         raise UserError(
-            f"data.source {data.source}: its reader gives every process other images; use one "
-            "process"
+            f"data.source {data.source}: its reader gives each process different images; run it "
+            "in one process"
         )
     pixels = []
     labels: list[int] = []
@@ -238,8 +241,9 @@ def _read_through(data: Data, dataset: IterableDataset, name_prefix: str) -> Ima
         labels.append(int(label))
         if len(pixels) * pixels[0].numel() > data.resident_gb * 1e9:
             raise UserError(
-                f"data.source {data.source}: an iterable source must fit into data.resident_gb "
-                f"({data.resident_gb:g}); use a folder, a tar file or hfds/ for a larger data set"
+                f"data.source {data.source}: an iterable source must fit into memory, but it "
+                f"exceeds data.resident_gb={data.resident_gb:g}; raise that value, or use a "
+                "folder, a tar file or hfds/"
             )
     if not pixels:
         raise UserError(f"data: {name_prefix} has no images")
@@ -254,12 +258,12 @@ def choose_format(
 ) -> tuple[ImageFormat, bool]:
     """Choose the channels and the size of a data set from a sample of its images.
 
-    Small images of one size keep it, unless the recipe sets one.
+    Small images of equal size keep their size, unless the recipe sets one.
 
     Args:
         images: the training images.
         data: the recipe's data settings.
-        may_be_grey: whether images that are all grey stay so; else they become RGB.
+        may_be_grey: whether images stay grey if all are grey; otherwise they become RGB.
         native_side: the side for images that are large or of different sizes.
 
     Returns:

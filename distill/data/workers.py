@@ -1,7 +1,7 @@
 """Worker processes that decode images.
 
-An exception that crosses a process boundary loses its message. So a data set returns the error
-message, a string, in place of an image that it cannot decode, and the receiving process raises it
+An exception that crosses a process boundary loses its message. So if a data set cannot decode an
+image, it returns the error message, a string, in its place. The receiving process raises the error
 (`unwrap`).
 """
 
@@ -28,7 +28,7 @@ def stack_images(items: list[Tensor | str]) -> Tensor | str:
 
 
 def unwrap(batch: Tensor | str) -> Tensor:
-    """Return an image or a batch, or raise the error whose message it is.
+    """Return an image or a batch; raise a UserError if it is an error message.
 
     Raises:
         UserError: if the batch is an error message.
@@ -41,7 +41,7 @@ def unwrap(batch: Tensor | str) -> Tensor:
 def worker_arguments(workers: int, reopen: Callable[[], None] | None) -> dict[str, Any]:
     """Return the DataLoader arguments for `workers` forked processes.
 
-    Everything runs in the calling process if `workers` is 0 or the system cannot fork.
+    If `workers` is 0 or the system cannot fork, everything runs in the calling process.
 
     Args:
         workers: number of processes.

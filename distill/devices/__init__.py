@@ -1,1 +1,1 @@
-"""The machine: the accelerate device of this process, and the processes that work together."""
+"""Devices and processes: the accelerator of this process, and the group that it belongs to."""

@@ -1,4 +1,4 @@
-"""Create this process's accelerate `Accelerator`, and check what the launcher gave it."""
+"""Create the accelerate `Accelerator` of this process, and check the launcher's CPU threads."""
 
 import os
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ def make_accelerator(
     """Create the accelerator of this process: device, precision and other processes.
 
     Args:
-        precision: "no", "bf16" or "fp16"; None takes the launcher's.
-        trackers: names of accelerate's trackers that get every epoch's numbers.
+        precision: "no", "bf16" or "fp16"; None uses the launcher's setting.
+        trackers: names of accelerate's trackers, which log the metrics of every epoch.
         out: folder for trackers that write files.
 
     Raises:
@@ -50,14 +50,16 @@ def _check_trackers(trackers: list[str]) -> None:
             )
         if name not in installed:
             package = name.replace("_", "-")
-            raise UserError(f"--track {name}: its package is not installed; pip install {package}")
+            raise UserError(
+                f"--track {name}: its package is not installed; run `pip install {package}`"
+            )
 
 
 def _forget_another_precision(precision: str | None) -> None:
     """Clear accelerate's shared state if it holds another precision.
 
-    accelerate has one precision for a process: it would refuse another one, or keep the first
-    without a word. Accelerators that exist already keep their own reference to the old state.
+    accelerate allows one precision per process. It refuses a second one, or silently keeps the
+    first. Existing accelerators keep their own reference to the old state.
     """
     launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     wanted = precision or launcher_precision
@@ -66,9 +68,9 @@ def _forget_another_precision(precision: str | None) -> None:
 
 
 def idle_core_warnings(accelerator: Accelerator) -> list[str]:
-    """Return a hint if a launcher left CPU cores idle, else nothing.
+    """Return a warning if the launcher leaves CPU cores idle, else an empty list.
 
-    accelerate's launcher sets one thread for each process unless OMP_NUM_THREADS is set.
+    accelerate's launcher gives each process one thread unless OMP_NUM_THREADS is set.
     """
     launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
     if accelerator.device.type != "cpu" or not launched or torch.get_num_threads() > 1:
@@ -77,8 +79,8 @@ def idle_core_warnings(accelerator: Accelerator) -> list[str]:
     if share < 2:
         return []
     return [
-        f"the launcher gave this process 1 CPU thread, but {share} cores are free for it: set "
-        f"OMP_NUM_THREADS={share} before the command to use them all"
+        f"the launcher gave this process 1 CPU thread, but its share of this machine is {share} "
+        f"cores: write OMP_NUM_THREADS={share} before the command to use all of them"
     ]
 
 

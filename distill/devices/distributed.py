@@ -1,4 +1,4 @@
-"""The processes that work together, as one object that also works for a single process."""
+"""A group of processes as one object, whose methods also work for a single process."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,13 +13,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Distributed:
-    """A group of processes: all those of an accelerator, or this one alone.
+    """A group of processes: all processes of an accelerator, or this process alone.
 
-    With one process every method is a no-op that returns what it was given, so callers need no
-    branches.
+    With one process, no method communicates. So callers need no branches.
 
     Attributes:
-        accelerator: the accelerator whose processes work together; None for this process alone.
+        accelerator: the accelerator whose processes form the group; None for this process alone.
     """
 
     accelerator: Accelerator | None = None
@@ -31,12 +30,12 @@ class Distributed:
 
     @property
     def rank(self) -> int:
-        """Return the number of this process, from 0."""
+        """Return the rank of this process, counted from 0."""
         return self.accelerator.process_index if self.accelerator else 0
 
     @property
     def is_main(self) -> bool:
-        """Return whether this is process 0, which writes files and decides for all."""
+        """Return whether this is process 0, which writes files and decides for all processes."""
         return self.rank == 0
 
     @property
@@ -61,7 +60,7 @@ class Distributed:
         return value if self.is_single else broadcast_object_list([value])[0]
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """Overwrite a tensor with that of the process `source`, and return it."""
+        """Overwrite a tensor with the one of process `source`, and return it."""
         if not self.is_single:
             torch.distributed.broadcast(tensor, source)
         return tensor
@@ -76,10 +75,10 @@ class Distributed:
                 weight.grad /= self.world_size
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this call."""
         if not self.is_single:
             self.accelerator.wait_for_everyone()
 
 
 ONE_PROCESS = Distributed()
-"""This process alone."""
+"""The group that consists of this process alone."""

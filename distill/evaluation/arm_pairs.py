@@ -1,4 +1,4 @@
-"""Find the arms of a study that answer a question."""
+"""Find the pairs of arms that a study compares, and the question that each pair answers."""
 
 import json
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ Settings = dict[str, Any]  # an arm's settings by dotted key
 
 
 class Question(NamedTuple):
-    """What two arms answer.
+    """The question that a comparison of two arms answers.
 
     Attributes:
         code: the kind of question.
-        role: "teacher" or "student": what both arms are.
-        setting: dotted key of the one setting in which they differ, None if it is more than one.
+        role: "teacher" or "student": the role of both arms.
+        setting: dotted key of the only setting in which they differ, None if they differ in
+            several.
     """
 
     code: QuestionCode
@@ -37,15 +38,15 @@ class ArmPair(NamedTuple):
 def find_pairs(recipe: Recipe) -> list[ArmPair]:
     """Return every pair of arms of a study that answers a question.
 
-    Two arms are compared
+    Arm b is compared with arm a if one of these holds:
 
-    - if they differ in one setting. Of more than two values, each is compared with the first: the
-      smallest number, or the least smoothed teacher. Students whose teachers differ in their
-      smoothing and in something else are not compared;
-    - if b is distilled and a is trained on labels alone, with plain cross-entropy at the smoothing
-      that b's own labels have, and all else is equal;
-    - if a is trained with plain cross-entropy and b with another loss, without teachers;
-    - if a is trained with kd and b with another loss, by the same teacher.
+    - They differ in one setting. If it has more than two values, each is compared with the first:
+      the smallest number, or the least smoothed teacher. Students are not compared if their
+      teachers differ in smoothing and in something else.
+    - b is distilled, and a is trained on labels alone. The loss of a is plain cross-entropy with
+      the label smoothing that b has, and all other settings are equal.
+    - a is trained with plain cross-entropy and b with another loss, both without a teacher.
+    - a is trained with kd and b with another loss, both with the same teacher.
     """
     trained_teachers = [arm for arm in recipe.teachers if not arm.frozen]
     pairs = list(_pairs_by_setting(recipe, "student", recipe.students))
@@ -76,7 +77,7 @@ def _pairs_by_setting(recipe: Recipe, role: str, arms: list[Arm]) -> Iterator[Ar
 
 
 def _order(recipe: Recipe, key: str, value: Any) -> float:
-    """Return what arms are sorted by: a number, or a teacher's smoothing; 0 leaves the order."""
+    """Return an arm's sort key: the number, or the teacher's smoothing; 0 for other values."""
     if key == "teacher" and value:
         return max(_smoothing(recipe.arm(name)) for name in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -91,10 +92,10 @@ def _smoothing(arm: Arm) -> float:
 
 
 def _comparable(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
-    """Split arms that differ in one setting into lists to compare, each with its first arm.
+    """Split arms that differ in one setting into lists; each list is compared with its first arm.
 
-    Students with different teachers are compared if the teachers differ in smoothing alone, or are
-    equally smoothed and differ otherwise.
+    Students with different teachers are compared if their teachers differ in smoothing alone, or
+    have the same smoothing and differ in something else.
     """
     if key != "teacher":
         return [group]
@@ -112,7 +113,7 @@ def _comparable(recipe: Recipe, key: str, group: list[Arm]) -> list[list[Arm]]:
 
 
 def _alone_and_distilled(arms: list[Arm]) -> Iterator[ArmPair]:
-    """Yield each distilled student with the student that learns from the same labels alone."""
+    """Yield each distilled student, paired with the student trained on the same labels alone."""
     alone = [arm for arm in arms if not arm.teachers and set(arm.loss) == {"cross_entropy"}]
     for arm in arms:
         if not arm.teachers or not _is_distillation(arm.loss):
@@ -126,12 +127,12 @@ def _alone_and_distilled(arms: list[Arm]) -> Iterator[ArmPair]:
 
 
 def _is_distillation(loss: Settings) -> bool:
-    """Return whether every term needs a teacher, plain cross-entropy aside."""
+    """Return whether every loss term except cross-entropy needs a teacher."""
     return all(name == "cross_entropy" or needs_teacher(LOSSES[name]) for name in loss)
 
 
 def _pairs_by_loss(arms: list[Arm]) -> Iterator[ArmPair]:
-    """Yield students with other losses: against plain cross-entropy, or kd by the same teacher."""
+    """Yield arms with another loss than a base arm: cross-entropy, or kd by the same teacher."""
     bases: dict[tuple[Any, str], Arm] = {}
     for arm in arms:
         if _has_base_loss(arm):
@@ -157,7 +158,7 @@ def _has_base_loss(arm: Arm) -> bool:
 def _all_but_loss(arm: Arm) -> str:
     """Return everything but the loss and its teacher, as text to compare.
 
-    A cosine head belongs to the loss that needs it, so a network counts as equal with and without.
+    A cosine head belongs to the loss that needs it, so networks with and without it count as equal.
     """
     name = arm.model
     args = dict(arm.model_args)
@@ -175,7 +176,7 @@ def _all_but_loss(arm: Arm) -> str:
 
 
 def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> Question:
-    """Return what two arms answer that differ in one setting."""
+    """Return the question that two arms answer if they differ in one setting."""
     code = QuestionCode.SETTING
     if key == "teacher" and _differ_in_smoothing(recipe, a, b):
         code = QuestionCode.TEACHER_SMOOTHING_ON_STUDENT
@@ -192,7 +193,7 @@ def _question(recipe: Recipe, role: str, key: str, a: Arm, b: Arm) -> Question:
 
 
 def _smoothing_code(role: str, *, is_smoothed: bool) -> QuestionCode:
-    """Return the question of a pair that differs in label smoothing; arm a may have some."""
+    """Return the question of a pair that differs in label smoothing; arm a may be smoothed too."""
     if role == "student" and is_smoothed:
         return QuestionCode.MORE_STUDENT_SMOOTHING
     if role == "student":

@@ -1,4 +1,4 @@
-"""Helpers for arrays of logits: chunks of rows, probabilities, the entry of each row's class.
+"""Helpers for arrays of logits: chunks of rows, probabilities, and the value of each label.
 
 Metrics are computed in float64, a chunk of rows at a time, so that a million predictions take no
 more memory than a few.
@@ -36,7 +36,7 @@ def probabilities(logits: Array, temperature: float = 1.0) -> NDArray[np.float64
 
 
 def select_class(values: Array, labels: Labels) -> Array:
-    """Return the entry of each row of values ``[N, K]`` that its label ``[N]`` names, ``[N]``."""
+    """Return ``[N]``, the entry of each row of values ``[N, K]`` at its label ``[N]``."""
     return np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 
 

@@ -25,7 +25,7 @@ class Reliability(NamedTuple):
 
     Attributes:
         confidence: the mean confidence of the examples in the bin, in [0, 1].
-        accuracy: the share of them that is classified correctly, in [0, 1].
+        accuracy: the fraction of them that is classified correctly, in [0, 1].
         count: the number of examples in the bin.
     """
 
@@ -37,7 +37,7 @@ class Reliability(NamedTuple):
 def top_k_correct(logits: Array, labels: Labels, k: int = 1) -> NDArray[np.bool_]:
     """Return whether the label is among the k largest logits, ``[N]``.
 
-    Of classes whose logits are equal, the one with the lower index ranks first, as in argmax.
+    If classes have equal logits, the one with the lower index ranks first, as in argmax.
     """
     correct = np.empty(len(labels), bool)
     for rows in row_chunks(logits):
@@ -76,7 +76,7 @@ def reliability(
         logits: ``[N, K]``.
         labels: ``[N]``.
         bins: the number of bins of equal width, each an interval (low, high].
-        temperature: what the logits are divided by.
+        temperature: divides the logits.
     """
     correct = top_k_correct(logits, labels)
     confidence_sum = np.zeros(bins)
@@ -142,10 +142,10 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
     """Return the temperature T in [0.01, 100] that minimises ``nll(logits / T)``.
 
     This is temperature scaling (Guo et al. 2017, section 4.2). Fit it on held-out data, never on
-    the data that it is evaluated on. The problem is convex in b = 1/T, and its derivative is
-    ``E[Σ_k p_k(b) z_k - z_y]``: the optimum is where that is zero. Where every example is
-    classified correctly there is no optimum, since a smaller T is always better; then T = 0.01 is
-    returned.
+    the data that it is evaluated on. The problem is convex in b = 1/T. Its derivative is
+    ``E[Σ_k p_k(b) z_k - z_y]``, and the optimum is where that is zero. If every example is
+    classified correctly, a smaller T is always better and there is no optimum; the result is then
+    T = 0.01.
     """
 
     def slope(log_b: float) -> float:
@@ -168,13 +168,13 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
 def effective_smoothing(logits: Array, labels: Labels, temperature: float = 1.0) -> float:
     """Return the effective smoothing γ of a teacher, ``K/(K-1) E[1 - p_y(T)]``, in [0, K/(K-1)].
 
-    This is the smoothing index of Müller et al. 2019, section 4. A teacher that reached the optimum
-    of cross-entropy with labels smoothed over all classes has exactly that smoothing.
+    This is the smoothing index of Müller et al. 2019, section 4. For a teacher at the optimum of
+    cross-entropy with labels smoothed over all classes, γ is exactly the label smoothing.
 
     Args:
         logits: the teacher's ``[N, K]``, usually of training examples; a tensor on the CPU is fine.
         labels: ``[N]``; a tensor on the CPU is fine.
-        temperature: what the logits are divided by.
+        temperature: divides the logits.
     """
     logits = np.asarray(logits)
     labels = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Which classes a study's feature plots and its information estimate are about."""
+"""Select the classes for a study's feature plots and for its information estimate."""
 
 from dataclasses import dataclass
 
@@ -30,19 +30,19 @@ def select_classes(
 ) -> SelectedClasses:
     """Select the classes that a recipe names, or those that a network confuses most.
 
-    Confusion is measured on the validation split. By default there are two triples: the three
-    classes confused most; and the two confused most with the class that is confused least with
-    these. The default pair is the first and the last of the second triple, so one confused class
-    and one far from it. Classes without training or validation examples (`data.background` makes
-    one) are selected by name only.
+    Confusion is measured on the validation split. By default there are two triples. The first has
+    the three most confused classes. The second has the two most confused classes and the class that
+    is confused least with them. The default pair is the first and the last class of the second
+    triple. Classes without training or validation examples (`data.background` adds one) are
+    selected only by name.
 
     Args:
-        settings: the recipe's, with `classes` and `pair`.
-        class_names: of all K classes.
-        predictions: of one run, as `predict_all` returns them.
+        settings: the recipe's analysis settings, with `classes` and `pair`.
+        class_names: the names of all K classes.
+        predictions: the predictions of one run, as `predict_all` returns them.
 
     Raises:
-        UserError: if the data have no class of a name, or a class is named twice.
+        UserError: if the data have no class of that name, or a class is named twice.
     """
     occurring = _occurring_classes(predictions, len(class_names))
     shared = shared_probability(
@@ -56,7 +56,7 @@ def select_classes(
         confused = [occurring[i] for i in most_confused(shared)]
         with_far = [occurring[i] for i in confused_and_far(shared)]
         triples = [confused, with_far]
-        if sorted(confused) == sorted(with_far):  # as always where there are three classes
+        if sorted(confused) == sorted(with_far):  # always so with three classes
             triples = [confused]
         pair = [with_far[0], with_far[2]]
     elif len(occurring) == 2:
@@ -103,11 +103,11 @@ def class_indices(names: list[str], class_names: list[str]) -> list[int]:
     """Return the indices of classes by name.
 
     Raises:
-        UserError: if there is no class of a name, or a class is named twice.
+        UserError: if there is no class of that name, or a class is named twice.
     """
     for name in names:
         if name not in class_names:
             raise UserError(f"there is no class '{name}'; {suggest(name, class_names)}")
     if len(set(names)) != len(names):
-        raise UserError(f"name {len(names)} different classes, got {', '.join(names)}")
+        raise UserError(f"expected {len(names)} different classes, got {', '.join(names)}")
     return [class_names.index(name) for name in names]

@@ -23,7 +23,7 @@ def principal_components(by_epoch: list[dict[str, NDArray]]) -> dict[str, Tensor
     """
     fitted = by_epoch[-1]["train"]
     points = {}
-    # The features of a network that has collapsed have no variance to divide by.
+    # If a network has collapsed, its features have variance 0, and PCA divides by it.
     with np.errstate(invalid="ignore"):
         pca = PCA(min(2, *fitted.shape), random_state=0).fit(fitted)
         for name in SPLITS:
@@ -33,7 +33,7 @@ def principal_components(by_epoch: list[dict[str, NDArray]]) -> dict[str, Tensor
 
 
 def _transform(pca: PCA, features: NDArray) -> NDArray:
-    """Return the components of features ``[n, D]``, ``[n, 2]``; one that the features lack is 0."""
+    """Return two components ``[n, 2]`` of features ``[n, D]``; a missing component is 0."""
     if not len(features):
         return np.zeros((0, 2))
     components = pca.transform(features)
@@ -50,7 +50,7 @@ def embed(kind: str, features: dict[str, NDArray]) -> dict[str, Tensor]:
     together = np.concatenate(parts)
     neighbours = max(2, min(30, (len(together) - 1) // 3))
     if not np.ptp(together, axis=0).any():
-        # A network that has collapsed: all features are equal, and so are all points.
+        # The network has collapsed: all features are equal, and so are all points.
         embedded = np.zeros((len(together), 2))
     elif kind == "tsne":
         embedded = _tsne(together, neighbours)
@@ -76,6 +76,6 @@ def _umap(features: NDArray, neighbours: int) -> NDArray:
     except ImportError:
         raise UserError("the view 'umap' needs umap-learn: pip install 'distill[umap]'") from None
     with warnings.catch_warnings():
-        # It warns that a fixed seed leaves it one thread.
+        # UMAP warns that a fixed seed limits it to one thread.
         warnings.simplefilter("ignore")
         return UMAP(n_components=2, n_neighbors=neighbours, random_state=0).fit_transform(features)

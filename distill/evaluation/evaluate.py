@@ -1,4 +1,4 @@
-"""Evaluate any stored run, or any network of timm's, on any images."""
+"""Evaluate any stored run, or any timm network, on any images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from distill.storage.find_runs import find_runs
 from distill.storage.run_store import RunStore
 
 SPLITS = ("all", "train", "validation", "test")
-EMBEDDED = ("digits", "synthetic")  # sources that have neither a folder nor a "/" in their name
+EMBEDDED = ("digits", "synthetic")  # built-in data, without a folder or a "/" in the name
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,13 @@ class EvalTarget:
     """A network to evaluate, and how images are prepared for it.
 
     Attributes:
-        name: how tables name it.
+        name: its name in tables.
         model: the network, in eval mode.
-        class_names: of its classes, in the order of its logits; None if they are not known.
-        temperature: of its calibration; None if there is none.
+        class_names: names of its classes, in the order of its logits; None if unknown.
+        temperature: its calibration temperature; None if it has none.
         augment: its augmentation, whose crop decides how images are cropped.
         image_settings: keys of `Data` for the size and the channels of images.
-        split_settings: keys of `Data` for the source that it was trained on, and how that was
-            split.
+        split_settings: keys of `Data` for its training data: the source, and how it was split.
     """
 
     name: str
@@ -52,11 +51,11 @@ class EvalTarget:
 
 
 def find_networks(name: str, store: RunStore) -> list[EvalTarget]:
-    """Find the network of timm's, or the stored runs (one per seed), that a name means.
+    """Find the timm network or the stored runs (one per seed) that a name stands for.
 
     Args:
-        name: a run's folder, the beginning of a run id, ``STUDY:ARM``, or a name of timm's,
-            ``hf-hub:`` included.
+        name: a run's folder, the beginning of a run id, ``STUDY:ARM``, or the name of a timm
+            network, ``hf-hub:`` included.
         store: where runs are.
 
     Raises:
@@ -67,12 +66,12 @@ def find_networks(name: str, store: RunStore) -> list[EvalTarget]:
     try:
         ids = dict.fromkeys(find_runs(store, name))
     except UserError as error:
-        raise UserError(f"{error}; and timm has no network of that name") from None
+        raise UserError(f"{error}; timm has no network of that name either") from None
     return [_run_target(run_id, store) for run_id in ids]
 
 
 def _timm_target(name: str) -> EvalTarget:
-    """Return a pretrained network of timm's."""
+    """Return a pretrained timm network."""
     try:
         model = timm.create_model(name, pretrained=True).eval()
     except Exception as error:
@@ -81,7 +80,7 @@ def _timm_target(name: str) -> EvalTarget:
     class_names = cfg.get("label_names")
     subset = infer_imagenet_subset(model)
     if not class_names and subset:
-        # WordNet's identifiers, by which the folders of ImageNet are named.
+        # Use WordNet identifiers: they are the names of ImageNet's class folders.
         class_names = ImageNetInfo(subset).label_names()
     return EvalTarget(
         name=name,
@@ -110,8 +109,8 @@ def _run_target(run_id: str, store: RunStore) -> EvalTarget:
     if height == width:
         image_settings["image_size"] = height
 
-    # A setting at its default is left out: `train: train`, written out, asks for a folder of that
-    # name, which a folder of classes does not have.
+    # Leave out settings at their default. If `train: train` is written out, the data must have a
+    # folder of that name, which a folder of classes lacks.
     split_settings = {"source": data["source"]}
     for key in ("train", "validation", "test"):
         if data[key] != Data.model_fields[key].default:
@@ -157,7 +156,10 @@ def open_evaluation_images(
     data = _data_settings(network, source, settings)
     notes = []
     if not network.class_names:
-        notes = ["the network's classes have no names; they are taken in the order of the images'"]
+        notes = [
+            "the network's classes have no names; they are assumed to be the images' classes, in "
+            "the same order"
+        ]
 
     if split == "all" or (split is None and Path(source).exists()):
         everything = _open_everything(data, source, must_be_one=split == "all")
@@ -172,13 +174,13 @@ def open_evaluation_images(
 
 
 def _data_settings(network: EvalTarget, source: str, settings: dict[str, Any]) -> Data:
-    """Return the data settings for a source: the caller's before the network's own."""
+    """Return the data settings for a source; the caller's override the network's own."""
     where: dict[str, Any] = {"source": source}
     if Path(source).exists():
         where = {"source": "folder" if Path(source).is_dir() else "tar", "root": source}
     elif "/" not in source and source not in EMBEDDED:
         raise UserError(
-            f"--data {source}: there is no such folder or file; a source is written as in a "
+            f"--data {source}: there is no such folder, file or source; write a source as in a "
             "recipe, for example torch/mnist"
         )
     combined: dict[str, Any] = {}
@@ -203,7 +205,7 @@ def _open_everything(data: Data, source: str, *, must_be_one: bool) -> tuple[Spl
     opened, class_names, notes = open_dataset(data)
     if len(opened) > 1:
         if must_be_one:
-            raise UserError(f"--split all: {source} has splits ({', '.join(opened)}); name one")
+            raise UserError(f"--split all: {source} has splits; choose one of {', '.join(opened)}")
         return None
     images = opened["train"]
     everything = Split(images, torch.arange(len(images)))
@@ -211,7 +213,7 @@ def _open_everything(data: Data, source: str, *, must_be_one: bool) -> tuple[Spl
         class_names = [str(i) for i in range(int(everything.labels.max()) + 1)]
     description = (
         f"all {len(everything)} images of {source}; if the network was trained on some of them, "
-        "--split test has those that were held out"
+        "use --split test for those that were held out"
     )
     return Splits(data, everything, everything, everything, class_names, "", notes), description
 
@@ -248,29 +250,29 @@ def map_labels(
 ) -> Tensor:
     """Return labels of images as indices of the network's classes.
 
-    Classes are matched by name; labels stay as they are if the network has no names.
+    Classes are matched by name. If the network has no class names, labels stay as they are.
 
     Args:
         network_classes: the names of the network's classes, if it has any.
         count: the number of the network's classes.
-        image_classes: the names of the images' classes; they may be some of the network's.
+        image_classes: the names of the images' classes; they may be a subset of the network's.
         labels: ``[N]``, indices of `image_classes`.
 
     Raises:
-        UserError: if a class of the images is none of the network's, or the numbers of classes
-            differ and there are no names.
+        UserError: if the network lacks a class of the images, or has no class names and another
+            number of classes.
     """
     if not network_classes:
         if len(image_classes) != count:
             raise UserError(
-                f"the network has {count} classes without names, the images have "
-                f"{len(image_classes)}: it is unclear which is which"
+                f"the network has {count} classes without names, so it can be evaluated only on "
+                f"images of {count} classes; these images have {len(image_classes)}"
             )
         return labels
     for name in image_classes:
         if name not in network_classes:
             raise UserError(
                 f"the images have a class '{name}', which the network does not have "
-                f"({suggest(name, network_classes)}): rename it or leave it out"
+                f"({suggest(name, network_classes)}); rename it or leave it out"
             )
     return torch.tensor([network_classes.index(name) for name in image_classes])[labels]

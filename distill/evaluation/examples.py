@@ -1,4 +1,4 @@
-"""Which examples of a split are analysed, and the chunks in which they go through a network."""
+"""Choose the examples of a split to analyse, and cut them into chunks that fit on the device."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from distill.recipe.schema import Augment
 
 BATCH_SIZE = 500
 
-# Pixel values that go through a network at one time where gradients are needed.
+# Largest number of pixel values in one forward pass where gradients are needed.
 CHUNK_PIXELS = 2**22
 
 

@@ -1,6 +1,6 @@
 """The data of a plot of penultimate features.
 
-It holds all that is needed to draw the plot again without the networks and the data set.
+These data suffice to draw the plot again without the networks and the data set.
 """
 
 from dataclasses import asdict, dataclass
@@ -29,8 +29,8 @@ class NetworkFeatures:
     Attributes:
         title: the name of the row.
         epochs: E snapshots, each by the number of epochs trained; the last is the finished network.
-        predicted: by split, the predicted classes ``[E, N]``.
-        confidence: by split, the probability of the predicted class, ``[E, N]`` in [0, 1].
+        predicted: the predicted classes ``[E, N]`` of each split.
+        confidence: the probability of the predicted class, ``[E, N]`` in [0, 1], of each split.
     """
 
     title: str
@@ -46,9 +46,9 @@ class FeatureView:
     Attributes:
         kind: one of `KINDS`.
         classes: the classes whose examples are shown: three for a plane.
-        example_indices: by split, which of the plot's N examples are shown, ``[n]``.
-        points: by network and split, ``[E, n, 2]``; E is 1 where only the finished network is
-            shown.
+        example_indices: for each split, which of the plot's N examples are shown, ``[n]``.
+        points: coordinates ``[E, n, 2]`` for each network and split; E is 1 if only the finished
+            network is shown.
         templates: for a plane, by network, the three templates ``[E, 3, 2]``; else None.
         ratios: for a plane, by network and split, the ratio of within- to between-class variance of
             the points, ``[E]``; else None.
@@ -67,9 +67,9 @@ class FeaturePlot:
     """Features of several networks: rows are networks, columns are splits, views are pages.
 
     Attributes:
-        class_names: of all K classes.
-        labels: by split, of the N examples.
-        thumbnails: by split, uint8 images ``[N, C, h, w]``.
+        class_names: the names of all K classes.
+        labels: the labels of the N examples of each split.
+        thumbnails: uint8 images ``[N, C, h, w]`` of each split.
         networks: the rows.
         views: at least one.
     """
@@ -109,11 +109,11 @@ def load_feature_plot(path: Path) -> FeaturePlot | None:
         views = [FeatureView(**view) for view in stored.pop("views")]
         return FeaturePlot(**stored, networks=networks, views=views)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} was written by another version ({error})") from None
+        raise ValueError(f"{path} was written by another version of distill ({error})") from None
 
 
 def numbered(name: str, number: int) -> str:
-    """Return the name of a figure by its number among those of one kind.
+    """Return the file name of a figure, numbered if there are several of its kind.
 
     It is `name` for number 0, then `name_2`, `name_3`, …
     """

@@ -1,4 +1,4 @@
-"""How closely a student follows its teacher, and what a teacher's smoothing does to both."""
+"""Measure fidelity to a teacher, stability of outputs, and diffusion of similar classes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ def kl_to_teacher(student: Array, teacher: Array) -> float:
 def stability(logits: Array, labels: Labels) -> float:
     """Return ``1 - mean over classes c of mean ‖p - p̄_c‖²``, at most 1 (Shen et al. 2021).
 
-    It is 1 where all examples of a class get the same probabilities, so that these carry no
-    information about the single example. Classes without examples do not count.
+    It is 1 if all examples of a class get the same probabilities, which then carry no information
+    about the individual example. Classes without examples do not count.
     """
     classes = logits.shape[1]
     count = np.bincount(labels, minlength=classes)
@@ -53,7 +53,7 @@ def stability(logits: Array, labels: Labels) -> float:
 
 
 def diffusion(base: NDArray, moved: NDArray, near: NDArray[np.bool_]) -> float:
-    """Return how much closer similar classes are, relative to others, than in a base student.
+    """Return how much closer similar classes are than in a base student, relative to other classes.
 
     It is the mean of ``log(d'_kj / d_kj)`` over pairs of dissimilar classes, minus the mean over
     pairs of similar classes; d is the distance of two class means in `base`, d' in `moved`. This is

@@ -23,7 +23,7 @@ TINY = np.finfo(float).tiny
 def template_plane(templates: NDArray) -> NDArray:
     """Return an orthonormal basis ``[D, 2]`` of the plane through three templates ``[3, D]``.
 
-    The basis spans the differences of the templates, so their distances survive the projection.
+    The basis spans the differences of the templates, so the projection preserves their distances.
 
     Raises:
         ValueError: if the three are on one line and so span no plane.
@@ -55,8 +55,8 @@ def project(points: NDArray, templates: NDArray, basis: NDArray) -> NDArray:
 def template_space(templates: NDArray) -> NDArray[np.float64]:
     """Return an orthonormal basis ``[D, r]`` of all differences of templates ``[K, D]``, r < K.
 
-    The predictions of a network with a linear last layer depend on nothing else in its features.
-    The plane through any three templates is in this space.
+    If the last layer is linear, predictions depend only on the part of the features in this space.
+    The space contains the plane through any three templates.
     """
     centred = templates.astype(np.float64) - templates.mean(0, dtype=np.float64)
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
@@ -133,8 +133,7 @@ def within_between(features: NDArray, labels: Labels) -> float:
         labels: ``[N]``.
 
     Returns:
-        0 for clusters that are collapsed to points; inf where the means differ no more than by
-        chance.
+        0 if every class is collapsed to a point; inf if the means differ no more than by chance.
 
     Raises:
         ValueError: if there are fewer than two classes, or no class has two examples.
@@ -143,7 +142,7 @@ def within_between(features: NDArray, labels: Labels) -> float:
     count = len(deviations)
     classes = len(means)
     if count == classes:
-        raise ValueError("this needs at least two examples of a class")
+        raise ValueError("the variance within classes needs at least two examples of a class")
     x = features.astype(np.float64)
     within = (deviations**2).sum() / (count - classes)
     between = ((x - deviations - x.mean(0)) ** 2).sum() / (classes - 1)
@@ -196,7 +195,7 @@ def nc1(features: NDArray, labels: Labels) -> float:
     """
     deviations, means = _deviations_and_means(features, labels)
     _, singular, right = np.linalg.svd(means - means.mean(0), full_matrices=False)
-    # K means about their mean have at most K - 1 directions; the others are rounding.
+    # K means about their mean have at most K - 1 directions; the others are rounding errors.
     kept = singular > 1e-7 * singular[0]
     if not kept.any():
         return float("inf")
@@ -213,7 +212,7 @@ def _deviations_and_means(features: NDArray, labels: Labels) -> tuple[NDArray, N
     x = features.astype(np.float64)
     classes, class_index = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError("this needs examples of at least two classes")
+        raise ValueError("this measure needs examples of at least two classes")
     means = np.stack([x[class_index == i].mean(0) for i in range(len(classes))])
     return x - means[class_index], means
 
@@ -224,12 +223,12 @@ def _deviations_and_means(features: NDArray, labels: Labels) -> tuple[NDArray, N
 def wrong_template_spread(features: NDArray, templates: NDArray, labels: Labels) -> float:
     """Return how unequal an example's distances to its K - 1 wrong templates are.
 
-    It is the standard deviation of the distances over their mean, averaged over examples: 0 where
-    they are equal, as label smoothing wants them (Müller et al. 2019, section 2).
+    It is the standard deviation of the distances over their mean, averaged over examples: 0 if they
+    are equal, which label smoothing encourages (Müller et al. 2019, section 2).
 
     Args:
         features: ``[N, D]``. To include the biases, as the paper does, append a 1 to each.
-        templates: ``[K, D]``. To include the biases, append each template's own.
+        templates: ``[K, D]``. To include the biases, append its bias to each template.
         labels: ``[N]``.
 
     Raises:

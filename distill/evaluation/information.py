@@ -1,4 +1,4 @@
-"""How much information about single training examples a network's output has.
+"""Estimate how much information a network's output has about individual training examples.
 
 See Müller et al. 2019, section 4.
 """
@@ -12,13 +12,14 @@ def mutual_information(draws: NDArray, values: NDArray) -> float:
     """Estimate the mutual information I(X; Y) of examples and a network's output, in nats.
 
     X is the index of an example, Y the output on a random view of it, one number per view. The
-    numbers of an example x are taken as normal, with mean μ_x and one variance s² for all examples:
+    numbers of an example x are assumed to be normal with mean μ_x and the same variance s² for all
+    examples:
 
         I = 1/N Σ_x [ -(y_x - μ_x)² / 2s² - log 1/N Σ_x' exp(-(y_x - μ_x')² / 2s²) ]
 
-    The paper prints the inner sum over the index of the outer one, which makes I a constant (about
-    -0.153) for any network. The definition of I(X; Y) needs the differences y_x - μ_x' to the means
-    of all examples.
+    The paper prints the inner sum over the index of the outer one. That makes I the same constant
+    (about -0.153) for every network. The definition of I(X; Y) needs the differences y_x - μ_x' to
+    the means of all examples.
 
     Args:
         draws: ``[N, L]``, Y on L views of each example, for the means μ.
@@ -26,9 +27,9 @@ def mutual_information(draws: NDArray, values: NDArray) -> float:
             about a tenth of a nat.
 
     Returns:
-        At most log N. The estimate is about 1 / 2L too low, so slightly below 0 where there is no
-        information; the paper's L = 5 costs a tenth of a nat. Where all views of an example give
-        the same number (s = 0), it is the entropy of the values.
+        At most log N. The estimate is about 1 / 2L too low (a tenth of a nat for L = 5, as in the
+        paper), so it is slightly below 0 if there is no information. If all views of an example
+        give the same number (s = 0), it is the entropy of the values.
     """
     means = draws.mean(1, dtype=np.float64)
     values = np.asarray(values, np.float64)

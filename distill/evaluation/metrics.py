@@ -1,4 +1,4 @@
-"""All metrics of a run, from stored predictions alone."""
+"""Compute all metrics of a run from its stored predictions."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ def metrics(
 ) -> dict[str, dict[str, Any]]:
     """Compute all metrics of a run on each split.
 
-    They are fractions in [0, 1] or in nats; None where a metric does not apply.
+    Metrics are fractions in [0, 1] or in nats, and None where they do not apply.
 
     Args:
-        predictions: of the run, as `predict_all` returns them.
-        teacher: predictions of its teacher, for fidelity.
-        temperature: the teacher's temperature in the run's loss, for the effective smoothing γ of
-            what the student learned from. Without a teacher, γ is the network's own at temperature
-            1.
-        control: predictions of a teacher that the student never saw, trained like its own but with
-            another seed. Its fidelity is that of two such networks in any case (Stanton et al.
-            2021).
+        predictions: the run's predictions, as `predict_all` returns them.
+        teacher: the predictions of its teacher, for fidelity.
+        temperature: the distillation temperature of the run's loss. The effective smoothing γ is
+            that of the teacher's outputs at this temperature. Without a teacher, γ is that of the
+            network itself at temperature 1.
+        control: predictions of a control teacher: trained like the student's own but with another
+            seed, and never seen by the student. The fidelity to it is what any two such networks
+            have (Stanton et al. 2021).
 
     Returns:
         by split (test, validation, train), the metrics by name.
@@ -70,7 +70,7 @@ def own_metrics(
     Args:
         logits: ``[N, K]``.
         labels: ``[N]``.
-        temperature: fitted on other images; None if there is none.
+        temperature: calibration temperature, fitted on other images; None if there is none.
 
     Returns:
         the metrics by name, None where one does not apply.
@@ -107,7 +107,7 @@ def own_metrics(
 
 
 def fitted_temperature(predictions: dict[str, Tensor]) -> float:
-    """Return the temperature of lowest NLL on a run's validation split, for calibration."""
+    """Return the temperature that minimises the NLL on a run's validation split."""
     logits, labels = _arrays(predictions, "validation")
     return calibration.fit_temperature(logits, labels)
 

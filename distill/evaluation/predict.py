@@ -1,4 +1,4 @@
-"""Outputs of a network: logits in the order of a split, and penultimate features."""
+"""Compute a network's outputs: logits in the order of a split, and penultimate features."""
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from distill.models.factory import input_config
 from distill.models.hooks import capture_features, last_layer
 from distill.recipe.schema import Augment
 
-MAX_TRAIN_EXAMPLES = 10_000  # of the training split whose predictions are stored
+MAX_TRAIN_EXAMPLES = 10_000  # largest number of training examples with stored predictions
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of logits ``[N, K]`` whose largest is that of their label, in [0, 1]."""
+    """Return the fraction of logits ``[N, K]`` whose largest is that of their label, in [0, 1]."""
     return (logits.argmax(1) == labels).double().mean().item()
 
 
@@ -43,14 +43,14 @@ def predict(
     """Compute a network's logits on a split, without random augmentation and in eval mode.
 
     Args:
-        model: the network, on the device; it is in its former mode afterwards.
+        model: the network, on the device; afterwards it is in train or eval mode as before.
         splits: the data that the split belongs to.
         split: the split.
         augment: the arm's augmentation, whose crop decides how images are cropped.
         device: where the network is.
         positions: positions in the split ``[N]``, on the CPU; by default all of it.
-        dist: processes that share the work. Each predicts a part and all get the whole, without
-            padding.
+        dist: processes that share the work. Each predicts a part, without padding, and all get all
+            logits.
 
     Returns:
         ``[N, K]``, float32, on the CPU.

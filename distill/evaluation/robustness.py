@@ -2,10 +2,10 @@
 
 Images and attacked images are in [0, 1]; the classifier normalises them itself.
 
-An attack that fails proves little by itself: where the gradient vanishes it finds nothing, although
-there is something to find (gradient masking, Athalye et al. 2018). So attacks on the margin and
-with another network's gradient belong next to those on cross-entropy, and `zero_gradient` counts
-the examples on which the gradient gives an attack no direction.
+A failed attack alone proves little. Where the gradient vanishes, an attack finds no adversarial
+example even if there is one (gradient masking, Athalye et al. 2018). So report attacks on
+cross-entropy together with attacks on the margin and attacks with another network's gradient.
+`zero_gradient` marks the examples whose gradient is 0 and so gives an attack no direction.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def gradient(
 
 
 def zero_gradient(classify: Classify, images: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the gradient of cross-entropy is exactly 0 in all of an image, ``[B]``."""
+    """Return whether the gradient of cross-entropy is exactly 0 at every pixel, ``[B]``."""
     return gradient(classify, images, labels).flatten(1).abs().amax(1) == 0
 
 
@@ -82,15 +82,14 @@ class Ball:
         """
         moves = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
         if self.norm == "l2":
-            # These draws follow those above from one generator, so that stored results can be
-            # repeated.
+            # Keep the order of the draws, so that stored results can be repeated.
             moves = torch.randn(images.shape, generator=generator).to(images)
             length = torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
             moves *= length / _l2_norm(moves)
         return self.radius * moves
 
     def steepest(self, gradients: Tensor) -> Tensor:
-        """Return the directions ``[B, C, H, W]`` of norm 1 in which gradients rise fastest."""
+        """Return the directions ``[B, C, H, W]`` of norm 1 in which the loss rises fastest."""
         if self.norm == "linf":
             return gradients.sign()
         return gradients / _l2_norm(gradients)
@@ -121,9 +120,9 @@ def pgd(
         images: ``[B, C, H, W]`` in [0, 1].
         labels: ``[B]``.
         ball: how far an image may be moved; a step has the length 2.5 radius / steps.
-        loss: what is maximised: `cross_entropy`, or the `margin`.
+        loss: the loss to maximise: `cross_entropy` or `margin`.
         steps: at least 1.
-        seed: of the random start.
+        seed: seed of the random start.
 
     Returns:
         images ``[B, C, H, W]`` in [0, 1] and in the ball.
@@ -139,7 +138,7 @@ def pgd(
 
 def _l2_norm(x: Tensor) -> Tensor:
     """Return the Euclidean norm of each image, ``[B, 1, 1, 1]``, never 0."""
-    # Scaled by the largest value first: the squares of tiny values would be 0.
+    # Divide by the largest value first: the squares of tiny values would underflow to 0.
     largest = x.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     scaled_norm = torch.linalg.vector_norm(x / largest, dim=(1, 2, 3), keepdim=True)
     return largest * scaled_norm.clamp(min=0.5)

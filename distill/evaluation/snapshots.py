@@ -1,4 +1,4 @@
-"""A run's network over the course of its training."""
+"""Load a run's network at each of its snapshots."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ def models_over_training(
 ) -> Iterator[tuple[int, nn.Module]]:
     """Yield a stored run's network at each of its snapshots, and finally with its final weights.
 
-    It is one module throughout, whose weights each step overwrites: copy what you keep of them.
+    Every step yields the same module with new weights: copy the weights that you want to keep.
 
     Args:
-        store: where the run is.
+        store: where the run is stored.
         run_id: the run.
-        device: where the network is to be.
+        device: where to put the network.
 
     Yields:
         the number of epochs trained, and the network in eval mode.

@@ -1,4 +1,4 @@
-"""Norms of weights, and how far training has moved them.
+"""Measure the norms of weights, and how far training has moved the weights.
 
 Label smoothing is expected to shrink the last layer, and the geometric argument of Müller et al.
 2019 (section 2) assumes that all templates have about the same norm. Both can be checked here.
@@ -44,7 +44,7 @@ def total(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[
     """Compute norms of all layers as one vector.
 
     Args:
-        weights: by name.
+        weights: the trained weights, by name.
         initial: the same weights before training.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Hand a finished network on: as an ONNX file, and with a model card."""
+"""Export finished networks: ONNX files and model cards."""

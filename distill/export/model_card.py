@@ -11,7 +11,7 @@ from distill.data.splits import Splits
 from distill.evaluation.metrics import own_metrics
 from distill.storage.run_fingerprint import Run
 
-MOST_NAMES = 50  # class names that a card lists
+MOST_NAMES = 50  # largest number of class names in a card
 
 
 def model_card(
@@ -21,13 +21,14 @@ def model_card(
     splits: Splits,
     teachers: dict[str, float],
 ) -> str:
-    """Return Markdown with the metadata that the Hugging Face hub reads.
+    """Return a run's model card: Markdown with the metadata that the Hugging Face Hub reads.
 
     Args:
         run: the finished run.
         record: its `model`, its number of `parameters` and its `calibration_temperature`.
-        predictions: of the run, as `distill.evaluation.predict.predict_all` returns them.
-        splits: of its study.
+        predictions: the run's predictions, as `distill.evaluation.predict.predict_all` returns
+            them.
+        splits: the data of its study.
         teachers: test accuracy of the networks that it learned from, by run id.
     """
     temperature = record["calibration_temperature"]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # optional packages
     import onnx
     import onnxruntime
 
-# Largest difference between the outputs of torch and of the file. That of logits is relative to the
-# largest logit, or to 1 where all are smaller.
+# Largest accepted difference between the outputs of torch and of the ONNX file. For logits it is
+# relative to the largest absolute logit, or to 1 if that is smaller.
 TOLERANCE = 1e-4
 CHECKED_BATCH_SIZES = (1, 2, 5)
 
@@ -53,7 +53,7 @@ def export_onnx(
     Args:
         model: on the CPU, with the size and normalisation of its input in `pretrained_cfg`.
         to: the file, which must end in ``.onnx``.
-        temperature: by which logits are divided for calibrated probabilities.
+        temperature: divides the logits, for calibrated probabilities.
         about: metadata to store in the file.
 
     Returns:
@@ -97,14 +97,14 @@ def about_run(run_id: str, classes: list[str], temperature: float) -> dict[str, 
         "classes": json.dumps(classes),
         "calibration_temperature": f"{temperature:.6g}",
         "pixels": (
-            "RGB or greyscale in [0, 1], of the input's height and width: resize the short side "
-            "(bicubic) and crop the centre, as in training; the network normalises"
+            "RGB or greyscale in [0, 1], with the input's height and width: resize the short side "
+            "(bicubic) and crop the centre, as in training; the network normalises its input"
         ),
     }
 
 
 def _to_onnx(deployed: DeployedModel) -> "onnx.ModelProto":
-    """Convert a network with torch.onnx, whose exceptions become UserErrors."""
+    """Convert a network with torch.onnx; turn any exception into a UserError."""
     example = torch.rand_like(blank_images(deployed.model, 2))
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -119,7 +119,7 @@ def _to_onnx(deployed: DeployedModel) -> "onnx.ModelProto":
                 dynamo=True,
                 verbose=False,
             )
-    # an operation without an ONNX form may raise anything
+    # torch.onnx may raise any exception for an operation that ONNX lacks
     except Exception as error:
         raise UserError(
             f"{type(deployed.model).__name__} cannot be exported to ONNX: "
@@ -137,7 +137,7 @@ def _difference(
     shape = blank_images(deployed.model, batch_size).shape
     pixels = torch.rand(shape, generator=generator)
     mean, std, _ = input_config(deployed.model)
-    # the network as it is evaluated, not `deployed`, whose normalisation is checked as well
+    # call the network itself, not `deployed`, so that this checks the normalisation as well
     expected = deployed.model(normalise(255 * pixels, mean, std))
     outputs: list[Any] = session.run(None, {"pixels": pixels.numpy()})
     logits = torch.from_numpy(outputs[0])

@@ -1,4 +1,4 @@
-"""Losses on labels, teachers and weights, as plain functions with the inputs as parameters.
+"""Losses on labels, teacher outputs and weights, as plain functions of tensors.
 
 `LOSSES` lists the loss functions, `compute_loss` computes a weighted sum of them as in a recipe,
 and `Criterion` wraps one as a module. Every loss function can be imported from here.

@@ -1,7 +1,7 @@
 """Losses on labels: cross-entropy with label smoothing, and losses that replace it.
 
-Margins on the label's logit are in `margins`, penalties that are added to these losses in
-`regularizers`, and label smoothing with learned targets in `online_targets`.
+See `margins` for margins on the label's logit, `regularizers` for penalties that are added to these
+losses, and `online_targets` for label smoothing with learned targets.
 """
 
 import math
@@ -45,24 +45,24 @@ def cross_entropy(
     class_weights: list[float] | Literal["balanced"] | None = None,
     subtract_entropy: bool = False,
 ) -> Tensor:
-    """Cross-entropy with label smoothing, ``H(q, p) = -Σ_k q_k log p_k``.
+    """Compute the cross-entropy with label smoothing, ``H(q, p) = -Σ_k q_k log p_k``.
 
     Smoothing a over all K classes gives ``q = (1 - a) y + a / K`` (Szegedy et al. 2016; Müller et
     al. 2019, section 1.1; PyTorch and timm). Smoothing a over the K - 1 wrong classes gives them
-    ``q_j = a / (K - 1)`` (Shen et al. 2021); it is the first form with the mass ``a K / (K - 1)``.
+    ``q_j = a / (K - 1)`` (Shen et al. 2021), which equals the first form with ``a K / (K - 1)``.
     The minimum of the loss is H(q), which is 0 only without smoothing.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
         labels: Classes ``[B, d…]``, or distributions in the shape of the logits, as mixup makes
-            them. Distributions are smoothed here, once.
+            them. This function smooths distributions, too, so pass them without smoothing.
         smoothing: Mass a in [0, 1]; over the wrong classes at most (K - 1) / K, where the target is
             uniform.
         smooth_over: Which classes share the mass.
         prior: A distribution over the K classes that gets the mass instead (unigram smoothing,
             Pereyra et al. 2017). In a recipe, "data" stands for the class frequencies of the
             training split.
-        class_weights: K factors; each example's loss is multiplied by that of its label. In a
+        class_weights: K factors; an example's loss is multiplied by the factor of its label. In a
             recipe, "balanced" stands for 1 / (K · class frequency). Unlike PyTorch's `weight`, the
             factors do not move the optimum q, and the mean is over examples and not over weights.
         subtract_entropy: Return H(q, p) - H(q) = KL(q ‖ p), with the same gradient and minimum 0.
@@ -81,7 +81,7 @@ def cross_entropy(
     if soft:
         labels = labels.to(logits.dtype)
 
-    # On an accelerator, this check would wait for the device.
+    # On an accelerator, this check would synchronise the device.
     if labels.device.type == "cpu":
         warn_if_smoothed(labels, smoothing)
 
@@ -102,8 +102,7 @@ def cross_entropy(
         else:
             loss = loss * weights[labels.clamp(min=0)]
 
-    # PyTorch's cross-entropy gives ignored examples 0, but the summands that it does not know of
-    # do not.
+    # PyTorch's cross-entropy is 0 for ignored examples, but the prior and entropy summands are not.
     if prior is not None or subtract_entropy:
         loss = mask_ignored(loss, labels)
     return loss
@@ -112,7 +111,7 @@ def cross_entropy(
 def _cross_entropy_to_prior(logits: Tensor, prior: Sequence[float] | Tensor | str) -> Tensor:
     """Return ``-Σ_k prior_k log p_k``, ``[B, d…]``."""
     log_p = F.log_softmax(logits, 1).movedim(1, -1)
-    # A product and a sum, because autocast would compute a matrix product in half precision.
+    # Use a product and a sum, because autocast would compute a matrix product in half precision.
     return -(log_p * prior_tensor(prior, logits.shape[1], logits)).sum(-1)
 
 
@@ -139,12 +138,14 @@ def _target_entropy(
 
 
 def focal(logits: Tensor, labels: Tensor, *, focus: Annotated[float, Ge(0)] = 2.0) -> Tensor:
-    """Focal loss, ``-(1 - p_y)^γ log p_y`` (Lin et al. 2017, equation 4, with softmax).
+    """Compute the focal loss, ``-(1 - p_y)^γ log p_y``.
+
+    This is equation 4 of Lin et al. 2017, with softmax.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]`` with K ≥ 2.
         labels: Classes ``[B, d…]``.
-        focus: γ; the larger, the less do examples count that are already right. 0 is cross-entropy.
+        focus: γ. A larger γ gives well-classified examples less weight; 0 is cross-entropy.
 
     Returns:
         One loss per example, ``[B]`` or ``[B, d…]``, in nats.
@@ -165,7 +166,7 @@ def poly1(
     epsilon: Annotated[float, Ge(-1)] = 2.0,
     smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Poly-1 loss, ``H(q, p) + ε (1 - Σ_k q_k p_k)`` (Leng et al. 2022, equation 7).
+    """Compute the Poly-1 loss, ``H(q, p) + ε (1 - Σ_k q_k p_k)`` (Leng et al. 2022, equation 7).
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
@@ -189,17 +190,18 @@ def poly1(
     loss = -(1 - mass) * log_p_label
     if mass > 0:
         loss = loss - mass * log_p.mean(1)
-    # 1 - Σ_k q_k p_k, where the p_k add up to 1.
+    # This is 1 - Σ_k q_k p_k, because the p_k add up to 1.
     first_term = 1 - (1 - mass) * log_p_label.exp() - mass / num_classes
     return unflatten_loss(loss + epsilon * first_term, labels)
 
 
 def sparse_softmax(logits: Tensor, labels: Tensor, *, k: Annotated[int, Ge(1)] = 10) -> Tensor:
-    """Sparse softmax, ``log Σ_{j ∈ Ω} exp z_j - z_y``, Ω the k largest logits (Sun et al. 2021).
+    """Compute the sparse softmax loss, ``log Σ_{j ∈ Ω} exp z_j - z_y`` (Sun et al. 2021).
 
-    The loss is at least 0 and at most cross-entropy, which it is for k ≥ K. A label outside of Ω
-    still gets a gradient. Wrong classes outside of Ω get none, so use it for fine-tuning and not
-    from scratch. There is no smoothing: its mass would be on classes without probability.
+    Ω are the k largest logits. The loss lies between 0 and the cross-entropy, and equals it for
+    k ≥ K. A label outside Ω still gets a gradient, but wrong classes outside Ω get none. So use
+    this loss for fine-tuning and not for training from scratch. It has no label smoothing, because
+    the mass would fall on classes without probability.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
@@ -219,7 +221,7 @@ def sparse_softmax(logits: Tensor, labels: Tensor, *, k: Annotated[int, Ge(1)] =
 
 
 def sparse_probabilities(logits: Tensor, k: int) -> Tensor:
-    """Return the predictions of sparse softmax: probabilities ``[N, K]``, 0 but for the k largest.
+    """Return the sparse softmax ``[N, K]``: probabilities that are 0 except for the k largest.
 
     Args:
         logits: ``[N, K]``.

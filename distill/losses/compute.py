@@ -1,4 +1,4 @@
-"""The weighted sum of loss terms: the one place where they get their inputs and weights."""
+"""Compute the weighted sum of loss terms, with the inputs and the weight of each term."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,14 +30,14 @@ def compute_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch, ``Σ_terms weight Σ_examples term / batch_size``.
 
-    Each term gets the outputs that it names as its parameters. Examples with the label `IGNORED`
-    give no loss and no gradient, also for terms that read no labels, but they count in batch_size.
-    A term that returns a scalar, such as a weight penalty, counts once for every example.
+    Each term gets the outputs that its parameters name. Examples with the label `IGNORED` give no
+    loss and no gradient, even in terms that read no labels. They do count in batch_size. A term
+    that returns a scalar, such as a weight penalty, counts once for every example.
 
     Args:
         terms: Settings of each term, by its name, with the optional keys `weight` (1 by default)
             and `warmup` (share of training over which the weight grows from 0; 0 by default).
-            Settings that are left out have the defaults of the loss function.
+            Omitted settings have the defaults of the loss function.
         student: The student's outputs for these examples.
         labels: Classes ``[B, d…]``, or distributions ``[B, K, d…]``.
         teacher: The teacher's outputs for the same images, or None if no term needs them.
@@ -51,7 +51,7 @@ def compute_loss(
         weight, by the name of the term.
 
     Raises:
-        ValueError: If a term lacks an input or refuses one; the message starts with its name.
+        ValueError: If a term lacks an input or rejects one; the message starts with its name.
     """
     total: Tensor | None = None
     sums: dict[str, Tensor] = {}
@@ -106,7 +106,7 @@ def _field(outputs: Outputs, field: str, role: str) -> Any:
 def _runtime_args(
     name: str, student: Outputs, modules: Mapping[str, nn.Module] | None, progress: float
 ) -> dict[str, Any]:
-    """Return the keyword arguments of a term that a recipe does not contain."""
+    """Return the keyword arguments of a term that training supplies, and not the recipe."""
     function = LOSSES[name]
     available: dict[str, Any] = {"progress": progress, "logit_scale": student.logit_scale}
     parameter = module_parameter(function)
@@ -123,7 +123,7 @@ def _own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mask_or_expand(loss: Tensor, labels: Tensor) -> Tensor:
-    """Treat the examples of a loss that reads no labels as those of other losses.
+    """Apply the ignored label to a loss that reads no labels, and expand a scalar to all examples.
 
     Returns:
         The loss with 0 where a label is `IGNORED`; a scalar as one value per example.

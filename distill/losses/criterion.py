@@ -24,9 +24,9 @@ class Criterion(nn.Module):
         name: A loss in `LOSSES`.
         reduction: "mean" over the examples that are not ignored (0 if all are), "sum" or "none".
         ignore_index: Label of examples that give no loss and no gradient.
-        settings: Keyword arguments of the loss function. The module of a loss that needs one,
-            ``projector=nn.Linear(D_s, D_t)`` of "hint" or ``targets=OnlineTargets(K)`` of
-            "online_smoothing", becomes a submodule of that name. Losses on cosine logits need
+        settings: Keyword arguments of the loss function. Two losses need a module, which becomes a
+            submodule of the same name: "hint" needs ``projector=nn.Linear(D_s, D_t)``, and
+            "online_smoothing" needs ``targets=OnlineTargets(K)``. Losses on cosine logits need
             ``logit_scale=s``.
 
     Raises:
@@ -57,7 +57,7 @@ class Criterion(nn.Module):
             module = settings.pop(self._module_name, None)
             if not isinstance(module, nn.Module):
                 raise ValueError(
-                    f"Criterion('{name}') needs {self._module_name}=, a module, got {module!r}"
+                    f"Criterion('{name}'): {self._module_name} must be an nn.Module, got {module!r}"
                 )
             setattr(self, self._module_name, module)
         self.runtime: dict[str, Any] = {}
@@ -82,7 +82,7 @@ class Criterion(nn.Module):
             examples and is returned as it is.
 
         Raises:
-            ValueError: If labels do not have the shape of the logits' examples, or the loss refuses
+            ValueError: If labels do not have the shape of the logits' examples, or the loss rejects
                 its inputs.
         """
         arguments = self._signature.bind(*inputs, **named_inputs).arguments
@@ -111,7 +111,7 @@ class Criterion(nn.Module):
                     "pass classes [B, d…] or distributions [B, K, d…]"
                 )
         if soft:
-            # On an accelerator this check waits for the device, so it is made only once.
+            # On an accelerator this check synchronises the device, so run it only once.
             if self._may_warn and labels.device.type != "cpu":
                 warn_if_smoothed(labels, self.settings.get("smoothing", 0.0))
                 self._may_warn = False
@@ -127,8 +127,8 @@ class Criterion(nn.Module):
         if is_masked:
             if labels.shape != loss.shape:
                 raise ValueError(
-                    f"Criterion('{self.name}'): labels have shape {list(labels.shape)}, "
-                    f"but there are {list(loss.shape)} examples"
+                    f"Criterion('{self.name}'): labels have the shape {list(labels.shape)}, "
+                    f"but the losses of the examples have the shape {list(loss.shape)}"
                 )
             loss = mask_ignored(loss, labels)
         if self.reduction == "none":

@@ -24,9 +24,10 @@ def hint(
     projector: nn.Module,
     over_features: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """FitNets' hint on the penultimate features, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015).
+    """Compute the hint loss of FitNets, ``½ mean_d (r(f_s) - f_t)²`` (Romero et al. 2015).
 
-    Equation 3 of the paper sums over the features d instead of taking the mean.
+    Here the hint layer is the penultimate one. Equation 3 of the paper sums over the features d
+    instead of taking the mean.
 
     Args:
         features: ``[B, D_s]``.
@@ -36,7 +37,7 @@ def hint(
         over_features: "mean", or the paper's "sum" (D_t times as large).
 
     Returns:
-        One loss per example, ``[B]``, in squared features.
+        One loss per example, ``[B]``, in squared units of the features.
     """
     features = to_float32(features)
     teacher_features = to_float32(teacher_features.detach())
@@ -48,20 +49,20 @@ def hint(
 def attention_transfer(
     feature_maps: Sequence[Tensor], teacher_feature_maps: Sequence[Tensor]
 ) -> Tensor:
-    """Attention transfer, ``Σ_stages mean_positions (A_s - A_t)²`` (Zagoruyko and Komodakis 2017).
+    """Compute the attention transfer loss, ``Σ_stages mean_positions (A_s - A_t)²``.
 
-    In section 3.1, A is the mean over channels of the squared feature map, as a vector of length 1
-    over the positions. The mean over positions is that of the authors' code, which uses a weight of
-    1000 on 32×32 images.
+    In section 3.1 of Zagoruyko and Komodakis 2017, A is the mean over channels of the squared
+    feature map, as a vector of length 1 over the positions. The authors' code takes the mean over
+    positions, with a weight of 1000 on 32×32 images.
 
     Args:
         feature_maps: Output of each stage, ``[B, C, H, W]``; at least one.
-        teacher_feature_maps: The same of the teacher. Stages are paired from the last one, and the
-            first stages of the deeper network are left out. Where the sizes of a pair differ, the
-            larger map is pooled.
+        teacher_feature_maps: Output of each stage of the teacher. Stages are paired from the last
+            one, and the first stages of the deeper network are not used. If the sizes of a pair
+            differ, the larger map is pooled.
 
     Returns:
-        One loss per example, ``[B]``, of the order of 1 over the number of positions.
+        One loss per example, ``[B]``, of the order of 1 / (number of positions).
 
     Raises:
         ValueError: If one side has no feature maps.
@@ -84,12 +85,13 @@ def rkd(
     distance_weight: NonNegative = 1.0,
     angle_weight: NonNegative = 2.0,
 ) -> Tensor:
-    """Relational distillation of the distances and angles in a batch (Park et al. 2019).
+    """Compute the relational distillation loss of distances and angles (RKD; Park et al. 2019).
 
-    In section 3.2, the loss is ``a mean_ij h(d_ij) + b mean_ijk h(c_ijk)``, where h is the Huber
-    loss between student and teacher, d_ij the distance ‖f_i - f_j‖ over its mean in the batch, and
-    c_ijk the cosine of the angle at i between j and k. The loss depends on the batch: with several
-    processes or gradient accumulation it sees a part of it. The angles take memory for B³ numbers.
+    In section 3.2, the loss is ``a mean_ij h(d_ij) + b mean_ijk h(c_ijk)``. h is the Huber loss
+    between student and teacher. d_ij is the distance ‖f_i - f_j‖ divided by its mean in the batch,
+    and c_ijk the cosine of the angle at i between j and k. The loss compares the examples of a
+    batch. With several processes or gradient accumulation, it compares them only within each part
+    of the batch. The angles need memory for B³ numbers.
 
     Args:
         features: ``[B, D_s]``.
@@ -119,7 +121,7 @@ def rkd(
 
 
 def _attention(feature_map: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the attention maps, pooled to a size (h, w), as unit vectors ``[B, h·w]``."""
+    """Return the attention maps ``[B, h·w]``, pooled to a size (h, w), as unit vectors."""
     feature_map = to_float32(feature_map)
     # This scale cancels in the normalisation; without it, squares of large values overflow.
     largest = feature_map.detach().abs().amax((1, 2, 3), keepdim=True)
@@ -128,9 +130,9 @@ def _attention(feature_map: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _distances(features: Tensor) -> Tensor:
-    """Return all distances ``[B, B]`` over the mean distance between two different examples."""
+    """Return all distances ``[B, B]``, divided by the mean over pairs of different examples."""
     squares = (features[:, None] - features[None]).square().sum(2)
-    # The gradient of a square root is infinite at 0, which the diagonal and equal examples have.
+    # The gradient of a square root is infinite at 0: on the diagonal, and for equal examples.
     distances = torch.where(squares > 0, squares.clamp(min=1e-30).sqrt(), 0)
     num_pairs = len(features) * (len(features) - 1)
     if num_pairs == 0:

@@ -25,8 +25,8 @@ def uniform_mass(smoothing: float, num_classes: int, smooth_over: SmoothOver = "
     """Return the mass over all K classes that gives the same target as `smoothing`.
 
     Args:
-        smoothing: Mass that leaves the label, in [0, 1] over all classes (1 is the uniform target),
-            and in [0, (K - 1) / K] over the wrong ones (the largest value is the uniform target).
+        smoothing: Mass that is taken from the label. It is in [0, 1] over all classes, and in
+            [0, (K - 1) / K] over the wrong ones. The largest value gives the uniform target.
         num_classes: K.
         smooth_over: Which classes share the mass.
 
@@ -36,8 +36,8 @@ def uniform_mass(smoothing: float, num_classes: int, smooth_over: SmoothOver = "
     highest = 1.0 if smooth_over == "all" else (num_classes - 1) / num_classes
     if not 0 <= smoothing <= highest:
         message = (
-            f"smoothing over {smooth_over} of {num_classes} classes must be in [0, {highest:g}], "
-            f"got {smoothing:g}"
+            f"smoothing over {smooth_over} classes must be in [0, {highest:g}] for "
+            f"{num_classes} classes, got {smoothing:g}"
         )
         if smoothing > highest:
             message += "; a larger value makes the wrong classes more likely than the right one"
@@ -77,7 +77,7 @@ def smoothed_targets(
     Args:
         labels: Classes ``[B…]``, or distributions ``[B…, K]``.
         num_classes: K.
-        smoothing: Mass that leaves the label.
+        smoothing: Mass that is taken from the label.
         smooth_over: Which classes share the mass, as in `cross_entropy`.
         prior: A distribution ``[K]`` that gets the mass instead.
 
@@ -95,10 +95,10 @@ def smoothed_targets(
 
 
 def optimal_logit_gap(num_classes: int, smoothing: float, smooth_over: SmoothOver = "all") -> float:
-    """Return the gap between the label's logit and each other one that minimises the loss.
+    """Return the gap between the label's logit and every other logit that minimises the loss.
 
-    ``log((K - (K - 1) a) / a)`` for smoothing a over all classes and ``log((1 - a) (K - 1) / a)``
-    over the wrong ones; infinite for a = 0.
+    The gap is ``log((K - (K - 1) a) / a)`` for smoothing a over all classes, and
+    ``log((1 - a) (K - 1) / a)`` over the wrong ones. It is infinite for a = 0.
 
     Args:
         num_classes: K.
@@ -115,10 +115,10 @@ def optimal_logit_gap(num_classes: int, smoothing: float, smooth_over: SmoothOve
 
 
 def warn_if_smoothed(labels: Tensor, smoothing: float) -> None:
-    """Warn if soft labels that already look smoothed would be smoothed again.
+    """Warn if the loss would smooth soft labels that already look smoothed.
 
     Soft labels look smoothed if no class has probability 0. Mixup makes such labels if K = 2, so
-    there is no warning then.
+    there is no warning in this case.
 
     Args:
         labels: Classes, or distributions ``[B, K, d…]``.
@@ -144,8 +144,8 @@ def per_class_tensor(
 
     Args:
         name: Name of the setting, for error messages.
-        values: K numbers that are finite and not negative. A tensor is not checked, because that
-            would wait for its device.
+        values: K numbers that are finite and not negative. Tensors are not checked, because a
+            check would synchronise the device.
         num_classes: K.
         like: Tensor whose device and dtype the result gets.
 
@@ -154,7 +154,8 @@ def per_class_tensor(
     """
     if isinstance(values, str):
         raise ValueError(
-            f"{name}: '{values}' is for recipes, which know the data; give one value per class"
+            f"{name}: '{values}' works only in a recipe, where the data are known; "
+            "here, give one value per class"
         )
     if len(values) != num_classes:
         raise ValueError(
@@ -163,7 +164,7 @@ def per_class_tensor(
     if isinstance(values, Tensor):
         return values.to(like)
     if not all(0 <= value < math.inf for value in values):
-        raise ValueError(f"{name} must be finite and not negative")
+        raise ValueError(f"all values of {name} must be finite and not negative")
     return _constants(tuple(values), like.device, like.dtype)
 
 
@@ -171,7 +172,7 @@ def prior_tensor(prior: Sequence[float] | Tensor | str, num_classes: int, like: 
     """Return a distribution over the classes as a tensor ``[K]``, as `per_class_tensor` does.
 
     Raises:
-        ValueError: If the values do not add up to 1, there are not K, or one is negative.
+        ValueError: If the values do not add up to 1, there are not K of them, or one is negative.
     """
     if not isinstance(prior, Tensor | str) and abs(sum(prior) - 1) > 1e-4:
         raise ValueError(f"prior must be a distribution, but its values add up to {sum(prior):g}")
@@ -180,8 +181,8 @@ def prior_tensor(prior: Sequence[float] | Tensor | str, num_classes: int, like: 
 
 @lru_cache(maxsize=64)
 def _constants(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a constant tensor, cached: a copy to the device in every step would stall it."""
-    # Without inference mode: if an evaluation came first, training could not backpropagate
+    """Return a cached constant tensor: a copy to the device in every step would stall it."""
+    # Turn inference mode off: if an evaluation came first, training could not backpropagate
     # through the cached tensor.
     with torch.inference_mode(mode=False):
         return torch.tensor(values, device=device, dtype=dtype)

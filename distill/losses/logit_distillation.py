@@ -1,7 +1,7 @@
 """Knowledge distillation from a teacher's logits.
 
-No gradient reaches the teacher. Losses that read no labels return a value for every example; mask
-the examples that should not count yourself, or use `compute_loss` or `Criterion`.
+No gradient reaches the teacher. Losses that read no labels return a value for every example. To
+leave examples out, mask their values, or use `compute_loss` or `Criterion`.
 """
 
 import math
@@ -39,11 +39,11 @@ def kd(
     t_squared: bool = True,
     progress: float | None = None,
 ) -> Tensor:
-    """Knowledge distillation, ``S² KL(p_t(T) ‖ p_s(S))`` (Hinton et al. 2015, section 2).
+    """Compute the distillation loss ``S² KL(p_t(T) ‖ p_s(S))`` (Hinton et al. 2015, section 2).
 
-    By default student and teacher share the temperature, S = T, and the factor is Hinton's T²,
-    which keeps the size of the gradient as T grows. With ``student_temperature=1`` only the teacher
-    is softened and the factor is 1, the setting of Müller et al. 2019, section 4. KL and
+    By default, student and teacher share the temperature, S = T. Then the factor is Hinton's T²,
+    which keeps the size of the gradient as T grows. With ``student_temperature=1``, only the
+    teacher is softened and the factor is 1, as in Müller et al. 2019, section 4. KL and
     cross-entropy with the teacher's distribution have the same gradient; KL is 0 where the student
     agrees with the teacher.
 
@@ -54,11 +54,11 @@ def kd(
         student_temperature: S > 0; T by default.
         final_temperature: T changes linearly from `temperature` to this over training.
         standardise: First shift and scale each example's logits to mean 0 and standard deviation 1
-            (Sun et al. 2024), so that the student need not match their size. The authors use T = 2
-            and a weight of 9. A standard deviation below 0.01 counts as 0.01; otherwise a network
-            that starts with equal logits would get gradients without bound.
-        t_squared: Whether to multiply by S². Without it the gradient falls as 1/T² where both are
-            softened.
+            (Sun et al. 2024), so that the student need not match the scale of the teacher's logits.
+            The authors use T = 2 and a weight of 9. A standard deviation below 0.01 counts as 0.01.
+            Otherwise a network that starts with equal logits would get unbounded gradients.
+        t_squared: Whether to multiply by S². Without it, the gradient falls as 1/T² if T softens
+            both networks.
         progress: Share of training that is done, in [0, 1], for `final_temperature`.
 
     Returns:
@@ -97,7 +97,7 @@ def logit_mse(
     over_classes: Literal["sum", "mean"] = "sum",
     centre: bool = False,
 ) -> Tensor:
-    """Half the squared distance between logits, ``½ Σ_k (z_s - z_t)²`` (Ba and Caruana 2014).
+    """Compute half the squared distance of logits, ``½ Σ_k (z_s - z_t)²`` (Ba and Caruana 2014).
 
     Müller et al. 2019, appendix A.5, call it "equivalent to picking a high temperature"; they do
     not say whether they sum or average over classes.
@@ -107,7 +107,7 @@ def logit_mse(
         teacher_logits: In the same shape.
         over_classes: "sum", or "mean" (1/K of it).
         centre: Subtract the mean logit of each example from both sides first. Without it, a
-            constant added to all logits costs something, unlike in `kd`.
+            constant added to all logits changes the loss, unlike in `kd`.
 
     Returns:
         One loss per example, ``[B]`` or ``[B, d…]``, in squared logits.
@@ -124,13 +124,13 @@ def logit_mse(
 
 
 def hard_label(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's prediction, ``-log p_s[argmax z_t]``.
+    """Compute the cross-entropy with the teacher's prediction, ``-log p_s[argmax z_t]``.
 
-    This is the hard distillation of Touvron et al. 2021 (DeiT), without its separate token.
+    This is the hard distillation of Touvron et al. 2021 (DeiT), without its distillation token.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
-        teacher_logits: In the same shape; of equal largest logits, the first counts.
+        teacher_logits: In the same shape. If several logits are largest, the first one counts.
 
     Returns:
         One loss per example, ``[B]`` or ``[B, d…]``, in nats.
@@ -151,12 +151,12 @@ def dkd(
     target_weight: NonNegative = 1.0,
     others_weight: NonNegative = 8.0,
 ) -> Tensor:
-    """Decoupled distillation, ``T² (target_weight TCKD + others_weight NCKD)`` (Zhao et al. 2022).
+    """Compute the decoupled distillation loss, ``T² (target_weight TCKD + others_weight NCKD)``.
 
-    In equation 7, TCKD is the divergence between the student's and the teacher's (p_y, 1 - p_y),
-    and NCKD that of the other classes among themselves. `kd` is the same sum with the weights 1 and
-    1 - p_t[y]. The authors' code lets the term grow over the first 20 of 240 epochs, a `warmup` of
-    0.083.
+    In equation 7 of Zhao et al. 2022, TCKD is the divergence between the teacher's and the
+    student's (p_y, 1 - p_y). NCKD is the divergence between their distributions over the other
+    classes. `kd` is the same sum with the weights 1 and 1 - p_t[y]. In the authors' code, the
+    weight of the term grows over the first 20 of 240 epochs, a `warmup` of 0.083.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]`` with K ≥ 2.
@@ -195,16 +195,16 @@ def nkd(
     temperature: Temperature = 1.0,
     others_weight: NonNegative = 1.5,
 ) -> Tensor:
-    """Normalised distillation, ``-p_t[y] log p_s[y] - w T² Σ_{j≠y} N(p_t)_j log N(p_s)_j``.
+    """Compute the normalised distillation loss (NKD), equation 9 of Yang et al. 2023.
 
-    This is equation 9 of Yang et al. 2023. N are the probabilities of the other classes at
-    temperature T, normalised among themselves.
+    The loss is ``-p_t[y] log p_s[y] - w T² Σ_{j≠y} N(p_t)_j log N(p_s)_j``. N are the
+    probabilities of the wrong classes at temperature T, normalised to add up to 1.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]`` with K ≥ 2.
         labels: Classes ``[B, d…]``.
         teacher_logits: In the shape of the logits.
-        temperature: T > 0, of the second part alone.
+        temperature: T > 0; it affects only the second part.
         others_weight: w, the factor of the second part.
 
     Returns:
@@ -235,13 +235,13 @@ def dist(
     inter_weight: NonNegative = 1.0,
     intra_weight: NonNegative = 1.0,
 ) -> Tensor:
-    """Distillation by correlation, ``T² (inter_weight inter + intra_weight intra)`` (DIST).
+    """Compute the correlation loss DIST, ``T² (inter_weight inter + intra_weight intra)``.
 
     In Huang et al. 2022, inter is 1 - Pearson's correlation between the student's and the teacher's
-    probabilities of an example. Intra is the same for a class over the examples of the batch,
-    averaged over the classes, and is shared by all examples. So the loss depends on the batch: with
-    several processes or gradient accumulation it sees a part of it, and for a single example intra
-    is 0.
+    probabilities of an example. Intra is the same for the probabilities of a class over the batch,
+    averaged over the classes. All examples share this value, so the loss depends on the batch. With
+    several processes or gradient accumulation, it is computed within each part of the batch. For a
+    single example, intra is 0.
 
     Args:
         logits: ``[B, K]``.
@@ -289,7 +289,9 @@ def _standardise(logits: Tensor) -> Tensor:
     """Shift and scale the logits of each example to mean 0 and standard deviation 1."""
     num_classes = logits.shape[1]
     if num_classes < 2:
-        raise ValueError("standardise needs at least 2 classes, to have a standard deviation")
+        raise ValueError(
+            "standardise needs at least 2 classes, because 1 logit has no standard deviation"
+        )
     centred = logits - logits.mean(1, keepdim=True)
     variance = centred.square().sum(1, keepdim=True) / (num_classes - 1)
     return centred / variance.clamp(min=1e-4).sqrt()

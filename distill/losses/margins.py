@@ -1,8 +1,8 @@
-"""Margin softmax: cross-entropy in which the label's logit is first made smaller.
+"""Margin softmax losses: cross-entropy in which a margin first lowers the label's logit.
 
 The margin is for training only; evaluation uses the plain logits. Some of these losses need the
 scale of the logits: `logit_scale` is s for logits s·cos θ, where θ is the angle between features
-and template, and 0 for logits ‖f‖ cos θ. A recipe gets such logits by
+and template, and 0 for logits ‖f‖ cos θ. A recipe gets such logits with
 ``model: {name: cosine_head, base: NAME, scale: 16}``.
 
 With K templates that form a simplex, the gap between logits s·cos θ is at most
@@ -37,12 +37,14 @@ def sm_softmax(
     margin: Annotated[float, Ge(0)] = 1.0,
     smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Soft-margin softmax, the label's logit is ``z_y - margin`` (Liang et al. 2017, equation 4).
+    """Compute the soft-margin softmax loss, in which the label's logit is ``z_y - margin``.
+
+    This is equation 4 of Liang et al. 2017.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
         labels: Classes ``[B, d…]``.
-        margin: In units of the logits; 0 is cross-entropy.
+        margin: Margin in units of the logits; 0 is cross-entropy.
         smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
@@ -66,15 +68,15 @@ def am_softmax(
     margin: Annotated[float, Ge(0)] = 0.35,
     smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Additive margin softmax, the label's logit is ``s (cos θ_y - margin)``.
+    """Compute the additive-margin softmax loss, with the label's logit ``s (cos θ_y - margin)``.
 
-    Known as AM-Softmax (Wang, Cheng et al. 2018) and CosFace (Wang, Wang et al. 2018).
+    It is known as AM-Softmax (Wang, Cheng et al. 2018) and CosFace (Wang, Wang et al. 2018).
 
     Args:
         logits: ``s cos θ``, ``[B, K]`` or ``[B, K, d…]``.
         labels: Classes ``[B, d…]``.
         logit_scale: s > 0.
-        margin: Of the cosine.
+        margin: Margin that is subtracted from the cosine.
         smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
@@ -100,16 +102,16 @@ def arcface(
     margin: Annotated[float, Ge(0), Le(math.pi)] = 0.5,
     smoothing: UnitInterval = 0.0,
 ) -> Tensor:
-    """Additive angular margin, the label's logit is ``s cos(θ_y + margin)`` (Deng et al. 2019).
+    """Compute the ArcFace loss, in which the label's logit is ``s cos(θ_y + margin)``.
 
-    Beyond θ = π - margin the logit of equation 3 would rise again. There it is
-    ``s (cos θ_y - margin sin margin)``, as in the authors' code.
+    This is equation 3 of Deng et al. 2019. Beyond θ = π - margin, its logit would rise again. There
+    the logit is ``s (cos θ_y - margin sin margin)``, as in the authors' code.
 
     Args:
         logits: ``s cos θ``, ``[B, K]`` or ``[B, K, d…]``.
         labels: Classes ``[B, d…]``.
         logit_scale: s > 0.
-        margin: In radians, in [0, π].
+        margin: Margin that is added to the angle, in radians, in [0, π].
         smoothing: Label smoothing over all classes, after the margin, in [0, 1].
 
     Returns:
@@ -147,12 +149,12 @@ def l_softmax(
     progress: float = 1.0,
     logit_scale: float | None = None,
 ) -> Tensor:
-    """Large-margin softmax, the label's logit is ``‖W_y‖ ‖f‖ ψ(θ_y)`` (Liu et al. 2016).
+    """Compute the large-margin softmax loss, with the label's logit ``‖W_y‖ ‖f‖ ψ(θ_y)``.
 
-    ``ψ(θ) = (-1)^k cos(mθ) - 2k`` for θ in ``[kπ/m, (k+1)π/m]``. A bias of the last layer stays in
-    the logits. The loss mixes (1 - share) of the plain logit and `share` of this one. The authors
-    anneal it that way, with share = 1 / (1 + λ) down to λ = 5: with a share of 1 from the start and
-    m ≥ 2, small networks fall to chance.
+    In Liu et al. 2016, ``ψ(θ) = (-1)^k cos(mθ) - 2k`` for θ in ``[kπ/m, (k+1)π/m]``. A bias of the
+    last layer stays in the logits. The loss mixes (1 - share) of the plain logit and `share` of
+    this one. The authors increase the share in this way, with share = 1 / (1 + λ) and λ falling to
+    5. With a share of 1 from the start and m ≥ 2, small networks fall to chance.
 
     Args:
         logits: Features times templates, plus a bias, ``[B, K]``.
@@ -164,7 +166,7 @@ def l_softmax(
         ramp: Share of training over which `share` grows from 0, in [0, 1].
         smoothing: Label smoothing over all classes, after the margin, in [0, 1].
         progress: Share of training that is done, in [0, 1].
-        logit_scale: None or 0; a positive scale is refused, because cosine logits have no norms.
+        logit_scale: None or 0. A positive scale is an error, because cosine logits have no norms.
 
     Returns:
         One loss per example, ``[B]``, in nats.
@@ -200,9 +202,10 @@ def a_softmax(
     smoothing: UnitInterval = 0.0,
     progress: float = 1.0,
 ) -> Tensor:
-    """Angular softmax, the label's logit is ``‖f‖ ψ(θ_y)`` (Liu et al. 2017, SphereFace).
+    """Compute the angular softmax loss, in which the label's logit is ``‖f‖ ψ(θ_y)``.
 
-    This is `l_softmax` with templates of norm 1 and no bias; ψ and `share` are described there.
+    This is the loss of SphereFace (Liu et al. 2017): `l_softmax` with templates of norm 1 and no
+    bias. See there for ψ and `share`.
 
     Args:
         logits: ``‖f‖ cos θ``, ``[B, K]``.
@@ -240,7 +243,7 @@ def a_softmax(
 def _cross_entropy_with(
     logits: Tensor, classes: Tensor, label_logit: Tensor, smoothing: float
 ) -> Tensor:
-    """Return the smoothed cross-entropy ``[N]`` with another logit ``[N]`` for each label."""
+    """Return the smoothed cross-entropy ``[N]`` after replacing each label's logit."""
     mass = uniform_mass(smoothing, logits.shape[1])
     logits = logits.scatter(1, classes[:, None], label_logit[:, None])
     return F.cross_entropy(logits, classes, label_smoothing=mass, reduction="none")

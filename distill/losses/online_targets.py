@@ -18,16 +18,16 @@ __all__ = ["OnlineTargets", "online_smoothing"]
 
 
 class OnlineTargets(nn.Module):
-    """A soft target for each class: the mean of the correct predictions for it in the last epoch.
+    """A soft target for each class: the mean of its correct predictions in the last epoch.
 
-    Targets are uniform in the first epoch, and for a class without a correct prediction. The state
+    Targets are uniform in the first epoch, and for classes without a correct prediction. The state
     is two matrices ``[K, K]`` (8 MB for 1,000 classes), which are part of checkpoints.
 
     Attributes:
         targets: The targets in use, ``[K, K]``; row y is the distribution for label y.
-        sums: Sum of this epoch's correct predictions, ``[K + 1, K]``; the last row collects
-            predictions that do not count.
-        counts: Their number, ``[K + 1]``.
+        sums: Sum of this epoch's correct predictions for each class, ``[K + 1, K]``; the last row
+            collects predictions that do not count.
+        counts: Number of predictions in each row of `sums`, ``[K + 1]``.
     """
 
     targets: Tensor
@@ -60,7 +60,7 @@ class OnlineTargets(nn.Module):
         """Make this epoch's means the targets, and start new sums.
 
         Args:
-            reduce: Sums a tensor over processes, where several train together.
+            reduce: Function that sums a tensor over all processes, if several train together.
         """
         sums = reduce(self.sums)[:-1]
         counts = reduce(self.counts)[:-1, None]
@@ -75,15 +75,16 @@ class OnlineTargets(nn.Module):
 
 
 def online_smoothing(logits: Tensor, labels: Tensor, *, targets: OnlineTargets) -> Tensor:
-    """Cross-entropy with online targets, ``-Σ_k S_yk log p_k`` (Zhang et al. 2021, equation 6).
+    """Compute the cross-entropy with online targets, ``-Σ_k S_yk log p_k``.
 
-    The authors add it to cross-entropy, with a weight of 0.5 each.
+    This is equation 6 of Zhang et al. 2021. The authors add it to cross-entropy, with a weight of
+    0.5 each.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
         labels: Classes ``[B, d…]``.
-        targets: S. In training mode it also collects the predictions; call its `end_epoch` after
-            each epoch.
+        targets: The targets S. In training mode, the module also collects predictions. Call its
+            `end_epoch` after each epoch.
 
     Returns:
         One loss per example, ``[B]`` or ``[B, d…]``, in nats.

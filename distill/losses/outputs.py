@@ -14,8 +14,8 @@ from distill.losses.tensor_ops import to_float32
 class Outputs(NamedTuple):
     """The outputs of one network for a batch of B images and K classes.
 
-    A loss names the fields that it needs as its parameters: `features` is the student's field, and
-    `teacher_features` the teacher's.
+    The parameters of a loss name the fields that it needs: `features` is a field of the student's
+    outputs, and `teacher_features` is one of the teacher's.
 
     Attributes:
         logits: ``[B, K]``, or ``[B, K, d…]`` for dense predictions.
@@ -23,8 +23,8 @@ class Outputs(NamedTuple):
         templates: Weight of the last layer ``[K, D]``; a row is the template of a class.
         feature_maps: Output of each stage, ``[B, C, H, W]``, from the first stage to the last.
         weights: The network's weights, without biases and normalisation parameters.
-        logit_scale: s where the logits are s·cos(angle between features and template), as those of
-            a cosine head; 0 where they are ‖features‖·cos; None for plain logits.
+        logit_scale: s if the logits are s·cos(angle between features and template), as for a
+            cosine head; 0 if they are ‖features‖·cos; None for plain logits.
     """
 
     logits: Tensor
@@ -45,8 +45,8 @@ def ensemble(teachers: Sequence[Outputs]) -> Outputs:
         teachers: Outputs of one or more networks for the same images.
 
     Returns:
-        The outputs of a single teacher unchanged; otherwise outputs with logits alone, because
-        features and feature maps of different networks cannot be averaged.
+        The outputs of a single teacher unchanged. For several teachers, outputs with logits alone,
+        because features and feature maps of different networks cannot be averaged.
     """
     if len(teachers) == 1:
         return teachers[0]

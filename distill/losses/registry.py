@@ -65,7 +65,9 @@ LOSSES: Mapping[str, LossFunction] = MappingProxyType(
 
 def _make_projector(student: Outputs, teacher: Outputs | None) -> nn.Module:
     if student.features is None or teacher is None or teacher.features is None:
-        raise ValueError("needs features of the student and of one teacher; an ensemble has none")
+        raise ValueError(
+            "needs features of the student and of a single teacher; an ensemble has no features"
+        )
     return nn.Linear(student.features.shape[1], teacher.features.shape[1])
 
 
@@ -76,11 +78,11 @@ def _make_targets(student: Outputs, teacher: Outputs | None) -> nn.Module:
 LOSS_MODULES: Mapping[str, Callable[[Outputs, Outputs | None], nn.Module]] = MappingProxyType(
     {"projector": _make_projector, "targets": _make_targets}
 )
-"""How to make the module for a loss function's parameter of that name, from example outputs."""
+"""Functions that make a loss function's module from example outputs, by parameter name."""
 
 
 def module_parameter(function: LossFunction) -> str | None:
-    """Return the parameter for which a loss function needs a module of its own, if there is one."""
+    """Return the name of the parameter that takes a loss function's module, or None."""
     for name in runtime_args(function):
         if name in LOSS_MODULES:
             return name
@@ -115,8 +117,8 @@ def make_loss_modules(
     for name in terms_with_modules(terms):
         make = LOSS_MODULES[module_parameter(LOSSES[name])]
 
-        # Not the seed itself: the network starts from that. The text is part of the results, as
-        # another one would give other weights.
+        # Derive another seed, because the network's initial weights use the seed itself. Do not
+        # change this text: another text gives other weights, and so other results.
         digest = hashlib.blake2b(f"part {name} {seed}".encode(), digest_size=4).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest, "little"))
@@ -128,11 +130,11 @@ def make_loss_modules(
 
 
 def required_outputs(terms: Iterable[str], *, of_teacher: bool = False) -> frozenset[str]:
-    """Return the fields of `Outputs`, beside logits, that the terms of a loss need.
+    """Return the fields of `Outputs`, besides logits, that the terms of a loss need.
 
     Args:
         terms: Names of the terms.
-        of_teacher: Return the fields that are needed of the teacher instead of the student.
+        of_teacher: Return the fields of the teacher's outputs instead of the student's.
     """
     needed: set[str] = set()
     for name in terms:

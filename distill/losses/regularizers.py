@@ -22,7 +22,7 @@ __all__ = ["confidence_penalty", "l1_penalty", "l2_penalty", "max_sup", "mbls", 
 
 
 def confidence_penalty(logits: Tensor) -> Tensor:
-    """Confidence penalty, ``log K - H(p) = KL(p ‖ uniform)`` (Pereyra et al. 2017).
+    """Compute the confidence penalty, ``log K - H(p) = KL(p ‖ uniform)`` (Pereyra et al. 2017).
 
     Label smoothing adds the same divergence in the other direction, KL(uniform ‖ p).
 
@@ -37,10 +37,11 @@ def confidence_penalty(logits: Tensor) -> Tensor:
 
 
 def max_sup(logits: Tensor) -> Tensor:
-    """Max suppression, ``max_k z_k - mean_k z_k`` (Zhou et al. 2025, MaxSup).
+    """Compute the penalty of max suppression, ``max_k z_k - mean_k z_k`` (Zhou et al. 2025).
 
-    Label smoothing a is cross-entropy plus ``a (z_y - mean_k z_k)``. Max suppression penalises the
-    largest logit instead of the label's, so the two differ only for examples that are wrong.
+    Label smoothing a is cross-entropy plus ``a (z_y - mean_k z_k)``. Max suppression (MaxSup)
+    penalises the largest logit instead of the label's. So the two differ only for misclassified
+    examples.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
@@ -58,14 +59,14 @@ def mbls(
     margin: Annotated[float, Ge(0)] = 10.0,
     over_classes: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """Margin-based label smoothing, ``mean_k relu(max_j z_j - z_k - margin)`` (Liu et al. 2022).
+    """Compute the penalty of MbLS, ``mean_k relu(max_j z_j - z_k - margin)``.
 
-    This is the penalty of equation 9. The paper sums over classes; the authors' code takes the
-    mean and a weight of 0.1.
+    MbLS is margin-based label smoothing, equation 9 of Liu et al. 2022. The paper sums over
+    classes; the authors' code takes the mean, with a weight of 0.1.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]``.
-        margin: Gap between logits that costs nothing.
+        margin: Largest gap between logits without a penalty.
         over_classes: "mean", or "sum" (K times as large).
 
     Returns:
@@ -88,16 +89,17 @@ def zipf(
     power: Annotated[float, Gt(0)] = 1.0,
     only_correct: bool = False,
 ) -> Tensor:
-    """Zipf label smoothing, ``KL(q ‖ p of the wrong classes)`` with ``q_r ∝ r^-power`` by rank r.
+    """Compute the penalty of Zipf label smoothing, ``KL(q ‖ p of the wrong classes)``.
 
-    This is equation 5 of Liang et al. 2022 with ranks by the network's own logits. Their dense
-    variant, which ranks by votes over feature maps, is not implemented.
+    The target is ``q_r ∝ r^-power`` by rank r. This is equation 5 of Liang et al. 2022 with ranks
+    by the network's own logits. Their dense variant, which ranks by votes over feature maps, is
+    not implemented.
 
     Args:
         logits: ``[B, K]`` or ``[B, K, d…]`` with K ≥ 2.
         labels: Classes ``[B, d…]``.
         power: How fast the target falls with the rank.
-        only_correct: Give 0 to examples with a wrong prediction, as the authors do.
+        only_correct: Return 0 for examples with a wrong prediction, as the authors do.
 
     Returns:
         One value per example, ``[B]`` or ``[B, d…]``, in nats.
@@ -114,7 +116,7 @@ def zipf(
     classes = flatten_labels(labels)
 
     target = _zipf_distribution(num_wrong, power, logits.device, logits.dtype)
-    # The label's class is excluded, so it is sorted behind all others and cut off.
+    # The label's class is excluded: it is sorted behind all others and cut off.
     ranked = exclude_class(logits, classes).sort(1, descending=True).values[:, :num_wrong]
     loss = ranked.logsumexp(1) - (ranked * target).sum(1) - torch.special.entr(target).sum()
 
@@ -128,7 +130,7 @@ def _zipf_distribution(
     count: int, power: float, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Return the distribution ``[count]`` that is proportional to rank^-power."""
-    # Without inference mode: if an evaluation came first, training could not backpropagate
+    # Turn inference mode off: if an evaluation came first, training could not backpropagate
     # through the cached tensor.
     with torch.inference_mode(mode=False):
         share = torch.arange(1, count + 1, device=device).to(dtype) ** -power
@@ -136,13 +138,13 @@ def _zipf_distribution(
 
 
 def l1_penalty(weights: Sequence[Tensor]) -> Tensor:
-    """L1 penalty on the weights, ``Σ |w|`` (Tibshirani 1996).
+    """Compute the L1 penalty on the weights, ``Σ |w|`` (Tibshirani 1996).
 
-    The subgradient at 0 is 0. The value is the same for every example, so use it with the mean
-    over a batch and not with the sum.
+    The subgradient at 0 is 0. The penalty is a property of the weights and not of an example, so
+    add it to the mean loss of a batch and not to the sum.
 
     Args:
-        weights: Tensors of any shape, usually all weights but biases and normalisation parameters.
+        weights: Tensors of any shape, usually without biases and normalisation parameters.
 
     Returns:
         A scalar.
@@ -154,14 +156,14 @@ def l1_penalty(weights: Sequence[Tensor]) -> Tensor:
 
 
 def l2_penalty(weights: Sequence[Tensor]) -> Tensor:
-    """L2 penalty on the weights, ``½ Σ w²``, with gradient w (Krogh and Hertz 1992).
+    """Compute the L2 penalty on the weights, ``½ Σ w²``, with gradient w (Krogh and Hertz 1992).
 
-    With a factor λ this is an optimizer's ``weight_decay=λ`` under plain SGD, but not under Adam.
-    The value is the same for every example, so use it with the mean over a batch and not with the
-    sum.
+    With a factor λ, it is equivalent to an optimizer's ``weight_decay=λ`` for plain SGD, but not
+    for Adam. The penalty is a property of the weights and not of an example, so add it to the mean
+    loss of a batch and not to the sum.
 
     Args:
-        weights: Tensors of any shape, usually all weights but biases and normalisation parameters.
+        weights: Tensors of any shape, usually without biases and normalisation parameters.
 
     Returns:
         A scalar.

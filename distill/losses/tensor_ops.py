@@ -1,8 +1,8 @@
 """Operations on logits and labels that several losses share.
 
 All losses compute in log space, in float32 or better, and return one value per example. Logits are
-``[B, K]``, or ``[B, K, d…]`` with labels ``[B, d…]``; such dense logits are flattened to rows
-``[N, K]`` with N = B·d…, and the losses ``[N]`` are brought back into the labels' shape. A label of
+``[B, K]``, or ``[B, K, d…]`` with labels ``[B, d…]``. Such dense logits are flattened to rows
+``[N, K]`` with N = B·d…, and the losses ``[N]`` are reshaped to the labels' shape. The label
 `IGNORED` gives a loss of 0 and no gradient.
 """
 
@@ -31,7 +31,7 @@ def flatten_labels(labels: Tensor) -> Tensor:
     """Return labels ``[B, d…]`` as classes ``[N]``, with class 0 in place of `IGNORED`.
 
     Raises:
-        ValueError: If the labels are soft; losses that call this are defined for classes only.
+        ValueError: If the labels are soft: losses that call this are defined only for classes.
     """
     if labels.is_floating_point():
         raise ValueError(
@@ -46,7 +46,7 @@ def unflatten_loss(loss: Tensor, labels: Tensor) -> Tensor:
 
 
 def mask_ignored(loss: Tensor, labels: Tensor) -> Tensor:
-    """Set the loss ``[B, d…]`` to 0 where a label is `IGNORED`; soft labels have none of these."""
+    """Set the loss ``[B, d…]`` to 0 where a label is `IGNORED`; soft labels are never ignored."""
     if labels.is_floating_point():
         return loss
     return loss.masked_fill(labels == IGNORED, 0)
@@ -80,8 +80,8 @@ def split_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     others = F.log_softmax(exclude_class(logits, classes), 1)
 
-    # The log-sum-exp of the other classes is z_j - others_j for any other class j. This needs one
-    # pass over the logits less than `logsumexp`.
+    # The log-sum-exp of the other classes is z_j - others_j for any other class j. This saves a
+    # pass over the logits that `logsumexp` would need.
     another = (classes + 1) % logits.shape[1]
     target_logit, another_logit = logits.gather(1, torch.stack([classes, another], 1)).unbind(1)
     others_logsumexp = another_logit - select_class(others, another)

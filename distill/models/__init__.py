@@ -2,7 +2,7 @@
 
 - `factory`: build and load networks.
 - `small_networks`: the classes of the small networks; `small_registry`: their names in timm.
-- `cosine_head`: a head whose logits are scaled cosines, for any network of timm.
+- `cosine_head`: a head whose logits are scaled cosines, for any timm network.
 - `hooks`: features, templates, feature maps and weights of any network.
 """
 

@@ -1,4 +1,4 @@
-"""A cosine head for any network of timm, registered in timm as `cosine_head`.
+"""A cosine head for any timm network, registered in timm as `cosine_head`.
 
 ``timm.create_model("cosine_head", base="resnet18", scale=16.0)`` is a ResNet-18 with a cosine
 head. Margin losses on angles (AM-Softmax, ArcFace, A-Softmax) need it. They add the margin during
@@ -37,7 +37,7 @@ class CosineHead(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[B, K]`` of features ``[B, D]``, in the precision of the weight."""
-        # The two digits of a half precision are too few for a cosine.
+        # Half precision has too few significant digits for a cosine.
         with torch.autocast(x.device.type, enabled=False):
             features = x.to(self.weight.dtype)
             templates = F.normalize(self.weight, dim=1)
@@ -71,11 +71,11 @@ def cosine_head(
     """Create the network `base` with a cosine head.
 
     Args:
-        pretrained: load pretrained weights: those of `base`, with a new head; or, if timm reads a
-            stored network, the weights of all of it.
-        pretrained_cfg: given by timm if it reads a stored network.
+        pretrained: whether to load pretrained weights: those of `base` with a new head or, if timm
+            loads a stored network, those of the whole network.
+        pretrained_cfg: the configuration that timm passes if it loads a stored network.
         pretrained_cfg_overlay: entries that replace those of the configuration.
-        base: a name of timm.
+        base: the name of a timm network.
         scale: factor of the cosines, or 0 for features that keep their length.
         kwargs: arguments of the base network.
 
@@ -106,7 +106,7 @@ def _with_cosine_head(base: str, scale: float, *, pretrained: bool, **kwargs: An
     """Create the network `base` and replace its last layer."""
     if not base or base == NAME:
         raise UserError(
-            "cosine_head needs the name of a network, for example "
+            "cosine_head needs the name of another network as its argument base, for example "
             "model: {name: cosine_head, base: resnet18, scale: 16}"
         )
     model = timm.create_model(base, pretrained=pretrained, **kwargs)
@@ -134,6 +134,6 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-# A later version of timm may have a network of this name; it is not replaced.
+# A later version of timm may have a network of this name. Do not replace it.
 if not is_model(NAME):
     register_model(cosine_head)

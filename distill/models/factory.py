@@ -25,19 +25,20 @@ class ModelSpec:
     """A network to build.
 
     Attributes:
-        name: a name of timm, with tags, or with the prefix `hf-hub:` or `local-dir:`.
+        name: the name of a timm network, with or without a tag, or a location with the prefix
+            `hf-hub:` or `local-dir:`.
         num_classes: K, the size of the head.
         view_shape: channels, height and width of a view.
-        mean: of the data, per channel. A pretrained network keeps its own mean and std.
-        std: of the data, per channel.
+        mean: mean of the data, per channel. A pretrained network keeps its own mean and std.
+        std: standard deviation of the data, per channel.
         model_args: keyword arguments of the network, such as ``drop_rate``.
         input_size: height and width that views are resized to for this network; by default, views
             are not resized.
         class_names: names of the classes, stored with the network.
         pretrained: whether timm's pretrained weights are loaded.
         checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
-        frozen: whether the network is used without training. Then a head of another size is an
-            error; else the head is replaced.
+        frozen: whether the network is used without training. If its head has another size, that
+            is an error for a frozen network; for any other network the head is replaced.
     """
 
     name: str
@@ -67,10 +68,10 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
     Args:
         spec: the network.
-        seed: seed of the initial weights. The global random generator is left as it was.
+        seed: seed of the initial weights. The global random generator does not change.
 
     Raises:
-        UserError: if there is no such network, its arguments are wrong, or weights do not fit it.
+        UserError: if there is no such network, its arguments are wrong, or the weights do not fit.
     """
     is_remote = "/" in spec.name.split(":")[0] or ":" in spec.name
     if not is_remote and not is_model(spec.name):
@@ -79,21 +80,21 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     model = _create(spec, seed)
     if spec.checkpoint:
         load_weights(model, Path(spec.checkpoint))
-        # Weights are used with the normalisation that they were trained with.
+        # Loaded weights need the normalisation that they were trained with.
         trained_with = {key: stored_config[key] for key in ("mean", "std") if key in stored_config}
         model.pretrained_cfg = dict(model.pretrained_cfg) | trained_with
     if model.num_classes != spec.num_classes:
         raise UserError(
-            f"model '{spec.name}' has {model.num_classes} classes, the data have "
-            f"{spec.num_classes}; a frozen teacher needs a head for these classes (with a loss, it "
-            "is fine-tuned with a new head)"
+            f"model '{spec.name}' has {model.num_classes} classes, but the data have "
+            f"{spec.num_classes}; a frozen teacher needs a head for the classes of the data. Give "
+            "it a loss to fine-tune it with a new head"
         )
     _describe_input(model, spec)
     return model
 
 
 def _create(spec: ModelSpec, seed: int) -> nn.Module:
-    """Create the network by timm, with initial or pretrained weights."""
+    """Create the network with timm, with initial or pretrained weights."""
     is_named = ":" not in spec.name
     kwargs = dict(spec.model_args)
     if is_named and not spec.pretrained:
@@ -116,23 +117,23 @@ def _create(spec: ModelSpec, seed: int) -> nn.Module:
             )
     except (OSError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"cannot get the weights of '{spec.name}' ({str(error).strip()[:200]}). Without a "
-            "network connection, give checkpoint: FILE.safetensors beside model, or use "
+            f"cannot load the weights of '{spec.name}' ({str(error).strip()[:200]}). Without an "
+            "internet connection, write checkpoint: FILE.safetensors beside model, or use "
             "pretrained: false"
         ) from None
-    # timm, the hub and the networks' own checks raise errors of any type. All of them are caused
-    # by the recipe here.
+    # timm, the Hugging Face Hub and the networks' own checks raise exceptions of any type. Here
+    # the recipe is the cause of all of them.
     except Exception as error:
         shape = "×".join(str(length) for length in spec.input_shape)
         raise UserError(
-            f"model '{spec.name}' cannot be built with {spec.model_args or 'its defaults'} for "
-            f"images of {shape}: {error}"
+            f"cannot build the model '{spec.name}' with "
+            f"{spec.model_args or 'its default arguments'} for images of shape {shape}: {error}"
         ) from None
 
 
 def _has_fixed_size(spec: ModelSpec) -> bool:
     """Return whether the network is made for one image size, which timm calls ``img_size``."""
-    # A network such as cosine_head contains the network that matters.
+    # For a wrapper such as cosine_head, the network inside decides.
     inner_name = str(spec.model_args.get("base", spec.name))
     if ":" in inner_name:
         return False
@@ -144,7 +145,8 @@ def _describe_input(model: nn.Module, spec: ModelSpec) -> None:
     config = dict(model.pretrained_cfg)
     channels = spec.view_shape[0]
     input_size = spec.input_shape
-    # A frozen network of the hub keeps its input size, which is unknown before it is loaded.
+    # A frozen network from the Hugging Face Hub keeps its input size, which is unknown until the
+    # network is loaded.
     if spec.frozen and spec.pretrained and not spec.input_size:
         input_size = (channels, *config["input_size"][1:])
     config["num_classes"] = spec.num_classes
@@ -152,18 +154,18 @@ def _describe_input(model: nn.Module, spec: ModelSpec) -> None:
     config["input_size"] = input_size
     for key in ("mean", "std"):
         values = config[key]
-        # A network that was pretrained on colour images is used for grey ones.
+        # A network pretrained on colour images gets grey ones, or the reverse.
         if len(values) != channels:
             config[key] = (sum(values) / len(values),) * channels
     model.pretrained_cfg = config
 
 
 def _suggest_model(name: str) -> str:
-    """Suggest names of timm that are similar; a list of all of them would fill the screen."""
+    """Return a hint with similar timm names; a list of all names would fill the screen."""
     names = timm.list_models()
     same_start = [known for known in names if known[:3] == name[:3]]
     if not same_start:
-        return "`timm.list_models()` lists the names, and mlp_* and cifar_* are added by distill"
+        return "`timm.list_models()` lists timm's names; distill adds mlp_* and cifar_*"
     return suggest(name, same_start if len(same_start) < 30 else names)
 
 
@@ -171,7 +173,7 @@ def _suggest_model(name: str) -> str:
 
 
 def load_run_model(folder: Path) -> nn.Module:
-    """Load the network of a run's folder by timm, in eval mode, on the CPU.
+    """Load the network of a run's folder with timm, in eval mode, on the CPU.
 
     Raises:
         UserError: if the folder is damaged.
@@ -186,7 +188,7 @@ def load_run_model(folder: Path) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file, or the one in a folder, into a network; all tensors must fit.
+    """Load weights from a safetensors file, or from a folder with one; all tensors must fit.
 
     Raises:
         UserError: if the file is missing, of another type, or made for another network.
@@ -229,7 +231,8 @@ def parameter_count(model: nn.Module) -> int:
 def native_size(name: str) -> tuple[int, int, int] | None:
     """Return the image shape (channels, height, width) that timm's weights were trained with.
 
-    It is None where it is unknown: for networks of the hub and for networks without weights.
+    The shape is unknown, and the result None, for networks of the Hugging Face Hub and for
+    networks without pretrained weights.
     """
     prefix, _, path = name.partition(":")
     if prefix == "local-dir":
@@ -239,9 +242,9 @@ def native_size(name: str) -> tuple[int, int, int] | None:
 
 
 def pretrained_size(arm: Arm) -> tuple[int, int] | None:
-    """Return the height and width that a frozen network was trained with, where they are known.
+    """Return the height and width that a frozen network was trained with, or None if unknown.
 
-    A frozen network gets images of this size only.
+    A frozen network gets only images of this size.
     """
     if not arm.frozen:
         return None
@@ -284,7 +287,7 @@ def replaced_head_note(arm: Arm, classes: int) -> str | None:
 
 
 def _stored_config(checkpoint: str | None) -> dict[str, Any]:
-    """Return the `pretrained_cfg` that is stored beside weights; empty if there is none.
+    """Return the `pretrained_cfg` stored beside the weights; empty if there is none.
 
     Raises:
         UserError: if the file is not a configuration.
@@ -298,7 +301,7 @@ def _stored_config(checkpoint: str | None) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text("utf-8")).get("pretrained_cfg", {}))
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} is not a model's configuration: {error}") from None
+        raise UserError(f"{file} is not a valid model configuration: {error}") from None
 
 
 def _weights_config(name: str) -> PretrainedCfg | None:

@@ -13,16 +13,17 @@ from distill.models.cosine_head import CosineHead, last_linear
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the layer that outputs the logits. Its input are the penultimate features.
+    """Return the layer that outputs the logits; its inputs are the penultimate features.
 
     Raises:
-        UserError: if there is no single one (two heads, token heads, auxiliary heads).
+        UserError: if there is no single such layer (two heads, token heads, auxiliary heads).
     """
     head = last_linear(model)
     if head is None:
         raise UserError(
-            f"{type(model).__name__} has no single last layer, so it has no penultimate features "
-            "and no templates"
+            f"{type(model).__name__} has no single linear layer that outputs the logits, so it has "
+            "no penultimate features and no templates; use another network, or losses that need "
+            "neither"
         )
     return head
 
@@ -30,7 +31,7 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
 def templates(model: nn.Module) -> Tensor:
     """Return the templates ``[K, D]``: row k of the last layer's weight is that of class k.
 
-    The templates of a cosine head have length 1, as the head uses them. Gradients reach the weight.
+    The templates of a cosine head have length 1, as in its logits. Gradients reach the weight.
     """
     head = last_layer(model)
     weight = head.weight.flatten(1)
@@ -40,7 +41,8 @@ def templates(model: nn.Module) -> Tensor:
 def weight_decay_params(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters that weight decay applies to, by name.
 
-    These are all but biases, the parameters of norms, and those that the model itself excludes.
+    Weight decay excludes biases, the parameters of normalisation layers, and those that the model
+    itself excludes.
     """
     excluded = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     return {
@@ -53,10 +55,10 @@ def weight_decay_params(model: nn.Module) -> dict[str, Tensor]:
 def stage_modules(model: nn.Module) -> list[nn.Module]:
     """Return the modules whose outputs are the feature maps of the stages, first stage first.
 
-    They are those in `feature_info`, where timm lists them.
+    timm lists them in the attribute `feature_info`.
 
     Raises:
-        UserError: if the network lists none.
+        UserError: if the network lists no modules.
     """
     modules = dict(model.named_modules())
     found = []
@@ -65,13 +67,16 @@ def stage_modules(model: nn.Module) -> list[nn.Module]:
         if name and name in modules:
             found.append(modules[name])
     if not found:
-        raise UserError(f"{type(model).__name__} lists no feature maps of its stages")
+        raise UserError(
+            f"{type(model).__name__} lists no feature maps of its stages in `feature_info`; use "
+            "another network, or losses without feature maps"
+        )
     return found
 
 
 @contextmanager
 def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Capture what losses need of a network besides its logits.
+    """Capture the outputs of a network that losses need besides its logits.
 
     Within the context, a forward pass fills the dictionary. Its keys are fields of `Outputs`:
 
@@ -79,17 +84,17 @@ def capture_outputs(model: nn.Module, needs: Collection[str]) -> Iterator[dict[s
     - "templates": ``[K, D]``.
     - "feature_maps": the output of each stage, ``[B, C, H, W]``, first stage first.
     - "weights": the parameters that weight decay applies to.
-    - "logit_scale": the scale of a cosine head, else None. It is always there.
+    - "logit_scale": the scale of a cosine head, else None. This key is always present.
 
     Args:
-        model: the network itself, also if a wrapper of it is called.
-        needs: which of the keys are captured.
+        model: the network itself, also if the forward pass calls a wrapper of it.
+        needs: which keys to capture.
 
     Raises:
-        UserError: if the network does not have one of them.
+        UserError: if the network lacks one of these outputs.
     """
     captured: dict[str, Any] = {}
-    # Handles of hooks are context managers that remove the hook.
+    # The handle of a hook is a context manager that removes the hook.
     with ExitStack() as hooks:
         if "features" in needs:
             hooks.enter_context(_capture_features_into(captured, model))

@@ -1,6 +1,6 @@
-"""Small networks of papers on distillation and label smoothing.
+"""Small networks from papers on distillation and label smoothing.
 
-All follow timm's interface for classifiers, so that code for timm's networks works for them.
+All of them follow timm's interface for classifiers, so code for timm's networks works with them.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         return self.head
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return what comes before pooling and head: ``[B, D, H, W]`` or ``[B, D]``."""
+        """Return the features before pooling and head: ``[B, D, H, W]`` or ``[B, D]``."""
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # noqa: FBT001, FBT002 (timm's signature)
@@ -49,20 +49,20 @@ class Classifier(nn.Module):
 
 
 class MLP(Classifier):
-    """Two hidden layers of rectified units, with dropout on both and none on the input.
+    """An MLP with two hidden ReLU layers, and dropout after each of them but not on the input.
 
-    Müller et al. 2019, appendix A.5. The paper's networks, `mlp_800` and `mlp_1200`, use
-    ``init_std=0.03``. The paper writes "variance 0.03", but with this variance the initial logits
-    of MNIST images would have a standard deviation of 32.
+    It is from Müller et al. 2019, appendix A.5. The paper's networks, `mlp_800` and `mlp_1200`,
+    use ``init_std=0.03``. The paper writes "variance 0.03", but with this variance the initial
+    logits of MNIST images would have a standard deviation of 32.
 
     Args:
         width: units of each hidden layer.
         num_classes: K.
         in_chans: channels of the images.
-        img_size: their side, or height and width.
+        img_size: side of the images, or their height and width.
         drop_rate: dropout after each hidden layer.
-        init_std: standard deviation of initial weights and biases; by default that of He et al.
-            2015 for the weights, and biases of 0.
+        init_std: standard deviation of initial weights and biases. By default, weights are
+            initialised as in He et al. 2015, and biases are 0.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class CifarResNet(Classifier):
         super().__init__(num_classes, in_chans, drop_rate)
         num_blocks, rest = divmod(depth - 2, 6)
         if rest or num_blocks < 1:
-            raise ValueError(f"the depth of a CIFAR ResNet is 6n + 2, got {depth}")
+            raise ValueError(f"the depth of a CIFAR ResNet must be 6n + 2 with n ≥ 1, got {depth}")
         self.num_features = widths[-1]
         self.conv1 = _conv(in_chans, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -164,7 +164,7 @@ class WideResNet(Classifier):
         super().__init__(num_classes, in_chans, 0.0)
         num_blocks, rest = divmod(depth - 4, 6)
         if rest or num_blocks < 1:
-            raise ValueError(f"the depth of a wide ResNet is 6n + 4, got {depth}")
+            raise ValueError(f"the depth of a wide ResNet must be 6n + 4 with n ≥ 1, got {depth}")
         widths = (16, 16 * width, 32 * width, 64 * width)
         self.num_features = widths[-1]
         self.conv1 = _conv(in_chans, 16)
@@ -187,7 +187,7 @@ class CifarVGG(Classifier):
     """A VGG with batch normalisation for 32×32 images, with one linear layer on pooled features.
 
     Args:
-        stages: for each of five stages the output channels of its convolutions.
+        stages: the output channels of the convolutions in each of five stages.
         num_classes: K.
         in_chans: channels of the images.
         drop_rate: dropout before the head.
@@ -229,14 +229,14 @@ class CifarVGG(Classifier):
 class CifarAlexNet(Classifier):
     """The network of TensorFlow's CIFAR-10 tutorial, for 24×24 crops.
 
-    Müller et al. 2019, appendix A.1: two convolutions of 64 channels with local response
-    normalisation, then 384 and 192 units. The paper applies weight decay to the two hidden dense
-    layers alone (0.04), with a learning rate of 0.1 and a loss that is multiplied by 3.
+    Müller et al. 2019, appendix A.1, use it. It has two convolutions of 64 channels with local
+    response normalisation, then 384 and 192 units. The paper applies weight decay to the two
+    hidden dense layers alone (0.04), with a learning rate of 0.1 and a loss multiplied by 3.
 
     Args:
         num_classes: K.
         in_chans: channels of the images.
-        img_size: their side, or height and width.
+        img_size: side of the images, or their height and width.
         drop_rate: dropout before the head.
     """
 
@@ -253,7 +253,7 @@ class CifarAlexNet(Classifier):
         pooled_width = _divide_rounding_up(width, 4)
         self.conv1 = nn.Conv2d(in_chans, 64, 5, padding=2)
         self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
-        # PyTorch divides alpha by the size, TensorFlow does not: this is TensorFlow's 0.001 / 9.
+        # PyTorch divides alpha by the size. TensorFlow does not, and its alpha is 0.001 / 9.
         self.norm = nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
         self.fc1 = nn.Linear(64 * pooled_height * pooled_width, 384)
         self.fc2 = nn.Linear(384, 192)
@@ -374,7 +374,7 @@ def _divide_rounding_up(number: int, divisor: int) -> int:
 
 
 def _init_convolutions(model: nn.Module) -> None:
-    """Initialise convolutions as He et al. 2015 (fan-out)."""
+    """Initialise convolutions as in He et al. 2015 (fan-out)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,8 +1,8 @@
 """The small networks by name, registered in timm.
 
-`mlp_*` and `cifar_alexnet` are those of Müller et al. 2019. The other `cifar_*` networks are those
-of the tables that distillation papers share (Tian et al. 2020, "Contrastive Representation
-Distillation", table 1), so that accuracies can be compared.
+`mlp_*` and `cifar_alexnet` are networks of Müller et al. 2019. The other `cifar_*` networks are
+those of the usual benchmark in distillation papers (Tian et al. 2020, "Contrastive Representation
+Distillation", table 1), so accuracies can be compared with theirs.
 
 To add a network, write its class in `small_networks` and add a row to `NETWORKS`.
 """
@@ -23,7 +23,7 @@ class Network(NamedTuple):
         build: the network's class.
         settings: arguments of the class.
         input_size: channels, height and width of the paper's images.
-        is_fixed_size: whether the network has dense layers that are made for one image size.
+        is_fixed_size: whether the network has dense layers that fit only one image size.
     """
 
     build: Callable[..., nn.Module]
@@ -115,6 +115,6 @@ def _register(name: str, network: Network) -> None:
 
 
 for _name, _network in NETWORKS.items():
-    # A later version of timm may have a network of this name; it is not replaced.
+    # A later version of timm may have a network of this name. Do not replace it.
     if not is_model(_name):
         _register(_name, _network)

@@ -11,15 +11,15 @@ from distill.recipe.schema import Arm, ArmSettings, Augment, Train
 from distill.recipe.validation import check
 
 ROLES = {"teachers": "teacher", "students": "student"}
-"""Role of the arms by the key of the document that they are under."""
+"""Role of the arms under each of these keys of the document."""
 
 
 class ArmBuilder:
     """Builds the arms of one document and collects their problems.
 
     Attributes:
-        teachers: the teacher arms built so far, by their name in the document: more than one where
-            an arm has sweeps.
+        teachers: the teacher arms built so far, by their name in the document. A name has several
+            arms if the arm has sweeps.
         students: the student arms built so far.
     """
 
@@ -29,7 +29,7 @@ class ArmBuilder:
         Args:
             document: the recipe as written, which may have problems anywhere.
             terms: the known loss terms.
-            problems: gets the problems of the arms.
+            problems: collects the problems of the arms.
         """
         self.document = document
         self.terms = terms
@@ -47,7 +47,7 @@ class ArmBuilder:
             for name, arm in _mapping_or_empty(self.document, section).items():
                 key = (section, name)
                 if section == "students" and name in _mapping_or_empty(self.document, "teachers"):
-                    message = "a teacher has this name already; choose another one"
+                    message = "a teacher already has this name; choose another name"
                     self.problems.add(key, "duplicate_name", message)
                 if isinstance(arm, dict):
                     expanded[key] = expand(arm, key, self.problems)
@@ -66,7 +66,7 @@ class ArmBuilder:
                 self.students += arms
 
     def _arms(self, key: Key, axes: dict[str, Any], settings: dict[str, Any]) -> list[Arm]:
-        """Return the arms of one combination: one for each arm of the teacher that it names.
+        """Return the arms of one sweep combination: one for each arm of the teacher it names.
 
         Args:
             key: path of the arm in the document.
@@ -112,8 +112,8 @@ class ArmBuilder:
     ) -> Any:
         """Return the common settings of `train` or `augment` with the arm's own values.
 
-        Only problems of the arm's own keys are added: those of common keys are reported where the
-        common settings are.
+        This adds only problems of the arm's own keys. Problems of common keys are reported for the
+        common settings.
         """
         own = _mapping_or_empty(settings, str(key[-1]))
         return check(model, {**common, **own}, key, self.problems, only=own)
@@ -131,7 +131,7 @@ class ArmBuilder:
             self.problems.add(key, "unknown_term", message)
             return None
         if not isinstance(written, dict):
-            message = "must be a mapping; write {} to use the defaults"
+            message = "must be a mapping (KEY: VALUE); write {} to use the defaults"
             self.problems.add(key, "dict_type", message)
             return None
         checked = check(loss_settings_model(self.terms[name]), written, key, self.problems)
@@ -159,7 +159,7 @@ class ArmBuilder:
         if arm.teacher is not None and not distilling:
             message = (
                 "no term of the loss uses the teacher; add kd, dkd, logit_mse or another "
-                "distillation term"
+                "distillation term, or remove this key"
             )
             self.problems.add((*key, "teacher"), "unused_teacher", message)
 
@@ -171,7 +171,7 @@ class ArmBuilder:
             key: path of its key `teacher`.
 
         Returns:
-            one empty choice if it names none; no choice if there are problems.
+            one empty choice if it names no teacher; no choice if there are problems.
         """
         candidates = [self._arms_named(name, key) for name in arm.teacher_names]
         choices = []
@@ -180,14 +180,14 @@ class ArmBuilder:
             if len(different) == len(choice):
                 choices.append(choice)
             else:
-                message = "an ensemble needs different teachers, but these names share an arm"
+                message = "an ensemble needs different teachers, but two of these are the same arm"
                 self.problems.add(key, "repeated_teacher", message)
         return choices
 
     def _arms_named(self, name: str, key: Key) -> list[Arm]:
         """Return all arms of a teacher by its name in the document, or one arm by its full name."""
         if name in self.teachers:
-            # Empty if this teacher has problems, which are reported already.
+            # This is empty if the teacher has problems, which are already reported.
             return self.teachers[name]
         for arms in self.teachers.values():
             for arm in arms:
@@ -199,13 +199,13 @@ class ArmBuilder:
 
 
 def _mapping_or_empty(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a value that should be a mapping; an empty one if it is missing or of another type."""
+    """Return the mapping under a key; an empty one if it is missing or has another type."""
     value = mapping.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _axes_of_teachers(teachers: tuple[Arm, ...]) -> dict[str, Any]:
-    """Return the sweeps of teachers as those of their student: ``teacher.smoothing``.
+    """Return the sweeps of teachers under the names in their student: ``teacher.smoothing``.
 
     The teachers of an ensemble are numbered: ``teacher1.smoothing``, ``teacher2.smoothing``.
     """
@@ -218,5 +218,5 @@ def _axes_of_teachers(teachers: tuple[Arm, ...]) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return a swept value for tables and JSON: lists and mappings as text."""
+    """Return a swept value for tables and JSON, with lists and mappings as text."""
     return sweep_value_text(value) if isinstance(value, dict | list) else value

@@ -1,4 +1,4 @@
-"""The keys of `data`: where images come from, how they are split, and how they are augmented."""
+"""The keys of `data`: the source of the images, their splits, and their augmentation."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
@@ -24,43 +24,43 @@ class Augment(Strict):
     shift: int = Field(
         0,
         ge=0,
-        description="Largest random translation in pixels, in x and in y; pixels from beyond the "
-        "edge are black. The pad-and-crop of the usual CIFAR recipes is shift: 4.",
+        description="Largest random translation in pixels, in x and in y, with black padding. "
+        "shift: 4 is the usual pad-and-crop for CIFAR.",
     )
     crop: int | None = Field(
         None,
         ge=1,
-        description="Side of a random square crop, in pixels. At evaluation the centre is cropped.",
+        description="Side of a random square crop, in pixels. Evaluation uses the centre crop.",
     )
     scale: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Smallest area of a random resized crop, as a fraction of the image; 1 turns "
-        "it off.",
+        description="Smallest area of a random resized crop, as a fraction of the image's area; 1 "
+        "turns the crop off.",
     )
     flip: bool = Field(
         default=False,
-        description="Mirror images left to right, each with a probability of one half.",
+        description="Flip images horizontally, with probability 0.5.",
     )
     mixup: float = Field(
-        0.0, ge=0, description="Parameter of mixup's Beta distribution; 0 turns mixup off."
+        0.0, ge=0, description="Parameter α of mixup's Beta(α, α) distribution; 0 turns mixup off."
     )
     cutmix: float = Field(
         0.0,
         ge=0,
-        description="Parameter of cutmix's Beta distribution; 0 turns cutmix off. With mixup and "
-        "cutmix, each batch uses one of them, with equal probability.",
+        description="Parameter α of cutmix's Beta(α, α) distribution; 0 turns cutmix off. If mixup "
+        "and cutmix are both on, each image uses one of them, with equal probability.",
     )
 
     @property
     def moves(self) -> bool:
-        """Whether two views of one image can differ before images are mixed."""
+        """Return whether two views of one image can differ before mixup and cutmix."""
         return self.shift > 0 or self.crop is not None or self.scale < 1 or self.flip
 
     @property
     def mixes(self) -> bool:
-        """Return whether a view is mixed with that of another image, so that labels are soft."""
+        """Return whether mixup or cutmix is on, which makes labels soft."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -76,84 +76,87 @@ class Synthetic(Strict):
 
 
 class Data(Strict):
-    """Where images come from, how they are split, and how they are read."""
+    """The source of the images, their splits, and how they are read."""
 
     source: str = Field(
-        description="Where images come from: digits (included in scikit-learn), synthetic (noise), "
-        "folder or tar (both need root), or a name of timm.data.create_dataset: torch/NAME, "
-        "hfds/NAME, hfids/NAME, wds/NAME, tfds/NAME."
+        description="Name of the data set: digits (included in scikit-learn), synthetic (noise), "
+        "folder or tar (both need root), or a name that timm.data.create_dataset knows: "
+        "torch/NAME, hfds/NAME, hfids/NAME, wds/NAME, tfds/NAME."
     )
-    root: str | None = Field(None, description="Folder or tar file that has the data.")
+    root: str | None = Field(None, description="Folder or tar file that contains the data.")
     train: str = Field("train", description="Name of the training split.")
     validation: str | Fraction = Field(
         0.1,
         description="Name of the validation split, or the fraction of the training images to hold "
-        "out for it. The held-out images are stratified by class and the same in every run.",
+        "out for it. Held-out images are stratified by class, and are the same in every run.",
     )
     test: str | Fraction | None = Field(
         None,
-        description="Name of the test split, or the fraction of the images to hold out for it. By "
-        "default the source's own test split or, if it has none, a fifth of the images (a third of "
-        "digits).",
+        description="Name of the test split, or the fraction of the images to hold out for it. The "
+        "default is the source's own test split. If the source has none, a fifth of the images is "
+        "held out (a third of digits).",
     )
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Side in pixels to which images are resized. By default small images of one "
-        "size keep it; others get the size of the pretrained networks, or 224.",
+        description="Side in pixels to which images are resized. By default, images of equal size "
+        "up to 96×96 keep their size. Other images get the size that the study's pretrained "
+        "networks were trained with, or 224.",
     )
     crop_pct: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Fraction of the resized image's side that the central crop keeps, as in "
-        "timm's configurations of pretrained networks.",
+        description="Fraction of the resized image's side that the centre crop keeps, as in timm's "
+        "configurations of pretrained networks.",
     )
     channels: Literal[1, 3] | None = Field(
         None,
-        description="1 reads images in grey, 3 in colour. By default as the source has them; "
-        "folders are read in colour.",
+        description="Number of channels: 1 reads images as grey, 3 as RGB. By default, grey images "
+        "of torch/NAME stay grey, and all other stored images become RGB.",
     )
     mean: list[float] | None = Field(
         None,
-        description="Mean of each channel for normalisation, of pixels in [0, 1]. By default it "
+        description="Mean of each channel for normalisation, for pixels in [0, 1]. By default, it "
         "is measured on the training images.",
     )
     std: list[Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="Standard deviation of each channel; set it together with mean."
+        None,
+        description="Standard deviation of each channel for normalisation. Set it together with "
+        "mean.",
     )
     augment: Augment = Field(
-        Augment(), description="Augmentation of training images; an arm can have its own."
+        Augment(), description="Augmentation of training images. An arm can have its own values."
     )
     synthetic: Synthetic | None = Field(
-        None, description="Size of the data set; only with source: synthetic."
+        None, description="Number and shape of the images, only for source: synthetic."
     )
     background: bool = Field(
         default=False,
-        description="Add a class without examples before the others, as in the 1001-class "
-        "ImageNet networks of TF-slim. Label smoothing gives it its share, too.",
+        description="Add a background class without examples as class 0, as in the 1001-class "
+        "ImageNet networks of TF-slim. Label smoothing gives mass to this class, too.",
     )
     resident_gb: float = Field(
         4.0,
         ge=0,
-        description="Keep all splits decoded (uint8) on the training device if they take at most "
-        "this many GB.",
+        description="Keep the decoded images (uint8) of all splits on the training device if they "
+        "take at most this many GB. Otherwise, decode them in every epoch.",
     )
     on_error: Literal["fail", "skip"] = Field(
         "fail",
-        description="What to do with an image that cannot be read: stop, or leave it out and "
-        "report it. skip reads every image once before training starts.",
+        description="What to do with an image that cannot be read. fail stops. skip leaves the "
+        "image out and reports it; to find such images, it reads every image once before training.",
     )
     logit_cache: Literal["exact", "float16"] | Annotated[int, Field(ge=1)] = Field(
         "exact",
-        description="Precision of cached teacher logits: exact, float16, or a whole number k (the "
-        "k largest logits and the remaining probability mass). float16 and k lose information and "
-        "change training.",
+        description="Precision of cached teacher logits: exact, float16, or a whole number k, "
+        "which keeps the k largest logits and the remaining probability mass. float16 and k lose "
+        "information and change training.",
     )
     logit_cache_gb: float = Field(
         4.0,
         ge=0,
-        description="Largest size of the teacher logit cache, in GB; 0 turns the cache off.",
+        description="Maximum size of the teacher logit cache, in GB; 0 turns the cache off.",
     )
     workers: int = Field(2, ge=0, description="Number of processes that decode images.")
 
@@ -163,7 +166,9 @@ class Data(Strict):
         known = (*BUILT_IN_SOURCES, *FILE_SOURCES)
         if source not in known and "/" not in source:
             raise recipe_error(
-                "unknown_source", f"unknown source '{source}'; {suggest(source, known)}"
+                "unknown_source",
+                f"unknown source '{source}'; {suggest(source, known)} "
+                "(names of timm have a prefix, as in torch/cifar10)",
             )
         return source
 
@@ -173,7 +178,7 @@ class Data(Strict):
         return self
 
     def _source_conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (key, code, message) of every key that does not fit the source."""
+        """Yield (key, code, message) for every key that does not fit the source."""
         if self.source in FILE_SOURCES and not self.root:
             yield "root", "missing", f"this key is missing: source '{self.source}' needs data.root"
         if self.synthetic and self.source != "synthetic":
@@ -181,14 +186,16 @@ class Data(Strict):
             yield "synthetic", "conflict", message
         if self.source not in BUILT_IN_SOURCES:
             return
-        message = f"source '{self.source}' has images of its own size and channels"
+        message = (
+            f"source '{self.source}' has a fixed image size and number of channels; remove this key"
+        )
         if self.image_size is not None:
             yield "image_size", "conflict", message
         if self.channels is not None:
             yield "channels", "conflict", message
         if self.crop_pct != 1.0:
             yield "crop_pct", "conflict", message
-        message = f"source '{self.source}' has no named splits; give a fraction"
+        message = f"source '{self.source}' has no named splits; give a fraction, such as 0.1"
         if isinstance(self.validation, str):
             yield "validation", "conflict", message
         if isinstance(self.test, str):

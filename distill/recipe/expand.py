@@ -1,7 +1,7 @@
 """Multiply out the sweeps of an arm.
 
 A sweep is a list where one value is expected: ``temperature: [1, 4]`` makes two arms, and several
-sweeps make all combinations. A list that is itself one value is nested: ``[[…]]``.
+sweeps make all combinations. A value that is itself a list is written ``[[…]]``.
 """
 
 import itertools
@@ -34,12 +34,12 @@ def expand(arm: dict[str, Any], key: Key, problems: Problems) -> list[SweepPoint
     Args:
         arm: the arm as written.
         key: path of the arm in the document.
-        problems: gets a problem for each list that cannot be a sweep.
+        problems: collects a problem for each list that cannot be a sweep.
 
     Returns:
-        the combinations in the order of the recipe, the last sweep changing fastest; one without
-        values for an arm without sweeps; none if there are problems, because the lists would be
-        reported again as values of the wrong type.
+        the combinations in the order of the recipe; the last sweep changes fastest. An arm without
+        sweeps has one combination, without values. The result is empty if there are problems,
+        because the lists would be reported again as values of the wrong type.
     """
     sweeps: dict[Key, list[Any]] = {}
     single_values: dict[Key, Any] = {}
@@ -90,15 +90,15 @@ def _problem_of_sweep(path: Key, values: list[Any]) -> tuple[str, str] | None:
         return "sweep_of_mappings", "a sweep must be a list of plain values, not of mappings"
     if any(values.index(value) != i for i, value in enumerate(values)):
         message = (
-            "the same value is given twice in this sweep "
-            "(a list that is one value is written [[…]])"
+            "this sweep contains the same value twice; "
+            "if the list is meant as a single value, write it as [[…]]"
         )
         return "repeated_value", message
     return None
 
 
 def _is_one_list_value(path: Key, values: list[Any]) -> bool:
-    """Whether ``[[…]]`` is simply a value that is a list, and no sweep.
+    """Return whether ``[[…]]`` is a single value that is a list, and not a sweep.
 
     A nested list of teachers counts as a sweep, so that the arm is named after its ensemble.
     """
@@ -125,7 +125,7 @@ def sweep_value_text(value: Any) -> str:
         name = str(value.get("name"))
         return f"{name}({','.join(arguments)})" if arguments else name
     if isinstance(value, float):
-        # The short form only if it is exact: near values must not give two arms the same name.
+        # Use the short form only if it is exact: two arms with near values need different names.
         short = f"{value:g}"
         return short if float(short) == value else str(value)
     return str(value)
@@ -134,8 +134,8 @@ def sweep_value_text(value: Any) -> str:
 def short_names(paths: set[Key]) -> dict[Key, str]:
     """Return the shortest unique name of each sweep: the last word of its path, or more.
 
-    ``loss.kd.temperature`` becomes ``temperature``; ``loss.kd.weight`` becomes ``kd.weight`` where
-    the weight of another term is swept, too.
+    ``loss.kd.temperature`` becomes ``temperature``. ``loss.kd.weight`` becomes ``kd.weight`` if the
+    recipe also sweeps the weight of another term.
     """
     names = {}
     for path in paths:

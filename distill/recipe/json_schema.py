@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, with which editors complete keys and show their descriptions."""
+"""The JSON Schema of recipes, which lets editors complete keys and show their descriptions."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def json_schema(terms: Terms) -> Schema:
     """Return the JSON Schema of recipes.
 
     Args:
-        terms: known loss terms: functions by name.
+        terms: the known loss terms, as functions by name.
     """
     schema = Document.model_json_schema()
     definitions = schema["$defs"]

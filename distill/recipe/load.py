@@ -20,7 +20,8 @@ def load(path: str | Path, terms: Terms, overrides: Iterable[str] = ()) -> Recip
 
     Args:
         path: the YAML file; its name without the suffix is the name of the study.
-        terms: known loss terms: functions by name, whose signatures check the settings of terms.
+        terms: the known loss terms, as functions by name. Their signatures define the keys of the
+            terms.
         overrides: ``KEY=VALUE`` texts that replace values of the file.
 
     Raises:
@@ -46,7 +47,7 @@ def recipe_from_dict(
         document: the content of a recipe; it is not changed.
         terms: known loss terms, see `load`.
         overrides: ``KEY=VALUE`` texts that replace values of the dictionary.
-        name: the name of the study, which messages show in place of a file.
+        name: the name of the study, which messages show instead of a file.
 
     Raises:
         RecipeError: with every problem found, each with its key.
@@ -60,11 +61,11 @@ def recipe_from_dict(
 
 
 def data_settings(assignments: Iterable[str], source: str = "folder") -> dict[str, Any]:
-    """Return keys of `data` that are given as ``KEY=VALUE`` texts to `distill evaluate`.
+    """Return the keys of `data` that `distill evaluate` gets as ``KEY=VALUE`` texts.
 
     Args:
         assignments: texts such as ``image_size=256``; a leading ``data.`` is allowed.
-        source: where the images come from: a value of `data.source`, or a folder or tar file.
+        source: the source of the images: a value of `data.source`, or a folder or tar file.
 
     Raises:
         RecipeError: with every problem found.
@@ -75,9 +76,9 @@ def data_settings(assignments: Iterable[str], source: str = "folder") -> dict[st
     problems.lines[()] = "data"
     override(settings, [text.removeprefix("data.") for text in assignments], problems)
     if "source" in settings:
-        problems.add(("source",), "conflict", "set the source by --data")
+        problems.add(("source",), "conflict", "set the source with --data instead of this key")
     else:
-        # Any source with files has the same keys, so a folder can stand for it.
+        # All sources with files have the same keys, so check them as a folder.
         checked_as = source if source in BUILT_IN_SOURCES else "folder"
         root = None if source in BUILT_IN_SOURCES else source
         check(Data, {"source": checked_as, "root": root, **settings}, (), problems)
@@ -92,13 +93,13 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
         name: the name of the study.
         document: the recipe as written, with overrides applied.
         terms: known loss terms, see `load`.
-        problems: gets every problem of the document, each with its key.
+        problems: collects every problem of the document, each with its key.
 
     Returns:
         the recipe; None if there are problems.
     """
     checked = check(Document, document, (), problems)
-    # Arms are built even if other parts have problems, so that theirs are found in the same go.
+    # Build the arms even if other parts have problems, so that one check finds all problems.
     builder = ArmBuilder(document, terms, problems)
     builder.build()
     if checked is None or problems.entries:

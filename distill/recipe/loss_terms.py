@@ -4,8 +4,8 @@ The positional parameters of a loss function are the tensors that the training l
 Its keyword-only parameters are the keys of the term in a recipe, except for `RUNTIME_ARGS`, which
 the loop supplies.
 
-This module does not import torch: the loss functions are passed in, so that recipes can be checked
-without loading it.
+This module does not import torch, so that recipes can be checked without it. Callers pass the loss
+functions.
 """
 
 import inspect
@@ -24,27 +24,31 @@ Terms = Mapping[str, LossFunction]
 """The known loss functions by name."""
 
 INPUTS = frozenset({"logits", "labels", "features", "feature_maps", "weights", "templates"})
-"""Names of positional parameters that the loop can supply; all but labels also of the teacher."""
+"""Names of positional parameters that the loop can supply; all but labels exist for teachers."""
 
 TEACHER_PREFIX = "teacher_"
-"""Prefix of positional parameters that are the teacher's."""
+"""Prefix of positional parameters that are outputs of the teacher."""
 
 RUNTIME_ARGS = frozenset({"progress", "projector", "targets", "logit_scale"})
 """Keyword-only parameters that the training loop supplies and a recipe does not contain."""
 
 
 class Weighted(Strict):
-    """The keys that every term of a loss has, beside the settings of its function."""
+    """The keys that every term of a loss has, besides the settings of its function."""
 
-    weight: float = Field(1.0, ge=0, description="what the term is multiplied by")
+    weight: float = Field(1.0, ge=0, description="Factor of the term in the loss.")
     warmup: float = Field(
-        0.0, ge=0, le=1, description="share of training over which the weight grows from 0"
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of training during which the weight grows linearly from 0 to its "
+        "value.",
     )
 
 
 @cache
 def loss_settings_model(function: LossFunction, *, weighted: bool = True) -> type[BaseModel]:
-    """Make the model of a term's keys in a recipe.
+    """Make the pydantic model of a term's keys in a recipe.
 
     Args:
         function: A loss function; its annotations give the types and ranges of the keys.
@@ -75,5 +79,5 @@ def runtime_args(function: LossFunction) -> frozenset[str]:
 
 
 def needs_teacher(function: LossFunction) -> bool:
-    """Return whether a loss function has an input of a teacher."""
+    """Return whether a loss function takes an output of the teacher."""
     return any(name.startswith(TEACHER_PREFIX) for name in input_names(function))

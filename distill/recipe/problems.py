@@ -17,8 +17,8 @@ class Problems:
 
     Attributes:
         lines: location of each key path: its line in the file or, for a value that is not from the
-            file, a text such as ``override 'train.lr=0.2'``. The empty path has a location always.
-        entries: the problems, in the order in which they were found, without repetitions.
+            file, a text such as ``override 'train.lr=0.2'``. The empty path always has a location.
+        entries: the problems in the order in which they were found, without repetitions.
     """
 
     def __init__(self, file: str) -> None:
@@ -32,10 +32,10 @@ class Problems:
         return [str(problem) for problem in self.entries]
 
     def add(self, key: Key, code: str, message: str) -> None:
-        """Add a problem with the value at a key path; the key itself need not exist.
+        """Add a problem with the value at a key path; the key need not exist.
 
         Args:
-            key: path of the value. The line is that of the nearest key above that exists.
+            key: path of the value. If it does not exist, the line is that of the nearest parent.
             code: see `Problem.code`.
             message: what is wrong and how to fix it.
         """

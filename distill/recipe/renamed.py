@@ -1,7 +1,7 @@
-"""Names of recipe keys and values that have changed, so that old recipes get a helpful message."""
+"""New names of renamed recipe keys and values, for helpful messages about old recipes."""
 
-# (name of the model that checks the mapping, old key): new key. The model of a loss term is named
-# after the term.
+# (name of the model that checks the mapping, old key): new key. The model of a loss term has the
+# name of the term.
 RENAMED_KEYS = {
     ("Data", "store"): "logit_cache",
     ("Data", "store_limit"): "logit_cache_gb",
@@ -21,7 +21,7 @@ RENAMED_VALUES = {
 
 
 def renamed_value(key: str, value: object) -> str | None:
-    """Return the new name of a value of a key; None if its name has not changed."""
+    """Return the new name of a key's value; None if the value has not been renamed."""
     if not isinstance(value, str):
         return None
     return RENAMED_VALUES.get((key, value))
@@ -32,11 +32,11 @@ def renamed_key_message(old: str, new: str, value: object) -> str:
 
     Args:
         old: the key as written.
-        new: its name today.
-        value: the value as written, whose name may have changed, too.
+        new: its current name.
+        value: the value as written, which may have a new name, too.
     """
-    message = f"'{old}' is now '{new}'"
+    message = f"'{old}' is now named '{new}'"
     new_value = renamed_value(new, value)
     if new_value is not None:
-        message += f", and its value '{value}' is now '{new_value}'"
+        message += f", and its value '{value}' is now named '{new_value}'"
     return message

@@ -1,9 +1,9 @@
 """The types of a recipe.
 
-A recipe has two forms. `Document` and `ArmSettings` describe what a YAML file can contain: pydantic
-models that check it, and that the JSON Schema and the tables of recipes/README.md are made from.
-`Recipe` and `Arm` are what the rest of the package works with: complete settings, with every sweep
-multiplied out.
+A recipe has two forms. `Document` and `ArmSettings` describe what a YAML file can contain. These
+pydantic models check the file, and the JSON Schema and the tables of recipes/README.md are made
+from them. The rest of the package works with `Recipe` and `Arm`: complete settings, with every
+sweep multiplied out.
 """
 
 from dataclasses import dataclass, field
@@ -48,16 +48,17 @@ class Arm:
     """One setting of a teacher or a student, complete except for the seed: each seed gives a run.
 
     Attributes:
-        role: teachers can be learned from, students are compared.
+        role: other arms can learn from a teacher; students are compared with each other.
         name: the name in the recipe, followed by ``/key=value`` for each swept value.
-        axes: swept values by the shortest unique name of their key; also those of the teacher, as
-            ``teacher.key``.
+        axes: swept values by the shortest unique name of their key, including those of the teacher
+            as ``teacher.key``.
         model: name of the network in timm or in `distill.models`.
         model_args: further arguments of the network.
         pretrained: whether to start from timm's weights.
         checkpoint: weights to start from, if any: a folder of a run or of timm, or a file.
-        input_size: side in pixels to which views are resized for this network; None keeps theirs.
-        teachers: names of the arms that it learns from; more than one are an ensemble.
+        input_size: side in pixels to which views are resized for this network; None keeps the size
+            of the views.
+        teachers: names of the arms that it learns from; several names are an ensemble.
         loss: settings of every loss term, by the name of the term; None for a frozen network.
         train: how it is trained.
         augment: how training images are augmented.
@@ -78,7 +79,7 @@ class Arm:
 
     @property
     def frozen(self) -> bool:
-        """Whether the network is used as it is: it has no loss and is not trained."""
+        """Return whether the network is used as it is: it has no loss and is not trained."""
         return self.loss is None
 
 
@@ -87,7 +88,7 @@ class Recipe:
     """One study: data, arms and seeds.
 
     Attributes:
-        name: the name of the study, which is that of the file.
+        name: the name of the study, which is the name of the file.
         data: where images come from.
         teachers: all teacher arms, in the order of the recipe.
         students: all student arms, in the order of the recipe.
@@ -108,7 +109,7 @@ class Recipe:
 
     @property
     def arms(self) -> list[Arm]:
-        """All arms: teachers, then students."""
+        """Return all arms: teachers, then students."""
         return self.teachers + self.students
 
     def arm(self, name: str) -> Arm:
@@ -127,13 +128,14 @@ class ArmSettings(Strict):
     """One arm as written in a recipe, with one value chosen from every sweep."""
 
     model: str | dict[str, Any] = Field(
-        description="Name of the network: one of timm's or of distill's own. With arguments it is "
-        "a mapping, as in {name: resnet18, drop_rate: 0.5}."
+        description="Name of the network, from timm or from distill. To set arguments, write a "
+        "mapping, as in {name: resnet18, drop_rate: 0.5}."
     )
     pretrained: bool = Field(
         default=False,
-        description="Start from timm's pretrained weights. A classifier for other classes is "
-        "replaced by a new one.",
+        description="Start from timm's pretrained weights. If the data have another number of "
+        "classes, a new classifier replaces the pretrained one (for a frozen teacher, this is an "
+        "error).",
     )
     checkpoint: str | None = Field(
         None,
@@ -143,18 +145,18 @@ class ArmSettings(Strict):
     input_size: int | None = Field(
         None,
         ge=1,
-        description="Side in pixels to which views are resized for this network. By default the "
-        "size of the views; for a frozen teacher the size that it was trained with.",
+        description="Side in pixels to which views are resized for this network. By default, views "
+        "keep their size; for a frozen teacher, they get the size that it was trained with.",
     )
     teacher: str | list[str] | None = Field(
         None,
-        description="Name of the teacher's arm. [[a, b]] is an ensemble: the mean of the teachers' "
-        "probabilities.",
+        description="Name of the teacher's arm. [[a, b]] is an ensemble, which averages the "
+        "teachers' probabilities.",
     )
     loss: dict[str, Any] | None = Field(
         None,
         description="Terms of the loss by name, each with its own keys (see below). A teacher "
-        "without a loss is a frozen teacher: used as it is, not trained.",
+        "without a loss is frozen: it is used as it is and not trained.",
     )
     train: dict[str, Any] = Field(
         {}, description="Keys of train that have other values for this arm."
@@ -165,19 +167,19 @@ class ArmSettings(Strict):
 
     @property
     def model_name(self) -> str:
-        """Name of the network."""
+        """Return the name of the network."""
         return self.model if isinstance(self.model, str) else self.model["name"]
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """Arguments of the network, without its name."""
+        """Return the arguments of the network, without its name."""
         if isinstance(self.model, str):
             return {}
         return {key: value for key, value in self.model.items() if key != "name"}
 
     @property
     def teacher_names(self) -> list[str]:
-        """Names of the teachers: none, one, or those of an ensemble."""
+        """Return the names of the teachers: none, one, or those of an ensemble."""
         if self.teacher is None:
             return []
         return [self.teacher] if isinstance(self.teacher, str) else self.teacher
@@ -190,8 +192,8 @@ class ArmSettings(Strict):
         if not isinstance(model.get("name"), str):
             raise recipe_error("invalid_model", "must be a name, or a mapping with the key 'name'")
         message = (
-            "this argument cannot be set here: weights are chosen by the keys pretrained and "
-            "checkpoint beside model, and the numbers of classes and channels by the data"
+            "this argument cannot be set here; the keys pretrained and checkpoint beside model "
+            "choose the weights, and the data determine the numbers of classes and channels"
         )
         raise_for_keys((name, "reserved", message) for name in RESERVED_MODEL_ARGS if name in model)
         return model
@@ -210,7 +212,7 @@ class ArmSettings(Strict):
 def _list_of_seeds(seeds: int | list[int]) -> list[int]:
     """Return the seeds as a list: a count n becomes 0, …, n - 1."""
     if isinstance(seeds, int):
-        # A huge count must not make a huge list; it is refused below.
+        # A huge count must not make a huge list; the check below refuses it.
         seeds = list(range(min(seeds, MAX_SEEDS + 1)))
     is_valid = (
         1 <= len(seeds) <= MAX_SEEDS
@@ -233,14 +235,14 @@ class Document(Strict):
     arm that the sweeps make.
     """
 
-    data: Data = Field(description="The images; see the keys of data below.")
+    data: Data = Field(description="Where images come from; see the keys of data below.")
     train: Train = Field(description="How networks are trained; see the keys of train below.")
     analysis: Analysis = Field(
         Analysis(),
         description="How trained networks are analysed; see the keys of analysis below.",
     )
     teachers: dict[str, dict[str, Any]] = Field(
-        {}, description="Arms that others can learn from, by name."
+        {}, description="Arms that other arms can learn from, by name."
     )
     students: dict[str, dict[str, Any]] = Field(
         {}, validate_default=True, description="Arms that are compared with each other, by name."
@@ -248,7 +250,7 @@ class Document(Strict):
     seeds: Annotated[int | list[int], AfterValidator(_list_of_seeds)] = Field(
         1,
         validate_default=True,
-        description="Number of seeds, or a list of them. Each arm is trained once for each seed.",
+        description="Number of seeds, or a list of seeds. Each arm is trained once for each seed.",
     )
     check_teachers: bool = Field(
         default=True, description="Stop when a teacher's validation accuracy is not above chance."
@@ -259,7 +261,7 @@ class Document(Strict):
     def _check_that_there_are_arms(
         cls, students: dict[str, dict[str, Any]], info: ValidationInfo
     ) -> dict[str, dict[str, Any]]:
-        # The teachers are missing here if they have problems of their own.
+        # The teachers are missing from the data if they have problems of their own.
         no_teachers = info.data.get("teachers") == {}
         if no_teachers and not students:
             message = "nothing to train: add at least one arm under teachers or students"

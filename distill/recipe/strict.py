@@ -16,25 +16,25 @@ class Strict(BaseModel):
 
 
 def recipe_error(code: str, message: str) -> PydanticCustomError:
-    """Return an error for a validator to raise, whose message is shown as it is.
+    """Return an error for a validator to raise, with a message that users see unchanged.
 
     Args:
         code: kind of mistake, see `distill.errors.Problem.code`.
         message: what is wrong and how to fix it.
     """
-    # The message is passed as a parameter because pydantic would fill in braces of a template.
+    # The message is a parameter, because pydantic would fill in the braces of a template.
     return PydanticCustomError(code, "{message}", {"message": message})
 
 
 def is_recipe_error(error: Any) -> bool:
-    """Whether an error, as pydantic lists it, was made by `recipe_error`."""
+    """Return whether `recipe_error` made an error that pydantic lists."""
     return "message" in error.get("ctx", {})
 
 
 def raise_for_keys(problems: Iterable[tuple[str, str, str]]) -> None:
-    """Raise one validation error that has all of these problems, if there are any.
+    """Raise one validation error with all of these problems, if there are any.
 
-    A validator of a whole model raises this to name the key of each problem.
+    A validator of a whole model calls this to name the key of each problem.
 
     Args:
         problems: ``(key, code, message)`` of each.

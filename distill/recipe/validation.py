@@ -1,7 +1,7 @@
-"""Check a part of a recipe by its pydantic model, and word the errors for a person.
+"""Check a part of a recipe with its pydantic model, and write readable error messages.
 
-pydantic lists errors as ``(location, type, value)``. Here each of them becomes a sentence at the
-key that the user wrote, with what was expected, what was found, and the known key that is nearest.
+pydantic lists errors as ``(location, type, value)``. This module turns each of them into a sentence
+about the key that the user wrote: what was expected, what was found, and the nearest known key.
 """
 
 import re
@@ -31,7 +31,7 @@ EXPECTATIONS = {
     "tuple_type": "must be a list",
     "none_required": "must be empty",
 }
-"""What was expected, by pydantic's type of error; pydantic's own words are used for all others."""
+"""What was expected, by pydantic's error type; other types keep pydantic's own words."""
 
 NUMBER_ERRORS = ("float_type", "int_type", "int_from_float")
 
@@ -50,8 +50,8 @@ def check(
         model: the type of this part of the recipe.
         value: the part as written, usually a dictionary.
         key: path of the part in the document.
-        problems: gets one problem for each key that is wrong.
-        only: report only problems of these keys of the part; by default those of all keys.
+        problems: collects one problem for each wrong key.
+        only: report only problems of these keys of the part; by default, of all keys.
     """
     try:
         return model.model_validate(value)
@@ -66,10 +66,10 @@ def check(
 
 
 def _group_by_path(errors: list[ErrorDetails], value: Any) -> dict[Key, list[ErrorDetails]]:
-    """Return errors by the keys that lead to them.
+    """Return the errors by key path.
 
     A value of a union type (``int | list[int]``) has an error for each type that it might have. The
-    errors at one path belong together; an error further inside is more exact and replaces them.
+    errors at one path belong together. An error at a deeper path is more exact and replaces them.
     """
     groups: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
@@ -88,8 +88,8 @@ def _has_deeper(path: Key, groups: dict[Key, list[ErrorDetails]]) -> bool:
 def _path(error: ErrorDetails, value: Any) -> Key:
     """Return the path of an error within a value.
 
-    pydantic's location also has names for the types of a union, such as ``list[int]``, which are no
-    keys of the user's. They are left out: they do not exist in the value.
+    pydantic's location also contains names of the types of a union, such as ``list[int]``. They are
+    not keys that the user wrote and do not exist in the value, so the path omits them.
     """
     path: list[str | int] = []
     for part in error["loc"]:
@@ -128,7 +128,7 @@ def _describe(
     message = _expected_and_found(alternatives, key)
     new_value = renamed_value(name, error["input"])
     if new_value is not None:
-        return "renamed_value", f"{message}; '{error['input']}' is now '{new_value}'"
+        return "renamed_value", f"{message}; '{error['input']}' is now named '{new_value}'"
     return error["type"], message
 
 
@@ -154,7 +154,7 @@ def _expected_and_found(alternatives: list[ErrorDetails], key: Key) -> str:
     """Return a sentence such as ``must be a whole number, got 'many'``.
 
     Args:
-        alternatives: the errors of one value: more than one if it may be of several types.
+        alternatives: the errors of one value, one for each type that it may have.
         key: path of the value in the document.
     """
     expected = _join_expectations([_expectation(error) for error in alternatives])
@@ -178,7 +178,7 @@ def _expectation(error: ErrorDetails) -> str:
 
 
 def _join_expectations(expectations: list[str]) -> str:
-    """Return ``must be a whole number or a list`` for what each type of a union expects."""
+    """Return ``must be a whole number, or a list`` from the expectations of a union's types."""
     first, *others = dict.fromkeys(expectations)
     joined = first
     for other in others:
@@ -191,7 +191,7 @@ def _is_about_length(error: ErrorDetails) -> bool:
 
 
 def _number_hint(text: str) -> str:
-    """Return how to write a number that YAML reads as text (``5e-4``); nothing for other texts."""
+    """Return how to write a number that YAML reads as text (``5e-4``), or an empty hint."""
     try:
         number = float(text)
     except ValueError:
@@ -202,7 +202,7 @@ def _number_hint(text: str) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """Return a value nearly as it is written in YAML."""
+    """Return a value almost as YAML writes it."""
     if value is True:
         return "true"
     if value is False:

@@ -1,7 +1,7 @@
 """Read a recipe's YAML with the line of every key, and apply overrides from the command line.
 
-Only plain values are read (text, numbers, true and false, lists, mappings): tags that would create
-Python objects are refused, and so is a document that grows without limit by aliases.
+The reader accepts only plain values: text, numbers, true and false, lists, and mappings. It refuses
+tags that would create Python objects, and documents that grow without limit through aliases.
 """
 
 from collections.abc import Iterable
@@ -26,14 +26,14 @@ def read_yaml(text: str, problems: Problems) -> Any:
 
     Args:
         text: the YAML document.
-        problems: gets the line of every key; and a problem for each duplicate key or for a key
-            that is not a word.
+        problems: collects the line of every key, and a problem for each key that is a duplicate or
+            not a word.
 
     Returns:
         usually a dictionary; an empty one for an empty text.
 
     Raises:
-        RecipeError: if the text is not YAML, has other than plain values, or is too large.
+        RecipeError: if the text is not YAML, has values that are not plain, or is too large.
     """
     try:
         # The loader refuses control characters as soon as it is made.
@@ -66,9 +66,12 @@ class _NodeReader:
         self.problems.lines.setdefault(key, line)
         self.count += 1
         if self.count > MAX_VALUES:
-            raise _invalid(self.problems, None, f"more than {MAX_VALUES} values")
+            raise _invalid(self.problems, None, f"the recipe has more than {MAX_VALUES} values")
         if not node.tag.startswith(PLAIN_TAGS):
-            message = f"not valid YAML here: the tag {node.tag} does not denote a plain value"
+            message = (
+                f"the YAML tag {node.tag} is not allowed in a recipe; expected text, a number, "
+                "true, false, a list or a mapping"
+            )
             raise _invalid(self.problems, line, message)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(child, (*key, i)) for i, child in enumerate(node.value)]
@@ -83,13 +86,14 @@ class _NodeReader:
         for name_node, child in node.value:
             line = name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode):
-                self.problems.add(key, "invalid_key", f"a key must be a word (line {line})")
+                message = f"a key must be a word, not a list or a mapping (line {line})"
+                self.problems.add(key, "invalid_key", message)
                 continue
             # The text as it is written, so that the arm `1` is named "1".
             name = name_node.value
             path = (*key, name)
             if name in result:
-                message = f"this key is given twice, the second time on line {line}"
+                message = f"this key appears twice, the second time on line {line}"
                 self.problems.add(path, "duplicate_key", message)
             self.problems.lines.setdefault(path, line)
             result[name] = self.value(child, path)
@@ -110,7 +114,7 @@ def override(document: dict[str, Any], assignments: Iterable[str], problems: Pro
         document: the recipe as read from its file.
         assignments: ``KEY=VALUE`` texts, as in ``train.epochs=3``; the value is YAML, and mappings
             that do not exist are created.
-        problems: gets the override as the location of these keys, so that messages show it.
+        problems: stores the override as the location of these keys, so that messages show it.
 
     Raises:
         UserError: if a text is not ``KEY=VALUE``, or a key is below a value that is not a mapping.
@@ -150,8 +154,8 @@ def _parent_mapping(
     parent = document
     for depth, part in enumerate(path[:-1], 1):
         if part not in parent:
-            # The second word of a path is usually the name of an arm: a misspelt one would
-            # create a new arm, and the problems of that arm should show the likely cause.
+            # The second word of a path is usually the name of an arm. A misspelt name creates a
+            # new arm, and the problems of that arm should show the likely cause.
             match = closest(part, parent) if depth == 2 else None
             hint = f" (this adds a new key '{part}'; did you mean '{match}'?)" if match else ""
             problems.lines[path[:depth]] = location + hint
@@ -159,7 +163,8 @@ def _parent_mapping(
         child = parent[part]
         if not isinstance(child, dict):
             raise UserError(
-                f"{location}: {dotted(path[:depth])} is {child!r}, which has no keys to set"
+                f"{location}: {dotted(path[:depth])} is {child!r}, but it must be a mapping to "
+                "have keys"
             )
         parent = child
     return parent

@@ -1,1 +1,1 @@
-"""What is on disk: runs, checkpoints, and the files they consist of."""
+"""Store runs, checkpoints and results on disk."""

@@ -1,8 +1,8 @@
 """Checkpoints and snapshots of runs that still train.
 
-While a run trains, `models/<id>.partial` is its last checkpoint, one file that is replaced as a
-whole, and `models/<id>.epochs/` has its snapshots so far: weights that are kept with the finished
-run for analysis.
+While a run trains, `models/<id>.partial` is its last checkpoint: one file, which every new
+checkpoint replaces. The folder `models/<id>.epochs/` holds its snapshots so far: weights that the
+finished run keeps for analysis.
 """
 
 import shutil
@@ -30,7 +30,7 @@ class Checkpoints:
     """Checkpoints and snapshots of all runs that still train.
 
     Attributes:
-        root: the folder that they are in.
+        root: the folder of these files.
     """
 
     root: Path
@@ -39,7 +39,7 @@ class Checkpoints:
         """Replace a run's checkpoint.
 
         Args:
-            run_id: of the run.
+            run_id: the run.
             state: nested dictionaries and lists of tensors and JSON values.
 
         Raises:
@@ -51,12 +51,12 @@ class Checkpoints:
         """Return a run's checkpoint, or None if there is none.
 
         Raises:
-            ValueError: with the file's name, if it is damaged.
+            ValueError: naming the file, if it is damaged.
         """
         return read_tree(self._checkpoint_path(run_id))
 
     def save_snapshot(self, run_id: str, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep the weights that a network has after `epoch` epochs.
+        """Store the weights of a network after `epoch` epochs.
 
         Raises:
             UserError: if the file cannot be written.
@@ -76,7 +76,7 @@ class Checkpoints:
         return {epoch_of(path.name): path for path in sorted(paths)}
 
     def damaged_snapshot(self, run_id: str) -> Path | None:
-        """Return a snapshot that is not what was written, or None if all are."""
+        """Return the path of a damaged snapshot, or None if there is none."""
         for path in self.snapshots(run_id).values():
             if _is_damaged(path):
                 return path
@@ -95,12 +95,12 @@ class Checkpoints:
 
 
 def epoch_of(name: str) -> int:
-    """Return the number of epochs that a snapshot has been trained for, by its file's name."""
+    """Return the number of trained epochs of a snapshot, from its file name."""
     return int(name.removeprefix("epoch-").removesuffix(".safetensors"))
 
 
 def _is_damaged(snapshot: Path) -> bool:
-    """Return whether a snapshot is not what was written."""
+    """Return whether a snapshot cannot be read or does not match its checksum."""
     try:
         tensors, metadata = read_safetensors(snapshot)
     except (OSError, SafetensorError):

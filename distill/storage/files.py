@@ -1,8 +1,7 @@
-"""Files that are either complete or absent, and whose damage is noticed.
+"""Write files that are either complete or absent, and detect damaged ones.
 
-Every file is written under a temporary name and renamed, so a process that is killed leaves no
-half-written file under the real name. Checksums show whether a file still has the content that was
-written.
+Every file is written under a temporary name and renamed, so a killed process leaves no half-written
+file under the real name. Checksums show whether a file still has the content that was written.
 """
 
 import hashlib
@@ -51,8 +50,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
-        UserError: if the file cannot be written; it replaces the errors of safetensors and of the
-            system.
+        UserError: if the file cannot be written; it replaces errors of safetensors and the
+            operating system.
     """
     temporary = temporary_path(path)
     try:
@@ -65,18 +64,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def reason(error: Exception) -> str:
-    """Return the text of an error, as short as "No space left on device" where it has one."""
+    """Return the text of an error, in the short form "No space left on device" if it has one."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file, which is complete or absent whenever the process is killed."""
+    """Write a text file that is complete or absent even if the process is killed."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def clean_stale_temp_files(folder: Path) -> None:
-    """Remove temporary files and folders left by processes of this machine that were killed."""
+    """Remove temporary files and folders that killed processes of this machine have left."""
     for path in folder.glob(f".*.{_machine()}-*"):
         process = path.name.rsplit("-", 1)[1]
         if not process.isdecimal() or is_process_alive(int(process)):
@@ -88,13 +87,13 @@ def clean_stale_temp_files(folder: Path) -> None:
 
 
 def is_process_alive(process: int) -> bool:
-    """Return whether a process of this number runs on this machine; True if in doubt."""
+    """Return whether a process with this number runs on this machine; True if in doubt."""
     try:
         os.kill(process, 0)  # signal 0 only asks whether the process could get a signal
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        # It exists but belongs to another user, or the number is beyond any process's.
+        # It exists but belongs to another user, or the number is too large.
         return True
     return True
 
@@ -109,15 +108,15 @@ def file_digest(path: Path) -> str:
 
 
 def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with an additional key, a checksum of all others."""
-    # The checksum must be of the values as they will be read: keys become text and tuples become
-    # lists.
+    """Return a JSON object with one more key: a checksum of all other keys and values."""
+    # Compute the checksum of the values as a reader gets them: JSON turns keys into text and tuples
+    # into lists.
     values = json.loads(json.dumps(values))
     return {**values, CHECKSUM_KEY: _checksum(values)}
 
 
 def has_valid_checksum(values: dict[str, Any]) -> bool:
-    """Return whether a JSON object is what `with_checksum` returned."""
+    """Return whether a JSON object matches the checksum that `with_checksum` added."""
     others = {key: value for key, value in values.items() if key != CHECKSUM_KEY}
     return values.get(CHECKSUM_KEY) == _checksum(others)
 
@@ -138,11 +137,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def write_tree(path: Path, tree: dict[str, Any]) -> None:
     """Write nested dictionaries and lists of tensors and JSON values as one safetensors file.
 
-    Keys keep their types, and tuples become lists. Unlike a pickle, the file can be opened without
-    risk.
+    Keys keep their types, and tuples become lists. Unlike a pickle, the file cannot run code when
+    it is opened.
 
     Args:
-        path: of the file, which is complete or absent at any time.
+        path: the file, which is complete or absent at any time.
         tree: the values.
 
     Raises:
@@ -151,8 +150,8 @@ def write_tree(path: Path, tree: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_take_tensors_out(tree, tensors))
-    # One entry of metadata holds both digest and structure: safetensors writes several in no fixed
-    # order.
+    # One metadata entry holds both digest and structure: safetensors writes several entries in no
+    # fixed order.
     metadata = {"tree": _tree_digest(structure, tensors) + structure}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -162,7 +161,7 @@ def read_tree(path: Path) -> dict[str, Any] | None:
     """Return what `write_tree` wrote, or None if the file does not exist.
 
     Raises:
-        ValueError: with the file's name, if it is damaged or of another kind.
+        ValueError: naming the file, if it is damaged or `write_tree` did not write it.
     """
     if not path.exists():
         return None
@@ -195,7 +194,7 @@ def _tree_digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _take_tensors_out(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return a tree as JSON values; its tensors go to `tensors` under consecutive numbers."""
+    """Return a tree as JSON values; move its tensors to `tensors` under consecutive numbers."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)

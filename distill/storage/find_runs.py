@@ -1,4 +1,4 @@
-"""Find the stored runs that a person means by a folder, an id or an arm's name."""
+"""Find stored runs by their folder, their id or the name of their arm."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from distill.storage.study_results import read_results
 
 
 def find_runs(store: RunStore, name: str) -> list[str]:
-    """Return the ids of the runs that a person means.
+    """Return the ids of the runs that a folder, an id or an arm's name stands for.
 
     Args:
-        store: of the runs.
+        store: where the runs are.
         name: a run's folder, the beginning of its id, or `STUDY:ARM` for an arm's runs of all
             seeds.
 
     Raises:
-        UserError: if no run fits, or the beginning of an id fits several.
+        UserError: if no run matches, or the beginning of an id matches several.
     """
     folder = Path(name).resolve()
     if (folder / "run.json").is_file() and folder.parent == store.models.resolve():
@@ -38,7 +38,7 @@ def _runs_of_arm(store: RunStore, study: str, arm: str) -> list[str]:
 
 
 def _run_by_beginning(store: RunStore, beginning: str) -> str:
-    """Return the id of the one finished run that begins so."""
+    """Return the id of the only finished run whose id has this beginning."""
     ids = []
     if store.models.is_dir():
         # Names with a dot are checkpoints and folders of unfinished or damaged runs.

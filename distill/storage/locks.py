@@ -1,4 +1,4 @@
-"""Locks between processes: only one writes a study at a time."""
+"""Locks between processes, so that only one process writes a study at a time."""
 
 import os
 import platform
@@ -17,12 +17,13 @@ PATIENCE = 15.0
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, a file beside it, so that no other process writes the folder.
+    """Hold the lock of a folder, so that no other process writes the folder.
 
-    Where this process may not write, there is no lock: what is stored can still be read.
+    The lock is a file beside the folder. A process that may not write there takes no lock: it can
+    still read stored results.
 
     Raises:
-        UserError: if another process has the lock.
+        UserError: if another process holds the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(folder.parent, os.W_OK):
@@ -35,16 +36,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
         # seconds.
         lock.acquire(timeout=PATIENCE if has_ended(_read(owner_file)) else 0)
     except Timeout:
-        # "PID on HOST": a person needs no boot id.
+        # Show only "PID on HOST": the boot id means nothing to a user.
         owner = _read(owner_file).partition("/")[0] or "unknown"
         raise UserError(
-            f"{folder} is being written by another process ({owner}); wait for it, or use another "
-            "--out or another name of the recipe"
+            f"another process ({owner}) is writing {folder}; wait until it ends, or choose another "
+            "--out or another recipe name"
         ) from None
     try:
         clean_stale_temp_files(folder)
-        # The owner's name is only for messages and for the patience above; a full disk is reported
-        # elsewhere.
+        # The owner file is needed only for messages and for the timeout above, so a full disk does
+        # no harm here; other writes report it.
         with suppress(OSError):
             owner_file.write_text(this_process())
         yield
@@ -54,15 +55,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def this_process() -> str:
-    """Return the text by which lock files name this process, "PID on KERNEL"."""
+    """Return the name of this process in lock files: "PID on KERNEL"."""
     return f"{os.getpid()} on {this_kernel()}"
 
 
 def this_kernel() -> str:
-    """Return a name for where numbers of processes mean the same.
+    """Return a name of the system within which process numbers are unique.
 
-    That is one boot of one machine, and one container on it: two containers may have the same host
-    name, but each has processes of its own.
+    The name stands for one boot of one machine, and for one container on it. Two containers may
+    have the same host name, but each numbers its own processes.
     """
     parts = [platform.node()]
     with suppress(OSError):
@@ -75,8 +76,8 @@ def has_ended(process: str) -> bool:
     """Return whether a process ran under this kernel and has ended; False if in doubt.
 
     Args:
-        process: as its `this_process` returned it, perhaps with ` as NAME` behind it; the empty
-            text is an unknown process.
+        process: what `this_process` returned in that process, with or without ` as NAME` after it;
+            an empty text stands for an unknown process.
     """
     number, _, rest = process.partition(" on ")
     kernel, _, _ = rest.partition(" as ")

@@ -1,4 +1,4 @@
-"""The runs of a study as CSV."""
+"""Write the runs of a study as CSV."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ ATTACK_METRICS = frozenset(
 
 
 def results_csv(results: StudyResults) -> str:
-    """Return the runs of a study as CSV: a row a run, metrics in columns like ``test.top1``."""
+    """Return a study's runs as CSV: one row per run, metrics in columns such as ``test.top1``."""
     all_axes = [axis for run in results.runs for axis in run.axes]
     axes = list(dict.fromkeys(all_axes))
     rows = [_csv_row(run, axes) for run in results.runs]

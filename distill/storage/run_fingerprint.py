@@ -18,7 +18,7 @@ from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
 from distill.storage.files import file_digest
 
 FORMAT = 2
-"""Part of every fingerprint; raised when the same settings would train to other weights."""
+"""Version number in every fingerprint; raise it when the same settings lead to other weights."""
 
 ID_DIGITS = 16
 
@@ -29,10 +29,11 @@ class Run:
 
     Attributes:
         id: the first 16 digits of the fingerprint.
-        arm: of the study at hand; not part of the identity, so that studies share runs.
+        arm: the study's arm. It is not part of the fingerprint, so that studies can share runs.
         seed: None for a frozen network, which is not trained.
         teachers: the runs that it learns from; several are an ensemble.
-        settings: everything that the weights depend on: the fingerprint is the hash of these.
+        settings: everything that the weights depend on; the fingerprint is a hash of these
+            settings.
     """
 
     id: str
@@ -58,9 +59,9 @@ def plan_runs(recipe: Recipe, data_identity: dict[str, Any], precision: str) -> 
     """Return every run of a study, teachers before their students.
 
     Args:
-        recipe: of the study; its arms are in this order already.
-        data_identity: all that the images and labels depend on, as `Splits.identity` has it.
-        precision: of the training, as accelerate names it: "no", "bf16" or "fp16".
+        recipe: the study's recipe; its arms are already in this order.
+        data_identity: everything that the images and labels depend on (`Splits.identity`).
+        precision: training precision, as accelerate names it: "no", "bf16" or "fp16".
 
     Raises:
         UserError: if a checkpoint that an arm starts from does not exist.
@@ -114,7 +115,7 @@ def _fingerprint_settings(arm: Arm, data_identity: dict[str, Any]) -> dict[str, 
 def _training_settings(
     arm: Arm, seed: int | None, teachers: Sequence[Run], precision: str
 ) -> dict[str, Any]:
-    """Return what the weights of a trained run depend on in addition."""
+    """Return the additional settings that the weights of a trained run depend on."""
     # The precision has a key of its own, since the launcher may decide it.
     excluded = NOT_IN_FINGERPRINT | {"precision"}
     return {
@@ -159,6 +160,9 @@ def _checkpoint_digests(arm: Arm) -> list[str] | None:
     path = Path(arm.checkpoint or folder)
     weights = path / "model.safetensors" if path.is_dir() else path
     if not weights.is_file():
-        raise UserError(f"{arm.name}: checkpoint {weights} does not exist")
+        raise UserError(
+            f"{arm.name}: checkpoint {weights} does not exist; expected a file of weights, or a "
+            "folder with model.safetensors"
+        )
     config = weights.parent / "config.json"
     return [file_digest(file) for file in (weights, config) if file.is_file()]

@@ -1,4 +1,4 @@
-"""Finished runs on disk, and where everything else is stored.
+"""Store finished runs, and determine the paths of all other files.
 
 `runs/models/<id>/` is a timm folder (`config.json`, `model.safetensors`) with `run.json`,
 `history.jsonl` and `predictions.safetensors`; snapshots are `epoch-N.safetensors`. The folder is
@@ -36,7 +36,7 @@ from distill.storage.versions import versions
 FILES = ("run.json", "config.json", "model.safetensors", "history.jsonl", "predictions.safetensors")
 
 CARD = "README.md"
-"""The model card, which has no digest: people may write in it."""
+"""The model card. It has no digest, because users may edit it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RunStore:
     # ------------------------------------------------------------------------------------ integrity
 
     def is_complete(self, run_id: str) -> bool:
-        """Return whether a run is stored; it is never stored in part."""
+        """Return whether a run is stored; a run is never stored in part."""
         return all((self.folder(run_id) / name).is_file() for name in FILES)
 
     def damage(self, run_id: str) -> str | None:
@@ -99,18 +99,18 @@ class RunStore:
         try:
             record = json.loads((folder / "run.json").read_text("utf-8"))
             if not has_valid_checksum(record):
-                return f"{folder / 'run.json'} is not what was written"
+                return f"{folder / 'run.json'} has changed since it was written"
             for name, digest in record["sha256"].items():
                 if file_digest(folder / name) != digest:
-                    return f"{folder / name} is not what was written (its sha256 differs)"
+                    return f"{folder / name} has changed since it was written (its sha256 differs)"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{folder / 'run.json'} or what it lists cannot be read ({error})"
+            return f"{folder / 'run.json'} or a file that it lists cannot be read ({error})"
         return None
 
     def set_aside(self, run_id: str) -> Path:
         """Rename a damaged run's folder, so that it is trained again; return the new folder."""
         renamed = self.models / f"{run_id}.damaged"
-        # Another process may have been first.
+        # Another process may have set it aside already.
         with suppress(FileNotFoundError):
             shutil.rmtree(renamed, ignore_errors=True)
             self.folder(run_id).rename(renamed)
@@ -130,15 +130,15 @@ class RunStore:
         """Store a finished run and remove its checkpoint.
 
         Args:
-            run: that is finished.
+            run: the finished run.
             model: its network.
             record: facts for `run.json`; identity, settings, versions and digests are added.
-            history: one entry an epoch.
-            predictions: as `predictions` returns them.
-            card: the text of its README.md.
+            history: one entry per epoch.
+            predictions: logits and labels, as `predictions` returns them.
+            card: the text of its model card.
 
         Raises:
-            UserError: if it cannot be written.
+            UserError: if the run cannot be written.
         """
         final = self.folder(run.id)
         temporary = temporary_path(final)
@@ -149,7 +149,7 @@ class RunStore:
             save_file(predictions, temporary / "predictions.safetensors")
             self._copy_snapshots(temporary, run)
             _write_texts(temporary, run, record, history, card)
-            # Another process may have been first; its run is the same.
+            # Another process may have stored the run already; its weights are the same.
             if not self.is_complete(run.id):
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
@@ -178,7 +178,7 @@ class RunStore:
         save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
 
     def _copy_snapshots(self, folder: Path, run: Run) -> None:
-        """Copy the snapshots that the run's own study wants; another study may have left others."""
+        """Copy the snapshots that this study asks for; another study may have left others."""
         for epoch, path in self.checkpoints.snapshots(run.id).items():
             if epoch in run.arm.train.snapshot_epochs:
                 shutil.copy2(path, folder)
@@ -198,7 +198,7 @@ class RunStore:
             raise _damaged(path, error) from None
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
-        """Return a run's history, one entry an epoch.
+        """Return a run's history, one entry per epoch.
 
         Raises:
             UserError: if it is damaged.
@@ -232,7 +232,7 @@ class RunStore:
 def _write_texts(
     folder: Path, run: Run, record: dict[str, Any], history: list[dict[str, Any]], card: str
 ) -> None:
-    """Write a run's text files, last `run.json` with the digests of all others."""
+    """Write a run's text files, and finally `run.json` with the digests of the other files."""
     lines = [json.dumps(epoch) + "\n" for epoch in history]
     (folder / "history.jsonl").write_text("".join(lines))
     digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
@@ -249,9 +249,11 @@ def _write_texts(
 
 def _damaged(path: Path, error: Exception) -> UserError:
     """Return the error for a file of a run that cannot be read."""
-    return UserError(f"{path} is damaged ({error}); remove its folder and the run is trained again")
+    return UserError(
+        f"{path} is damaged ({error}); delete its folder, and `distill run` trains the run again"
+    )
 
 
 def _short_digest(identity: dict[str, Any]) -> str:
-    """Return eight digits that distinguish identities in names of files."""
+    """Return an eight-digit hash of an identity, for file names."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -13,7 +13,7 @@ LIBRARIES = ("distill", "torch", "timm", "accelerate", "numpy")
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and the libraries that decide a result, and the hardware."""
+    """Return the versions of Python and the libraries that affect results, and the hardware."""
     return {
         **{name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
@@ -27,7 +27,7 @@ def _hardware() -> str:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if gpus:
         return ", ".join(gpus)
-    # The cores that this process may use, which not every system can state.
+    # Count the cores that this process may use; not every system can tell.
     if hasattr(os, "sched_getaffinity"):
         return f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
     return _cpu_name()

@@ -1,4 +1,4 @@
-"""Group runs into cohorts, which train side by side, and share cohorts among processes and jobs."""
+"""Group runs into cohorts that train side by side, and divide these among processes and jobs."""
 
 import os
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ def make_cohorts(
     """Group runs that can train side by side: equal in seed, views, batches and epochs.
 
     Args:
-        runs: that do not depend on each other.
-        sizes: bytes that a run of each arm holds while it trains, by the arm's name; None for no
+        runs: runs that do not depend on each other.
+        sizes: bytes that one run of each arm needs while it trains, by the arm's name; None for no
             limit.
-        memory: bytes that the runs of one cohort may hold together.
+        memory: bytes that the runs of one cohort may need together.
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -59,13 +59,13 @@ def _split_by_memory(group: list[Run], sizes: Mapping[str, int], memory: int) ->
 
 
 def available_memory(ctx: StudyContext) -> int:
-    """Return the bytes that the runs of a cohort may hold on one process: half of what is free.
+    """Return the bytes that the runs of a cohort may use on one process: half of the free memory.
 
     The other half is for activations and images. The main process decides, so that all agree.
     """
     device = ctx.accelerator.device
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what this process has reserved but does not use counts as taken
+        torch.cuda.empty_cache()  # else PyTorch's unused cache would count as taken
         free = torch.cuda.mem_get_info(device)[0]
     else:
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -78,7 +78,7 @@ def uses_data_parallel(
 ) -> bool:
     """Return whether all processes share each batch, rather than each training whole runs.
 
-    By default they do where there are fewer runs than processes.
+    By default they share batches if there are fewer runs than processes.
     """
     if processes == 1 or parallelism == "runs":
         return False
@@ -92,7 +92,7 @@ def split_cohorts(cohorts: list[list[Run]], workers: int) -> list[list[Run]]:
     """Halve the largest cohorts until every worker has one; return them by size, largest first.
 
     Args:
-        cohorts: to train.
+        cohorts: the cohorts to train.
         workers: processes or jobs that each train cohorts of their own.
     """
     if workers == 1:

@@ -1,4 +1,4 @@
-"""Warnings about a study: data that are too few, and recipes that are known to mislead."""
+"""Warn of a study with too few data, or with settings that are known to mislead."""
 
 import math
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from distill.errors import pluralize
 from distill.losses import optimal_logit_gap
 from distill.recipe.schema import Arm, Recipe
 
-FEW_IMAGES = 100  # with fewer, a single image is more than a point of accuracy
+FEW_IMAGES = 100  # with fewer, one image changes accuracy by more than a point
 MOST_NAMES = 5  # class names that a note lists
 MOST_ARMS = 3  # arm names that a note lists
-# terms that keep a network from being too confident without a setting `smoothing`
+# terms that have no setting `smoothing` but also keep a network from being too confident
 OTHER_SMOOTHERS = ("confidence_penalty", "max_sup", "mbls", "online_smoothing", "zipf")
 DEFAULT_SCALE = 16.0  # of a cosine head
 
@@ -20,7 +20,7 @@ Loss = dict[str, dict[str, Any]]
 
 
 def describe_data(splits: Splits) -> list[str]:
-    """Return notes on a study's images: what was left out or held out, and what is too little."""
+    """Return notes on a study's images: left out, held out, or too few."""
     notes = [f"data: {note}" for note in splits.notes]
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         absent = _absent_classes(splits, split)
@@ -35,7 +35,7 @@ def describe_data(splits: Splits) -> list[str]:
         if len(split) < FEW_IMAGES:
             notes.append(
                 f"data: the {name} split has {pluralize(len(split), 'image')}, so a single image "
-                f"is {100 / len(split):.1f} points of accuracy"
+                f"changes accuracy by {100 / len(split):.1f} points"
             )
     return notes
 
@@ -44,11 +44,11 @@ def lint_recipe(recipe: Recipe, classes: int) -> list[str]:
     """Return warnings about the arms of a recipe, each with its reason.
 
     Args:
-        recipe: of the study.
+        recipe: the study's recipe.
         classes: number of classes.
 
     Returns:
-        a note for each problem, which begins with the names of the arms that have it.
+        one note per problem, which begins with the names of the arms that have it.
     """
     arms_by_warning: dict[str, list[str]] = {}
     for arm in recipe.arms:
@@ -115,8 +115,8 @@ def _smoothed_twice(loss: Loss) -> Iterator[str]:
     others = [name for name in OTHER_SMOOTHERS if name in loss]
     if smoothed and others:
         yield (
-            f"{smoothed[0]} has label smoothing and {others[0]} smooths as well. "
-            "Leave one of them out to compare them"
+            f"{smoothed[0]} has label smoothing, and {others[0]} smooths as well. "
+            "Remove one of them to tell their effects apart"
         )
 
 
@@ -127,14 +127,17 @@ def _uniform_targets(loss: Loss, classes: int) -> Iterator[str]:
         if settings.get("smooth_over") == "wrong":
             uniform_at = (classes - 1) / classes
         if not settings.get("prior") and settings["smoothing"] >= uniform_at:
-            yield f"the smoothed targets of {name} are uniform, so the labels have no effect"
+            yield (
+                f"the smoothed targets of {name} are uniform, so the labels have no effect. "
+                f"Use a smoothing below {uniform_at:g}"
+            )
 
 
 def _unreachable_gap(arm: Arm, loss: Loss, classes: int) -> Iterator[str]:
-    """Warn of smoothing that asks for a larger logit gap than a cosine head of its scale has.
+    """Warn of smoothing whose optimal logit gap is larger than a cosine head can reach.
 
-    The largest gap of logits s·cos is that of features at their template, with the templates on a
-    simplex.
+    Logits s·cos have the largest gap if every feature points along its template and the templates
+    form a simplex.
     """
     if arm.model != "cosine_head" or classes < 2:
         return
@@ -155,7 +158,7 @@ def _unreachable_gap(arm: Arm, loss: Loss, classes: int) -> Iterator[str]:
 
 
 def _largest_own_logit(name: str, settings: dict[str, Any], scale: float) -> float:
-    """Return the label's logit of a feature at its template, after the margin of the term."""
+    """Return the label's logit for a feature along its template, after the margin of the term."""
     margin = settings.get("margin", 0)
     if name == "arcface":
         return scale * math.cos(margin)

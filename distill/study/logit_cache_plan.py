@@ -1,4 +1,4 @@
-"""Which teacher logits a cohort finds in the cache, and which it will add."""
+"""Find out which teacher logits are cached already, and which a cohort will add."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class CachePlan:
     Attributes:
         teacher: the teacher's run.
         path: where the logits are cached.
-        epochs: that the cohort needs.
-        stored: epochs of these that are cached already.
-        new_bytes: estimate of what will be written.
+        epochs: number of epochs that the cohort needs.
+        stored: number of these epochs that are already cached.
+        new_bytes: estimated number of bytes to write.
     """
 
     teacher: Run
@@ -34,7 +34,7 @@ class CachePlan:
 
 
 def teacher_outputs_needed(run: Run) -> frozenset[str]:
-    """Return what a run's loss needs of its teacher beside logits; an ensemble has nothing else."""
+    """Return the outputs that a loss needs of its teacher besides logits; none of an ensemble."""
     if len(run.teachers) != 1:
         return frozenset()
     return required_outputs(run.arm.loss, of_teacher=True)
@@ -57,7 +57,7 @@ def teacher_logits_identity(
 def plan_logit_cache(
     ctx: StudyContext, cohorts: Iterable[list[Run]], *, data_parallel: bool = False
 ) -> list[CachePlan]:
-    """Return what cohorts find in the logit cache, and what they will add to it."""
+    """Return, for each teacher of each cohort, what the logit cache has and what will be added."""
     plans: dict[Path, CachePlan] = {}
     for cohort in cohorts:
         epochs = cohort[0].arm.train.epochs
@@ -73,7 +73,7 @@ def plan_logit_cache(
 
 
 def _cachable_teachers(cohort: list[Run]) -> list[Run]:
-    """Return the teachers of whom no student of the cohort needs more than logits."""
+    """Return the teachers of which the students of a cohort need nothing but logits."""
     teachers = {teacher.id: teacher for run in cohort for teacher in run.teachers}
     for run in cohort:
         if teacher_outputs_needed(run):
@@ -94,13 +94,13 @@ def _bytes_per_epoch(ctx: StudyContext) -> int:
 
 def _values_per_image(data: Data, classes: int) -> int:
     if isinstance(data.logit_cache, int):
-        # The largest logits, and which classes they are of.
+        # The largest logits, and their classes.
         return min(2 * data.logit_cache, classes)
     return classes
 
 
 def cache_messages(plans: list[CachePlan]) -> list[str]:
-    """Say how many teachers need not run again, and how much is about to be written."""
+    """Return log messages: how many teachers need not run again, and how much will be written."""
     cached = [plan for plan in plans if plan.stored == plan.epochs]
     new_bytes = sum(plan.new_bytes for plan in plans)
     messages = []

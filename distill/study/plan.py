@@ -6,7 +6,7 @@ from distill.study.context import StudyContext
 
 
 def damaged_runs(store: RunStore, runs: list[Run]) -> dict[str, str]:
-    """Return what is wrong with stored runs whose files were changed or cut, by run id."""
+    """Return what is wrong with stored runs whose files were changed or truncated, by run id."""
     damaged = {}
     for run_id in dict.fromkeys(run.id for run in runs):
         damage = store.damage(run_id) if store.is_complete(run_id) else None

@@ -28,7 +28,7 @@ def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
     """Build each arm's network, optimizer and loss, and evaluate them on blank images.
 
     Returns:
-        the bytes that a run of each arm holds while it trains, by the arm's name.
+        the bytes that one run of each arm needs while it trains, by the arm's name.
 
     Raises:
         UserError: naming the arm and what is wrong with it.
@@ -54,17 +54,17 @@ def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
 
 
 def training_bytes(model: nn.Module, arm: Arm) -> int:
-    """Return the bytes that a run holds while it trains.
+    """Return the bytes that a run needs while it trains.
 
-    These are float32 weights, gradients, two optimizer states, and an average of the weights where
-    there is one.
+    These are float32 weights, gradients, two optimizer states, and the moving average of the
+    weights if there is one.
     """
     copies = 5 if arm.train.ema else 4
     return 4 * copies * parameter_count(model)
 
 
 def smallest_micro_batch(ctx: StudyContext, arm: Arm) -> int:
-    """Return the images of the smallest part of a batch that goes through the network at once."""
+    """Return the number of images in the smallest micro-batch of a process."""
     batch_size = min(arm.train.batch_size, len(ctx.splits.train))
     share = max(1, batch_size // ctx.processes.world_size)
     return len(torch.empty(share).chunk(arm.train.accumulate)[-1])
@@ -81,7 +81,7 @@ class BlankTeacherOutputs:
         self.known: dict[tuple[str, frozenset[str], int], Outputs] = {}
 
     def of(self, arm: Arm, count: int) -> Outputs | None:
-        """Return what an arm learns from, for `count` images; None without a teacher.
+        """Return the outputs of an arm's teacher for `count` images; None without a teacher.
 
         Raises:
             UserError: if a teacher lacks what the loss needs, such as feature maps.
@@ -120,23 +120,23 @@ def _outputs_for(arm: Arm, model: nn.Module, images: Tensor) -> Outputs:
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "×".join(str(side) for side in images.shape[1:])
         raise UserError(
-            f"{arm.name}: model {arm.model} does not take images of {shape}: {error}"
+            f"{arm.name}: model {arm.model} does not accept images of shape {shape}: {error}"
         ) from None
     except UserError as error:
         raise UserError(f"{arm.name}: {error}") from None
 
 
 def _check_views(ctx: StudyContext, arm: Arm) -> None:
-    """Refuse a teacher whose views have another size: student and teacher see the same view."""
+    """Refuse a teacher whose views have another size than those of its student."""
     _, height, width = ctx.view_shape(arm)
     for name in arm.teachers:
         _, teacher_height, teacher_width = ctx.view_shape(ctx.recipe.arm(name))
         if (teacher_height, teacher_width) != (height, width):
             raise UserError(
-                f"{arm.name}: its views are {height}×{width}, those of its teacher {name} "
+                f"{arm.name}: its views are {height}×{width}, but those of its teacher {name} are "
                 f"{teacher_height}×{teacher_width}. Student and teacher see the same view, so "
-                "augment.crop must be the same for both; input_size shows a network its views at "
-                "another size"
+                "augment.crop must be the same for both; set input_size to resize the views for "
+                "one network"
             )
 
 
@@ -145,7 +145,7 @@ def _check_batch_size(ctx: StudyContext, arm: Arm) -> None:
     if arm.train.batch_size < processes:
         raise UserError(
             f"{arm.name}: train.batch_size {arm.train.batch_size} is smaller than the number of "
-            f"processes ({processes})"
+            f"processes ({processes}); raise it, or use fewer processes"
         )
 
 
@@ -154,7 +154,7 @@ def _check_compile(arm: Arm) -> None:
     if arm.train.compile and captured:
         raise UserError(
             f"{arm.name}: train.compile does not work with a loss that needs "
-            f"{' and '.join(sorted(captured))} ({', '.join(arm.loss)})"
+            f"{' and '.join(sorted(captured))} ({', '.join(arm.loss)}); set train.compile=false"
         )
 
 
@@ -164,7 +164,8 @@ def _check_loss(
     """Evaluate an arm's loss once, and check that it trains the classifier.
 
     Raises:
-        UserError: with the reason that a term gives for refusing these outputs.
+        UserError: if a term refuses these outputs, with its reason, or if no term trains the
+            classifier.
     """
     terms = resolve_priors(arm.loss, ctx.splits.class_frequencies)
     count, classes = outputs.logits.shape

@@ -1,12 +1,12 @@
-"""Locks on runs, so that several jobs train a study together, each run in one of them.
+"""Locks on runs, so that several jobs can train one study and each run is trained by one job.
 
-A lock is a file beside the run. The first job to create it, on a folder that all jobs share, has
-the run; it touches the file regularly while it lives, and removes it when the run is stored or has
-failed. The lock of a job that was killed is taken over: on the same machine at once, since its
-process is gone, and on another once the file has not been touched for some time, by the folder's
-own clock. This needs neither file locks on the shared folder, which not all clusters have, nor
-clocks that agree. In the rare case that two jobs train the same run after all, no harm is done:
-they store the same weights.
+A lock is a file beside the run, in a folder that all jobs share. The job that creates the file
+trains the run. It touches the file regularly, and removes it when the run is stored or has failed.
+If a job was killed, other jobs take over its locks. On the same machine they do so at once, since
+its process is gone. On another machine they wait until the file has not been touched for `STALE`
+seconds, by the clock of the folder. So the shared folder needs no file locks, which some clusters
+lack, and the machines need no synchronised clocks. In rare cases two jobs train the same run. That
+does no harm: they store the same weights.
 """
 
 import os
@@ -23,7 +23,7 @@ from distill.storage.files import write_text_atomically
 from distill.storage.locks import has_ended, this_process
 
 STALE = 120.0
-"""Seconds after which a lock that is not touched is of a job that has ended."""
+"""Seconds without a touch after which the job that holds a lock is taken to have ended."""
 
 HEARTBEAT = 15.0
 """Seconds between two touches of a lock."""
@@ -33,8 +33,8 @@ class Shard(NamedTuple):
     """One of several jobs that train a study together.
 
     Attributes:
-        index: of the job, from 0.
-        count: of jobs.
+        index: number of the job, from 0.
+        count: number of jobs.
     """
 
     index: int
@@ -89,8 +89,8 @@ class RunLocks:
     """The locks of one of several jobs, in a folder that they share.
 
     Attributes:
-        folder: of the runs.
-        shard: which of the jobs this is.
+        folder: the folder of the runs.
+        shard: the number of this job among all jobs.
         is_shared: True; other jobs may train runs, too.
     """
 
@@ -102,7 +102,7 @@ class RunLocks:
         # Two jobs may run in one process, and two containers may have equal process numbers.
         self._owner = f"{this_process()} as {uuid.uuid4().hex}"
         self._held: set[Path] = set()
-        # When other jobs' locks had been touched as this job first saw them.
+        # For each lock of another job, its last touch at the time when this job first saw it.
         self._first_seen: dict[Path, float] = {}
         self._ended = threading.Event()
 
@@ -119,7 +119,7 @@ class RunLocks:
         """Try to lock a run for this job.
 
         Returns:
-            False if another job that is alive has it, or if it has failed.
+            False if another job that is alive has the run, or if the run has failed.
         """
         path = self._lock_path(run_id)
         if path in self._held:
@@ -136,11 +136,11 @@ class RunLocks:
         self._remove(self._lock_path(run_id))
 
     def mark_failed(self, run_id: str, why: str) -> None:
-        """Note for the other jobs that a run cannot be trained, so that they do not try."""
+        """Tell the other jobs that a run cannot be trained, so that they do not try."""
         write_text_atomically(self._failure_path(run_id), why)
 
     def failure_of(self, run_id: str) -> str | None:
-        """Return why a run cannot be trained, or None if no job has noted that."""
+        """Return why a run cannot be trained, or None if no job has marked it as failed."""
         try:
             return self._failure_path(run_id).read_text("utf-8")
         except FileNotFoundError:
@@ -172,8 +172,8 @@ class RunLocks:
     def _take_over(self, path: Path) -> bool:
         """Replace the lock of a job that has ended.
 
-        Of several jobs that try, one succeeds where the folder has file locks. Elsewhere two may
-        train the same run.
+        If several jobs try, only one succeeds, provided that the folder supports file locks.
+        Otherwise two jobs may train the same run.
         """
         if not self._is_stale(path):
             return False
@@ -202,7 +202,7 @@ class RunLocks:
         return has_ended(owner) or self._folder_time() - touched > STALE
 
     def _folder_time(self) -> float:
-        """Return the time by the clock of the machine that has the folder."""
+        """Return the time by the clock of the machine that stores the folder."""
         probe = self.folder / f".clock.{uuid.uuid4().hex}"
         probe.touch()
         now = probe.stat().st_mtime
@@ -219,7 +219,7 @@ class RunLocks:
                 path.unlink()
 
     def _touch_regularly(self) -> None:
-        """Show other jobs that this one lives, until it ends."""
+        """Touch the locks regularly, which shows other jobs that this one is alive."""
         while not self._ended.wait(HEARTBEAT):
             for path in list(self._held):
                 with suppress(OSError):
@@ -227,7 +227,7 @@ class RunLocks:
 
 
 def _touched(path: Path) -> float | None:
-    """Return when a file was touched, by the clock of its folder; None if there is no such file."""
+    """Return when a file was last touched, by its folder's clock; None if it does not exist."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -235,6 +235,6 @@ def _touched(path: Path) -> float | None:
 
 
 def clear_failures(folder: Path) -> None:
-    """Remove the notes on runs that could not be trained, so that they are tried again."""
+    """Remove the marks of failed runs, so that these runs are tried again."""
     for path in folder.glob(".*.failed"):
         path.unlink(missing_ok=True)

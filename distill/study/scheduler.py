@@ -27,7 +27,7 @@ from distill.study.train_cohort import (
 )
 from distill.training.teacher import check_teacher
 
-# Seconds between two looks at what other jobs have stored.
+# Seconds between two checks of what other jobs have stored.
 POLL_SECONDS = 5.0
 
 Failures = dict[str, str]
@@ -39,17 +39,17 @@ def train_with_other_jobs(
 ) -> Failures:
     """Train runs that do not depend on each other, together with other jobs of the study.
 
-    Runs whose job has died are trained here.
+    If another job dies, this job trains its runs.
 
     Args:
-        ctx: of the study.
-        runs: that are not stored yet.
-        sizes: bytes that a run of each arm holds while it trains, as `preflight` returns them.
+        ctx: the study's context.
+        runs: runs that are not stored yet.
+        sizes: bytes that one run of each arm needs while it trains, as `preflight` returns them.
         wait: whether to wait until the other jobs have finished their runs, because later runs
-            depend on them; else only until it is clear that these jobs are alive.
+            depend on them. If False, wait only until it is clear that these jobs are alive.
 
     Returns:
-        why runs failed, on all processes and in all jobs.
+        the reasons of failed runs, on all processes and in all jobs.
     """
     failed = _gather_failures(ctx, train_generation(ctx, runs, sizes))
     has_announced = False
@@ -80,13 +80,13 @@ def train_generation(
     """Train this process's share of runs that do not depend on each other.
 
     Args:
-        ctx: of the study.
-        runs: that are not stored yet; frozen networks are evaluated and stored.
-        sizes: bytes that a run of each arm holds while it trains; None for no limit.
+        ctx: the study's context.
+        runs: runs that are not stored yet; frozen networks are evaluated and stored.
+        sizes: bytes that one run of each arm needs while it trains; None for no limit.
         quiet: whether to leave out messages that were logged before.
 
     Returns:
-        why runs failed.
+        the reasons of failed runs.
     """
     for run in runs:
         if run.arm.frozen:
@@ -132,7 +132,7 @@ def _share_of_cohorts(
     if not quiet:
         for message in cache_messages(plan_logit_cache(ctx, cohorts, data_parallel=data_parallel)):
             ctx.progress.log(message)
-    # Each job starts with its own part of the list, and goes on with what other jobs have left.
+    # Each job starts with its own part of the list, and continues with what other jobs have left.
     first = shard.index * len(cohorts) // shard.count
     cohorts = cohorts[first:] + cohorts[:first]
     if not data_parallel:
@@ -143,7 +143,7 @@ def _share_of_cohorts(
 def _acquire(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -> list[Run]:
     """Return the runs of a cohort that this job may train.
 
-    The main process decides where all processes share batches.
+    If all processes share batches, the main process decides.
     """
     if not ctx.run_locks.is_shared:
         return cohort
@@ -173,7 +173,8 @@ def _train_or_split(
     It must be halved if its runs do not fit into memory side by side.
 
     Raises:
-        UserError: if memory is full while processes share batches: the others cannot know of it.
+        UserError: if memory is full while processes share batches: the other processes cannot
+            notice it.
     """
     try:
         return train_cohort(ctx, cohort, data_parallel=data_parallel)
@@ -183,14 +184,14 @@ def _train_or_split(
         message = out_of_memory_error(cohort[0])
         if data_parallel:
             raise message from None
-    # Not before the exception is gone: its traceback holds the tensors.
+    # Free the memory after the `except` block: until then, the traceback keeps the tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return {cohort[0].id: str(message)} if len(cohort) == 1 else None
 
 
 def _gather_failures(ctx: StudyContext, failed: Failures) -> Failures:
-    """Wait for all processes, and return what failed on any of them."""
+    """Wait for all processes, and return the failures of all of them."""
     ctx.processes.wait()
     gathered: Failures = {}
     for own in ctx.processes.gather_objects(failed):
@@ -206,7 +207,7 @@ def _failures_of_other_jobs(ctx: StudyContext, runs: list[Run]) -> Failures:
 def _keep_polling(ctx: StudyContext, left: list[Run], *, wait: bool) -> bool:
     """Return whether to check the runs of other jobs again.
 
-    That is to wait for them, or until they are known to be alive.
+    Check again if those runs must be waited for, or if it is unknown whether the jobs are alive.
     """
     are_alive = all(ctx.run_locks.is_alive(run.id) for run in left)
     return ctx.processes.broadcast_object(wait or not are_alive)
@@ -216,7 +217,8 @@ def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
     """Log every teacher's validation accuracy; refuse one that is not above chance.
 
     Raises:
-        UserError: see `check_teacher`; `check_teachers: false` in the recipe turns it off.
+        UserError: if a teacher is not above chance; `check_teachers: false` in the recipe turns
+            this off.
     """
     for run in teachers:
         predictions = ctx.store.predictions(run.id)

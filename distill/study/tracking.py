@@ -1,6 +1,4 @@
-"""Report every epoch of every run to accelerate's trackers (TensorBoard, W&B, MLflow, Trackio
-…).
-"""
+"""Report every epoch of every run to accelerate's trackers, such as TensorBoard, W&B or MLflow."""
 
 import re
 from typing import Any
@@ -11,18 +9,19 @@ from distill.storage.run_fingerprint import Run
 from distill.study.context import StudyContext
 from distill.training.state import TrainState
 
-# Trackers whose steps may only grow. Each run counts its own epochs, so these get no step.
+# In these trackers, steps must never decrease. Each run counts its own epochs, so these trackers
+# get no step.
 TRACKERS_WITH_ONE_CLOCK = ("wandb", "trackio", "swanlab")
 
 
 def start_tracking(ctx: StudyContext) -> None:
-    """Tell the trackers the study's name and its recipe, if there are trackers."""
+    """Start the trackers, if there are any, with the study's name and its recipe."""
     trackers = ctx.accelerator.log_with
     if not trackers:
         return
     recipe = yaml.safe_dump(ctx.recipe.source, sort_keys=False, allow_unicode=True)
     names = [str(getattr(name, "value", name)) for name in trackers]
-    # TensorBoard would file settings as a run of their own.
+    # TensorBoard would show the settings as a run of their own.
     settings = None if names == ["tensorboard"] else {"recipe": recipe}
     ctx.accelerator.init_trackers(ctx.recipe.name, settings)
 
@@ -53,7 +52,7 @@ def track_other_processes(ctx: StudyContext, runs: list[Run]) -> None:
 
 
 def _report(ctx: StudyContext, run: Run, entry: dict[str, Any]) -> None:
-    """Send one line of a run's history to every tracker."""
+    """Send one entry of a run's history to every tracker."""
     values = {
         "epoch": entry["epoch"],
         "loss": entry["loss"],

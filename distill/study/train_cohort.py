@@ -38,12 +38,12 @@ def train_cohort(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -
     """Train the runs of a cohort to their last epoch and store them.
 
     Args:
-        ctx: of the study.
+        ctx: the study's context.
         cohort: runs of one seed with equal views, batches and epochs.
         data_parallel: whether all processes share each batch.
 
     Returns:
-        why runs failed, by run id.
+        the reasons of failed runs, by run id.
     """
     dist = ctx.processes if data_parallel else ONE_PROCESS
     train_ctx = TrainContext(ctx.splits, ctx.store, ctx.accelerator, dist)
@@ -69,7 +69,7 @@ def train_cohort(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -
 def _group_by_step(students: list[TrainState]) -> list[list[TrainState]]:
     """Group students that have reached the same step.
 
-    There are two groups after a kill between the checkpoints of two students.
+    There are two groups if the study was killed between the checkpoints of two students.
     """
     groups: dict[tuple[int, int], list[TrainState]] = {}
     for student in students:
@@ -113,7 +113,7 @@ def _title(cohort: list[Run]) -> str:
 
 
 def _load_teachers(ctx: StudyContext, cohort: list[Run]) -> dict[str, Teacher]:
-    """Load the teachers of a cohort, by run id, ready to give what the losses need."""
+    """Load the teachers of a cohort, by run id, with the outputs that the losses need."""
     needed: dict[str, set[str]] = {}
     runs: dict[str, Run] = {}
     for run in cohort:
@@ -139,7 +139,7 @@ def _cached_teachers(
     teachers: dict[str, Teacher],
     train_ctx: TrainContext,
 ) -> Iterator[dict[str, CachedTeacher]]:
-    """Connect each teacher of whom only logits are needed to its cache for the cohort's views."""
+    """Connect each teacher to its logit cache for the cohort's views, if only logits are needed."""
     train = cohort[0].arm.train
     data = ctx.recipe.data
     batch_size = train_ctx.global_batch_size(train)
@@ -160,7 +160,8 @@ def _cached_teachers(
                     open_caches.enter_context(cache.writing(train.epochs, limit))
             cached_teachers[run_id] = CachedTeacher(
                 teacher,
-                # Rounded logits are used live as well, so that students learn the same from both.
+                # Round freshly computed logits too, so that students learn the same with and
+                # without a cache.
                 codec=None if data.logit_cache == "exact" else codec,
                 cache=cache,
                 batch_size=batch_size,
@@ -192,7 +193,7 @@ def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: Train
 
 
 def store_frozen_network(ctx: StudyContext, run: Run) -> None:
-    """Evaluate a network that is used as it is, and store it as the trained ones are."""
+    """Evaluate a frozen network and store it like a trained one."""
     if not ctx.processes.is_main:
         return
     model = ctx.build(run.arm, None).to(ctx.accelerator.device)
@@ -228,7 +229,7 @@ def store_run(
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory is full.
 
-    CUDA has an exception for it, a CPU only a sentence.
+    CUDA raises an exception of its own for this; on a CPU, only the message tells.
     """
     is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_typed or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""A teacher whose logits of training views are read from a cache, or computed and cached."""
+"""Frozen teachers with a cache of their logits for the training views."""
 
 from collections.abc import Callable
 
@@ -13,20 +13,20 @@ from distill.training.logit_codec import Codec
 from distill.training.teacher import Teacher
 
 MAX_DEVICE_BYTES = 2**25
-"""About the most bytes of logits that are held on the device, read or to be written."""
+"""Approximate limit on the bytes of logits held on the device, for reading or for writing."""
 
 
 class CachedTeacher:
     """A frozen teacher that reads its logits from a cache, or computes and caches them.
 
-    With several processes, each batch is shared by them: example i is number i // world_size of
-    process i % world_size. Process 0 writes the cache, all of them read it.
+    Several processes split each batch: process i % world_size gets example i, as its own example
+    number i // world_size. Process 0 writes the cache; all processes read it.
 
     Attributes:
         teacher: the network.
-        codec: rounds the logits, cached or not, so that a student learns the same from both; None
-            leaves them exact.
-        cache: None for a teacher whose students need more than logits.
+        codec: rounds the logits, whether they are cached or freshly computed, so that a student
+            learns the same from both; None leaves them exact.
+        cache: the teacher's cached logits; None if its students also need features or feature maps.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class CachedTeacher:
 
         Args:
             teacher: the network.
-            codec: to round the logits; None leaves them exact.
-            cache: of the teacher's logits of these views; None always computes them.
-            batch_size: number of examples in a batch, over all processes; needed for a cache.
+            codec: rounds the logits; None leaves them exact.
+            cache: the teacher's cached logits for these views; with None, the teacher always runs.
+            batch_size: number of examples in a batch, over all processes; required with a cache.
             dist: the processes that share each batch.
         """
         self.teacher = teacher
@@ -61,21 +61,21 @@ class CachedTeacher:
         return self.teacher.model
 
     def begin_epoch(self, epoch: int, device: torch.device, *, whole: bool) -> None:
-        """Read the logits of an epoch from the cache, or start to write them if they are missing.
+        """Read an epoch's logits from the cache, or start to write them if they are missing.
 
         Args:
-            epoch: from 0.
-            device: that logits are wanted on.
-            whole: whether all views of the epoch will be asked for, so that its logits can be
-                cached.
+            epoch: number of the epoch, from 0.
+            device: where the students need the logits.
+            whole: whether training starts at the first step of the epoch; only then can its logits
+                be cached.
         """
         self._stored = None
         self._recorder = None
         if self.cache is None:
             return
         rows = self.cache.read(epoch)
-        # All processes read the cache or none does; all take part in writing, since it gathers
-        # their logits.
+        # Either all processes read the cache or none does. All take part in writing, since it
+        # gathers their logits.
         found = self._dist.gather_objects(rows is not None)
         writable = self._dist.gather_objects(self.cache.is_writable)
         if all(found):
@@ -90,15 +90,15 @@ class CachedTeacher:
         """Return the teacher's outputs for some of this process's views of a batch.
 
         Args:
-            images: returns the network's normalised input `[count, C, H, W]`; called only if it is
-                needed.
-            step: the batch's number in the epoch.
+            images: function that returns the network's normalised input `[count, C, H, W]`; it is
+                called only if the teacher has to run.
+            step: number of the batch in the epoch, from 0.
             first: number of the first view among this process's views of the batch.
             count: number of views.
 
         Returns:
-            Logits `[count, K]` in float32, and what else the students' losses need of a teacher
-            without a cache.
+            Logits `[count, K]` in float32. A teacher without a cache also returns the features or
+            feature maps that the students' losses need.
         """
         if self._stored is not None:
             return Outputs(self._stored.logits(step=step, first=first, count=count))
@@ -107,7 +107,7 @@ class CachedTeacher:
         return outputs._replace(logits=logits.float())
 
     def _record_and_round(self, logits: Tensor) -> Tensor:
-        """Cache logits if the epoch is recorded, and return them as students see them."""
+        """Write logits to the cache if this epoch is recorded; return them as students see them."""
         if self._recorder is None and self.codec is None:
             return logits
         codec = self.codec or self.cache.codec
@@ -117,13 +117,13 @@ class CachedTeacher:
         return codec.decode(encoded) if self.codec else logits
 
     def end_epoch(self) -> None:
-        """Write what is left of the epoch's logits to the cache."""
+        """Write the epoch's remaining logits to the cache."""
         if self._recorder is not None:
             self._recorder.finish()
 
 
 class _StoredEpoch:
-    """The cached logits of one epoch, decoded at once if they are small, else batch by batch."""
+    """The cached logits of one epoch: small ones are decoded at once, large ones batch by batch."""
 
     def __init__(
         self,
@@ -151,22 +151,22 @@ class _StoredEpoch:
 
 
 class _Recorder:
-    """Collects encoded logits of an epoch on the device, and writes many at once.
+    """Collects an epoch's encoded logits on the device and writes them in large blocks.
 
-    Writing waits for the device, so it must not happen at every step.
+    Each write synchronises with the device, which would be too slow at every step.
     """
 
     def __init__(self, cache: LogitCache, batch_size: int, dist: Distributed) -> None:
         self._cache = cache
         self._batch_size = batch_size
         self._dist = dist
-        # Number of examples that this process has of each batch.
+        # Number of examples in this process's part of each batch.
         self._own = len(range(dist.rank, batch_size, dist.world_size))
         self._waiting: list[Tensor] = []
         self._num_waiting = 0
 
     def add(self, rows: Tensor) -> None:
-        """Take the next encoded logits `[n, width]` of this process."""
+        """Add the next encoded logits `[n, width]` of this process."""
         self._waiting.append(rows)
         self._num_waiting += len(rows)
         steps, unfinished = divmod(self._num_waiting, self._own)
@@ -176,7 +176,7 @@ class _Recorder:
             self._write()
 
     def finish(self) -> None:
-        """Write what is left, and end the epoch."""
+        """Write the remaining logits and finish the epoch."""
         if self._waiting:
             self._write()
         self._cache.end()
@@ -192,7 +192,7 @@ class _Recorder:
         if self._dist.is_single:
             return rows
         batches = rows.unflatten(0, (-1, self._own))
-        # Processes may differ by one example a batch; gathering needs equal shapes.
+        # Processes may differ by one example per batch, but gathering needs equal shapes.
         largest = -(-self._batch_size // self._dist.world_size)
         padded = F.pad(batches, (0, 0, 0, largest - self._own))
         # [world_size, steps, largest, width] → [steps, largest * world_size, width]

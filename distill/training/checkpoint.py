@@ -1,4 +1,4 @@
-"""Checkpoints of a run that is training: everything that its next step depends on."""
+"""Save and restore checkpoints: everything that a run's next training step depends on."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from distill.storage.run_store import RunStore
 from distill.training.optim import match_strides
 from distill.training.state import TrainContext, TrainState
 
-# What a checkpoint consists of. One of another version may lack some, and cannot be continued.
+# Keys of a checkpoint. A checkpoint from another version of distill may lack some of them; training
+# cannot resume from it.
 KEYS = {
     "epoch",
     "step",
@@ -24,7 +25,7 @@ KEYS = {
 
 
 class CheckpointTimer:
-    """Says when a checkpoint is due, so that a kill loses about `minutes` of work at most."""
+    """Decides when a checkpoint is due: a killed run loses at most about `minutes` of work."""
 
     def __init__(self, minutes: float) -> None:
         self.seconds = 60 * minutes
@@ -35,15 +36,15 @@ class CheckpointTimer:
         return time.monotonic() - self.last >= self.seconds
 
     def restart(self) -> None:
-        """Count from now on."""
+        """Restart the interval."""
         self.last = time.monotonic()
 
 
 def save_checkpoint(student: TrainState, store: RunStore) -> None:
     """Store everything that the run's next step depends on.
 
-    Dropout, views and the order of images are functions of (seed, epoch, step), so no generator's
-    state is kept.
+    Dropout, views and the order of images depend on (seed, epoch, step) alone, so a checkpoint
+    needs no state of a random generator.
     """
     store.checkpoints.save(
         student.run.id,
@@ -68,26 +69,31 @@ def restore_checkpoint(
 ) -> None:
     """Continue from the run's last checkpoint, if there is one.
 
-    A damaged checkpoint, and one of another version of this package, is dropped with a log line.
+    If the checkpoint is damaged or comes from another version of distill, log that and start the
+    run again from its first epoch.
 
-    Sums over the epoch's images, gathered by all processes, continue on process 0 only.
+    The checkpoint holds the epoch's running sums over all processes, so only process 0 restores
+    them.
     """
     store = ctx.store
     damaged = store.checkpoints.damaged_snapshot(student.run.id)
     if damaged:
-        log(f"{damaged} is damaged: {student.run.display_name} starts again")
+        log(f"{damaged} is damaged; {student.run.display_name} restarts from its first epoch")
         store.checkpoints.forget(student.run.id)
         return
     try:
         checkpoint = store.checkpoints.load(student.run.id)
     except ValueError as error:
-        log(f"{error}: {student.run.display_name} starts again")
+        log(f"{error}; {student.run.display_name} restarts from its first epoch")
         return
     if checkpoint is None:
         return
     if not checkpoint.keys() >= KEYS:
         name = student.run.display_name
-        log(f"{name}: its checkpoint is of another version of distill; {name} starts again")
+        log(
+            f"{name}: its checkpoint comes from another version of distill; the run restarts from "
+            "its first epoch"
+        )
         store.checkpoints.forget(student.run.id)
         return
     student.model.load_state_dict(checkpoint["model"])

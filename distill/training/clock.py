@@ -1,4 +1,4 @@
-"""The time that training takes."""
+"""Measure how long training takes."""
 
 import time
 
@@ -9,7 +9,7 @@ class EpochClock:
     """Measures one epoch of a cohort: images per second, and the training time of each student.
 
     Attributes:
-        images_per_epoch: images of a whole epoch, over all processes.
+        images_per_epoch: number of images in a whole epoch, over all processes.
     """
 
     def __init__(self, students: list[TrainState], ctx: TrainContext) -> None:
@@ -21,7 +21,7 @@ class EpochClock:
         self.last_charge = self.started
 
     def images_per_second(self) -> float:
-        """Return the speed since the start, over all processes, at the end of the epoch."""
+        """Return the average speed over all processes; call it at the end of the epoch."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         return self.images_left / seconds
 
@@ -33,5 +33,5 @@ class EpochClock:
         self.last_charge = now
 
     def exclude_since_last_charge(self) -> None:
-        """Leave out the time since the last charge, which was not spent on training."""
+        """Discard the time since the last charge, which was not spent on training."""
         self.last_charge = time.monotonic()

@@ -15,12 +15,12 @@ from distill.training.state import TrainState
 def history_entry(
     student: TrainState, means: EpochMeans, logits: Tensor, labels: Tensor
 ) -> dict[str, Any]:
-    """Return an epoch's line of `history.jsonl`.
+    """Return one epoch's entry for `history.jsonl`.
 
     Args:
-        student: after the epoch.
-        means: over the epoch's training images.
-        logits: `[N, K]` on the validation split.
+        student: its state after the epoch.
+        means: loss and accuracy over the epoch's training images.
+        logits: `[N, K]`, on the validation split.
         labels: `[N]`.
     """
     entry = {
@@ -40,7 +40,7 @@ def history_entry(
 
 
 def weight_norm_entry(model: nn.Module, initial: dict[str, Tensor]) -> dict[str, Any]:
-    """Return norms of the weights and their distance from the start, by layer and in all."""
+    """Return weight norms and distances from the initial weights, by layer and in total."""
     weights = {name: weight.detach() for name, weight in weight_decay_params(model).items()}
     spread = None
     if last_linear(model) is not None:

@@ -1,16 +1,16 @@
-"""A cache on disk for teachers' logits of training views.
+"""A disk cache for teachers' logits on training views.
 
-A view (an augmented image) is a function of seed, epoch and index, so a teacher's logits of it are,
-too: what is cached is exactly what the teacher would compute again. The cache of one teacher for
-one stream of views is a folder:
+A view (an augmented image) depends only on seed, epoch and index, and so do a teacher's logits for
+it. The cache therefore holds exactly what the teacher would compute again. The cache of one teacher
+for one sequence of views is a folder:
 
-    identity.json            everything that the logits depend on, and the bytes it may grow to
-    epoch-0000-DIGEST.npy    the encoded logits of an epoch, in the order in which it sees the views
-    .lock                    locked by the process that writes
+    identity.json            all that the logits depend on, and the cache's largest size in bytes
+    epoch-0000-DIGEST.npy    the encoded logits of one epoch, in the order of its views
+    .lock                    locked by the process that writes the cache
 
-A file of an epoch gets its name once it is complete, and is used only if its content has the digest
-in its name. So a process that is killed leaves nothing that is used wrongly, and the cache may be
-deleted at any time.
+An epoch's file gets its final name once it is complete, and is read only if its content matches the
+digest in that name. So a killed process cannot leave wrong logits behind. You may delete the cache
+at any time.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ DIGEST_BYTES = 16
 
 @dataclass
 class LogitCache:
-    """The cached logits of one teacher for one stream of views.
+    """The cached logits of one teacher for one sequence of views.
 
     Attributes:
         path: the folder.
-        identity: JSON values, all that the logits depend on; a folder with another identity is not
-            used.
+        identity: JSON values, everything that the logits depend on; a folder with another identity
+            is not read.
         rows: number of examples in an epoch.
         codec: how an example's logits are encoded.
-        log: called with a line about what is wrong or cannot be cached.
+        log: called with a message if a file is damaged or logits cannot be cached.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class LogitCache:
 
     @property
     def is_writable(self) -> bool:
-        """Return whether this process may write: it holds the lock, and nothing has gone wrong."""
+        """Return whether this process may write: it holds the lock, and no write has failed."""
         return self._is_writable
 
     # -------------------------------------------------------------------------------------- reading
@@ -71,39 +71,39 @@ class LogitCache:
         """Return the encoded logits of an epoch, or None if they are not cached or are damaged.
 
         Returns:
-            bytes `[rows, width]` on the CPU, mapped from the file.
+            bytes `[rows, width]` on the CPU, memory-mapped from the file.
         """
         path = next(iter(_epoch_files(self.path, epoch)), None)
         if path is None or self._stored_identity() != self._identity_text():
             return None
         try:
-            # The file is read, not mapped, while it is unchecked: reading a damaged map kills the
+            # Check the digest before mapping the file: a memory map of a damaged file can kill the
             # process.
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, partial(self.new_digest, epoch))
             if digest.hexdigest() == _digest_in(path):
-                # A private, writable map: torch warns of arrays that it could not write to.
+                # Map the file copy-on-write, since torch warns about read-only arrays.
                 return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
         except FileNotFoundError:
-            # The cache has just been deleted.
+            # Someone has just deleted the cache.
             return None
         except OSError as error:
-            self.log(f"{path} cannot be read: {reason(error)}")
+            self.log(f"{path}: cannot read it ({reason(error)}); the teacher runs again instead")
             return None
-        self.log(f"{path} is damaged: the logits of epoch {epoch + 1} are computed again")
+        self.log(f"{path} is damaged; the teacher runs again for epoch {epoch + 1}")
         return None
 
     def new_digest(self, epoch: int) -> "hashlib.blake2b":
-        """Return a digest to be updated with a file's content.
+        """Return a new digest for an epoch's file, which the caller feeds with the file's content.
 
-        Identity and epoch are part of it, so that a file of another cache or epoch is never taken
-        for this one's.
+        The digest covers the identity and the epoch, so a file of another cache or epoch never
+        matches.
         """
         start = f"{self._identity_text()} {epoch}"
         return hashlib.blake2b(start.encode(), digest_size=DIGEST_BYTES)
 
     def header(self) -> bytes:
-        """Return the header of an epoch's file: of a numpy array `[rows, width]` of bytes."""
+        """Return the header of an epoch's .npy file, for an array `[rows, width]` of bytes."""
         header = io.BytesIO()
         array = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, self.codec.width)}
         np.lib.format.write_array_header_1_0(header, array)
@@ -120,7 +120,7 @@ class LogitCache:
         return json.dumps(identity, sort_keys=True)
 
     def _stored_identity(self) -> str | None:
-        """Return what `_identity_text` was when the folder was made; None if unknown."""
+        """Return the identity that is stored in the folder, as JSON text; None if unknown."""
         stored = _read_identity(self.path)
         stored.pop("claimed_bytes", None)
         return json.dumps(stored, sort_keys=True) if stored else None
@@ -128,26 +128,26 @@ class LogitCache:
     # -------------------------------------------------------------------------------------- writing
 
     def size(self, epochs: int) -> int:
-        """Return the bytes of a cache of so many epochs."""
+        """Return the size in bytes of a cache with this number of epochs."""
         return epochs * (len(self.header()) + self.rows * self.codec.width)
 
     @contextmanager
     def writing(self, epochs: int, limit: float) -> Iterator[None]:
         """Try to become the process that writes this cache, until the end of the block.
 
-        The cache stays read-only if another process writes it, if it would not fit below the limit,
-        or if the disk cannot be written; the last two are logged.
+        The cache stays read-only if another process is writing it, if it would exceed the limit, or
+        if the disk cannot be written. The last two cases are logged.
 
         Args:
-            epochs: that are going to be written.
-            limit: bytes that all caches beside this one and it may have together; 0 turns writing
-                off.
+            epochs: number of epochs that will be written.
+            limit: largest total size in bytes of this cache and all caches beside it; 0 turns
+                writing off.
         """
         if not limit or not self._fits(epochs, limit):
             yield
             return
         lock = FileLock(self.path / LOCK)
-        # Where another process has the lock, it writes the same logits.
+        # If another process holds the lock, it is writing the same logits.
         with self._errors_stop_writing(), suppress(Timeout):
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
@@ -161,7 +161,7 @@ class LogitCache:
             lock.release()
 
     def _fits(self, epochs: int, limit: float) -> bool:
-        """Return whether the complete cache and all others are within the limit."""
+        """Return whether this cache, once complete, and all others stay within the limit."""
         size = self.size(epochs)
         others = 0
         for path in self.path.parent.glob("*"):
@@ -171,15 +171,16 @@ class LogitCache:
             return True
         left = max(0.0, limit - others)
         self.log(
-            f"{self.path}: logits are not cached: they need {size / 1e9:.2g} GB, and "
-            f"data.logit_cache_gb leaves {left / 1e9:.2g} GB of {limit / 1e9:.2g}"
+            f"{self.path}: these logits are not cached. They need {size / 1e9:.2g} GB, but "
+            f"{left / 1e9:.2g} GB of {limit / 1e9:.2g} GB are left; raise data.logit_cache_gb, or "
+            "delete old caches in this folder"
         )
         return False
 
     def _prepare(self, epochs: int) -> None:
-        """Claim space, and remove files of another identity and of killed processes."""
+        """Claim disk space; remove files of another identity and of killed processes."""
         claim = self.size(epochs)
-        # Only this process writes here now, so every temporary file is of one that was killed.
+        # Only this process writes here now, so every temporary file comes from a killed process.
         for path in [*self.path.glob(".epoch-*"), *self.path.glob(f".{IDENTITY}.*")]:
             path.unlink(missing_ok=True)
         if self._stored_identity() == self._identity_text():
@@ -190,15 +191,18 @@ class LogitCache:
         write_text_atomically(self.path / IDENTITY, json.dumps(content, indent=1) + "\n")
 
     def _remove_epochs(self) -> None:
-        """Remove the logits of another identity."""
+        """Remove logits that belong to another identity."""
         paths = _epoch_files(self.path)
         if paths:
-            self.log(f"{self.path} has logits of another identity; they are computed again")
+            self.log(
+                f"{self.path} holds logits of another teacher or of other views (its {IDENTITY} "
+                "differs); they are replaced"
+            )
         for path in paths:
             path.unlink(missing_ok=True)
 
     def begin(self, epoch: int) -> None:
-        """Start to write an epoch; does nothing if this process may not write."""
+        """Start to write an epoch, unless this process may not write."""
         self._discard_epoch()
         if not self._is_writable:
             return
@@ -215,7 +219,7 @@ class LogitCache:
             self._writer.add(rows)
 
     def end(self) -> None:
-        """Finish the epoch: if all of its examples were written, its file gets its name."""
+        """Finish the epoch; its file gets its final name if it holds all examples."""
         if self._writer is None:
             return
         if self._writer.rows_written == self.rows:
@@ -224,27 +228,30 @@ class LogitCache:
         self._discard_epoch()
 
     def _discard_epoch(self) -> None:
-        """Remove the file of an epoch that is not finished."""
+        """Remove the file of an unfinished epoch."""
         if self._writer is not None:
             self._writer.discard()
             self._writer = None
 
     @contextmanager
     def _errors_stop_writing(self) -> Iterator[None]:
-        """If the block cannot write, write no more: the study goes on without the cache."""
+        """Stop writing the cache after a write error; the study continues without it."""
         try:
             yield
         except (OSError, UserError, NotImplementedError) as error:
             self._is_writable = False
             self._discard_epoch()
-            self.log(f"{self.path}: logits are no longer cached: {reason(error)}")
+            self.log(
+                f"{self.path}: cannot write it ({reason(error)}); the study continues without "
+                "caching these logits"
+            )
 
 
 class _EpochWriter:
     """The file of one epoch while it is written, under a temporary name.
 
     Attributes:
-        rows_written: number of examples so far.
+        rows_written: number of examples written so far.
     """
 
     def __init__(self, cache: LogitCache, epoch: int) -> None:
@@ -276,8 +283,8 @@ class _EpochWriter:
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
-        # Nothing stays in the buffer: a data-loader worker that is forked now would have a copy of
-        # it.
+        # Leave nothing in the buffer: a data-loader worker that is forked now would inherit a copy
+        # of it.
         self._file.flush()
         self._digest.update(content)
 
@@ -293,13 +300,13 @@ def count_stored_epochs(path: Path) -> int:
 
 
 def claimed_bytes(path: Path) -> int:
-    """Return the bytes that a cache has or may grow to, whichever is more.
+    """Return the bytes that a cache uses or has claimed, whichever is more.
 
-    What a study has claimed counts from its start, so that studies at the same time stay within the
-    limit together.
+    A study claims its space when it starts, so that concurrent studies together stay within the
+    limit.
 
     Args:
-        path: of the cache's folder; any other file counts with its size.
+        path: the cache's folder; any other file counts with its size.
     """
     if not path.is_dir():
         return _size(path)
@@ -317,7 +324,7 @@ def _size(file: Path) -> int:
     try:
         return os.stat(file).st_size
     except OSError:
-        # It has just been deleted.
+        # Another process has just deleted it.
         return 0
 
 

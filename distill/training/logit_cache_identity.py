@@ -1,7 +1,7 @@
-"""The identity of cached teacher logits: everything that they depend on, to the last bit.
+"""The identity of cached teacher logits: everything that can change a bit of them.
 
-Whatever changes a teacher's logits for a stream of views must be in the identity, or a study would
-read the logits of another one.
+If a setting that changes a teacher's logits were missing here, a study would read logits that were
+cached with another value of that setting.
 """
 
 from typing import Any
@@ -21,18 +21,20 @@ def logit_cache_identity(
 ) -> dict[str, Any]:
     """Return everything that a teacher's logits for the views of a run depend on.
 
-    That is the teacher's weights, the stream of views, and how they go through the network.
+    These are the teacher's weights, the sequence of views, and how the views pass through the
+    network.
 
     Args:
-        run: a student; those of its cohort have the same views.
+        run: a student's run; all students of its cohort have the same views.
         teacher_id: run id of the teacher.
-        store: of the runs.
-        processes: that share each batch, each of which passes its own part through the network.
-        precision: that networks compute in: "no", "bf16" or "fp16".
-        rounding: how logits are stored, as `data.logit_cache` in a recipe.
+        store: where the runs are.
+        processes: number of processes that share each batch; each passes its own part through the
+            network.
+        precision: what networks compute in: "no" (float32), "bf16" or "fp16".
+        rounding: how logits are stored: `data.logit_cache` of a recipe.
 
     Returns:
-        JSON values; `weights` is None as long as the teacher is not trained.
+        JSON values; `weights` is None until the teacher is trained.
     """
     weights_digest = None
     if store.is_complete(teacher_id):

@@ -1,4 +1,4 @@
-"""How cached logits are encoded: exactly, as float16, or as the top k and the remaining mass."""
+"""Encode cached logits: exactly, as float16, or as the top k and the remaining mass."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from distill.training.teacher import Teacher
 class Codec:
     """An encoding of logits `[N, K]` as bytes `[N, width]`, on any device.
 
-    With `top_k`, an example is encoded as its k largest logits, the logsumexp of the others, and
-    the k classes. Decoded, the other classes have equal logits, and together the probability that
-    they had at temperature 1.
+    With `top_k`, the code of an example consists of its k largest logits, the logsumexp of the
+    others, and the k classes. After decoding, the other classes have equal logits. Their total
+    probability at temperature 1 is unchanged.
 
     Attributes:
         classes: K, the number of classes.
-        dtype: of the values, "float32", "float16" or "bfloat16"; that of the network's output loses
-            nothing.
+        dtype: type of the stored values: "float32", "float16" or "bfloat16"; the type of the
+            network's output loses nothing.
         top_k: number of largest logits that are kept, below K; None keeps all.
     """
 
@@ -30,7 +30,7 @@ class Codec:
 
     @property
     def width(self) -> int:
-        """Return the number of bytes of an example."""
+        """Return the number of bytes per example."""
         if self.top_k is None:
             return self.classes * self._value_type.itemsize
         return self._values_width + self.top_k * self._index_type.itemsize
@@ -38,7 +38,7 @@ class Codec:
     def encode(self, logits: Tensor) -> Tensor:
         """Return logits `[N, K]` of any floating type as bytes `[N, width]`.
 
-        Values beyond the range of a smaller type become its largest.
+        Values beyond the range of the stored type are clipped to its largest value.
         """
         if logits.dtype != self._value_type:
             largest = torch.finfo(self._value_type).max
@@ -89,15 +89,15 @@ class Codec:
 
 
 def choose_codec(teacher: Teacher, view: Tensor, logit_cache: str | int) -> Codec:
-    """Return the encoding of a teacher's logits under `data.logit_cache`.
+    """Return the encoding of a teacher's logits that `data.logit_cache` asks for.
 
     Args:
-        teacher: whose logits are to be cached.
-        view: one image `[1, C, H, W]`, to see the shape and the type of its logits.
+        teacher: the teacher whose logits will be cached.
+        view: one image `[1, C, H, W]`; its logits show their shape and type.
         logit_cache: "exact", "float16", or an integer k for the top k.
     """
     with torch.no_grad(), teacher.autocast(view.device):
-        # A compiled network would be compiled anew for the batch of one.
+        # Call the network itself: a compiled one would be recompiled for this batch of one image.
         logits = teacher.model(view)
     classes = logits.shape[1]
     if logit_cache == "exact":
@@ -112,5 +112,5 @@ def _to_bytes(values: Tensor) -> Tensor:
 
 
 def _from_bytes(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    # The copy is aligned in memory; a part of a row may begin at any byte.
+    # Copy first: `view` needs aligned memory, but a part of a row may begin at any byte.
     return rows.clone(memory_format=torch.contiguous_format).view(dtype)

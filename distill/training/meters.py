@@ -1,4 +1,4 @@
-"""Running sums of an epoch, kept on the device so that a step never waits for it."""
+"""Keep the running sums of an epoch on the device, so that no step waits for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ CORRECT = "correct"
 
 @dataclass(frozen=True)
 class MicroBatchRecord:
-    """What one micro-batch gave on this process, until the next check for divergence.
+    """The losses of a micro-batch on this process, kept until the next check for divergence.
 
     Attributes:
         step: number of the step in its epoch, from 0.
@@ -40,13 +40,17 @@ class Meters:
     recent: list[MicroBatchRecord] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Start an epoch."""
+        """Clear the sums at the start of an epoch."""
         self.sums = {}
 
     @torch.no_grad()
     def update(self, record: MicroBatchRecord, logits: Tensor, labels: Tensor) -> None:
-        """Add one micro-batch: its losses, and its predictions `[B, K]` against labels `[B]` or
-        `[B, K]`.
+        """Add the losses and the correct predictions of one micro-batch.
+
+        Args:
+            record: the losses.
+            logits: `[B, K]`.
+            labels: `[B]`, or `[B, K]` after mixup or cutmix.
         """
         hard_labels = labels.argmax(1) if labels.ndim == 2 else labels
         self.recent.append(record)
@@ -85,7 +89,7 @@ class Meters:
             self.sums = {name: value * dist.is_main for name, value in self.total(dist).items()}
 
     def load(self, sums: Mapping[str, Tensor], device: torch.device, dist: Distributed) -> None:
-        """Continue from the sums of a checkpoint, which only process 0 carries on."""
+        """Restore the sums of a checkpoint on process 0; the other processes start from zero."""
         self.sums = {name: value.to(device) * dist.is_main for name, value in sums.items()}
 
 
@@ -95,7 +99,7 @@ class EpochMeans:
 
     Attributes:
         loss: the weighted sum of all terms.
-        top1: share of correct predictions, in [0, 1].
+        top1: fraction of correct predictions, in [0, 1].
         terms: each loss term, before its weight.
     """
 

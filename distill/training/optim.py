@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: timm's, by name."""
+"""Create timm's optimizers and learning-rate schedules by name."""
 
 import inspect
 from typing import Any
@@ -16,12 +16,12 @@ from distill.recipe.schema import Train
 def make_optimizer(
     model: nn.Module, train: Train, name_of_run: str, loss_modules: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Create timm's optimizer for a network and for the modules that its loss trains beside it.
+    """Create a timm optimizer for a network and for the trainable modules of its loss.
 
     Args:
-        model: the network; timm leaves weight decay off biases and norms.
+        model: the network; timm applies no weight decay to its biases and norm layers.
         train: names the optimizer and its arguments.
-        name_of_run: named in error messages.
+        name_of_run: the run's name, for error messages.
         loss_modules: modules with weights that belong to the loss, such as a projector.
 
     Raises:
@@ -30,7 +30,8 @@ def make_optimizer(
     name, arguments = _name_and_arguments(train.optimizer, "sgd")
     try:
         if _has_fused_form(name) and not {"foreach", "differentiable"} & arguments.keys():
-            # One pass over the weights: on a CPU twice as fast for SGD, ten times for AdamW.
+            # A fused optimizer updates all weights in one pass. On a CPU, that makes SGD twice and
+            # AdamW ten times as fast.
             arguments = {"fused": True, **arguments}
         optimizer = create_optimizer_v2(
             model, opt=name, lr=train.lr, weight_decay=train.weight_decay, **arguments
@@ -46,7 +47,7 @@ def make_optimizer(
 def make_scheduler(
     optimizer: torch.optim.Optimizer, train: Train, steps_per_epoch: int, name_of_run: str
 ) -> Scheduler | None:
-    """Create timm's schedule, which steps after every update; None for a constant rate ('none').
+    """Create a timm schedule that steps after every update; None for a constant rate ('none').
 
     Raises:
         UserError: if timm has no such schedule or argument, or if it depends on a metric.
@@ -54,8 +55,8 @@ def make_scheduler(
     name, arguments = _name_and_arguments(train.schedule, "cosine")
     if name == "plateau":
         raise UserError(
-            f"{name_of_run}: train.schedule 'plateau' depends on a metric; use a schedule that "
-            "depends on time alone"
+            f"{name_of_run}: train.schedule 'plateau' depends on a metric, which is not supported; "
+            "use a schedule that depends on the step alone, such as 'cosine'"
         )
     try:
         scheduler, _ = create_scheduler_v2(
@@ -74,8 +75,8 @@ def make_scheduler(
 def match_strides(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer's state the strides of its weights.
 
-    Fused optimizers go through memory in order and do not check strides, and a state that was
-    loaded from a file is always contiguous while the weights may be channels-last.
+    Fused optimizers go through memory in order and do not check strides. A state that was loaded
+    from a file is always contiguous, but the weights may be channels-last.
     """
     # timm's lookahead wraps another optimizer.
     inner = getattr(optimizer, "_base_optimizer", optimizer)
@@ -102,7 +103,7 @@ def _has_fused_form(name: str) -> bool:
 def _add_loss_modules(
     optimizer: torch.optim.Optimizer, loss_modules: nn.Module, weight_decay: float
 ) -> None:
-    """Add the weights of a loss's own modules; as in the network, biases are not decayed."""
+    """Add the loss modules' weights to the optimizer; as in the network, biases do not decay."""
     matrices = [p for p in loss_modules.parameters() if p.ndim > 1]
     vectors = [p for p in loss_modules.parameters() if p.ndim <= 1]
     for weights, decay in ((matrices, weight_decay), (vectors, 0.0)):

@@ -36,7 +36,7 @@ from distill.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class TrainContext:
-    """What the training loop needs beside students and teachers.
+    """What the training loop needs besides students and teachers.
 
     Attributes:
         splits: the study's data; only the training and validation splits are used.
@@ -56,7 +56,7 @@ class TrainContext:
         return self.accelerator.device
 
     def global_batch_size(self, train: Train) -> int:
-        """Return the images of a batch, over all processes."""
+        """Return the number of images in a batch, over all processes."""
         return min(train.batch_size, len(self.splits.train))
 
 
@@ -67,20 +67,20 @@ class TrainState:
     Attributes:
         run: the run.
         model: its network.
-        forward_model: the network as it is called: compiled, and wrapped for several processes, if
-            wanted.
-        loss_terms: settings of each loss term; priors of the data are resolved to numbers.
+        forward_model: the network that the forward pass calls: `model`, compiled and wrapped in
+            DistributedDataParallel where needed.
+        loss_terms: settings of each loss term, with class priors resolved to numbers.
         loss_modules: modules that loss terms own, by term, such as a projector or online targets.
-        optimizer: of the network and the loss modules.
-        scheduler: of the learning rate; None for a constant rate.
-        scaler: of the gradients; disabled unless training in fp16.
-        ema: moving average of the weights, if wanted.
-        initial_weights: at the start, where their norms are logged; else None.
-        steps_per_epoch: updates of an epoch.
-        epoch: epochs that are done.
-        step: steps of the current epoch that are done.
+        optimizer: updates the network and the loss modules.
+        scheduler: learning-rate schedule; None for a constant rate.
+        scaler: gradient scaler; disabled unless training in fp16.
+        ema: moving average of the weights, if the run keeps one.
+        initial_weights: weights before training, if the run logs weight norms; else None.
+        steps_per_epoch: number of updates in an epoch.
+        epoch: number of finished epochs.
+        step: number of finished steps of the current epoch.
         lr: learning rate at the start of the epoch.
-        seconds: training time so far, the run's share of its cohort's.
+        seconds: training time so far: the run's share of its cohort's time.
         history: one entry for each epoch.
         meters: sums of the current epoch.
         failure: why the run was stopped, or None.
@@ -122,7 +122,7 @@ class TrainState:
 
     @cached_property
     def required_outputs(self) -> frozenset[str]:
-        """Return what the loss needs of the student beside logits, as names of `Outputs` fields."""
+        """Return the fields of `Outputs`, besides logits, that the loss needs of the student."""
         return required_outputs(self.loss_terms)
 
     @cached_property
@@ -132,19 +132,19 @@ class TrainState:
 
     @property
     def has_process_state(self) -> bool:
-        """Return whether a loss module holds, during an epoch, this process's part of something."""
+        """Return whether a loss module accumulates statistics on each process in an epoch."""
         return any(hasattr(module, "end_epoch") for module in self.loss_modules.values())
 
     # ------------------------------------------------------------------------------------- one step
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None."""
         for weight in self.trained_weights:
             weight.grad = None
 
     @contextmanager
     def sync_gradients(self, accelerator: Accelerator, *, only_if: bool) -> Iterator[None]:
-        """Average gradients over the processes in the last micro-batch of a step only."""
+        """Average gradients over the processes only in the last micro-batch of a step."""
         if only_if:
             yield
             return
@@ -178,10 +178,10 @@ class TrainState:
         )
 
     def backward(self, loss: Tensor, dist: Distributed) -> None:
-        """Add the gradients of a micro-batch's loss."""
-        # DistributedDataParallel averages gradients over the processes, but the loss is a sum over
-        # their parts of the batch, divided by the whole batch already: multiplying by the number of
-        # processes undoes the average.
+        """Backpropagate a micro-batch's loss; its gradients are added to those of earlier ones."""
+        # DistributedDataParallel averages gradients over the processes. The loss of each process is
+        # already divided by the size of the whole batch, so gradients must be summed instead.
+        # Multiplying by the number of processes turns the average into a sum.
         self.scaler.scale(loss * dist.world_size).backward()
 
     def optimizer_step(self, global_step: int, dist: Distributed) -> None:
@@ -191,7 +191,7 @@ class TrainState:
             global_step: number of the step over all epochs, from 0.
             dist: the processes that share the batch.
         """
-        dist.average_gradients(self.loss_modules)  # the network's are averaged by its wrapper
+        dist.average_gradients(self.loss_modules)  # DDP averages those of the network
         if self.train.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained_weights, self.train.clip_grad)
@@ -215,14 +215,15 @@ class TrainState:
     def end_epoch(self, dist: Distributed) -> None:
         """Move to the next epoch.
 
-        Loss modules are updated, and all processes take the batch statistics of process 0.
+        Update the loss modules, and copy process 0's buffers (batch-norm statistics) to all
+        processes.
         """
         self.epoch += 1
         self.step = 0
         for module in self.loss_modules.values():
             if hasattr(module, "end_epoch"):
                 module.end_epoch(dist.sum)
-        # A set would not do: its order differs between processes.
+        # Use a dict, not a set: all processes must broadcast in the same order.
         models = dict.fromkeys([self.model, self.eval_model])
         for model in models:
             for buffer in model.buffers():
@@ -266,7 +267,7 @@ def create_train_state(
 
 
 def steps_per_epoch(splits: Splits, train: Train) -> int:
-    """Return the updates of an epoch; images that do not fill a batch wait for another epoch."""
+    """Return the number of updates in an epoch; an incomplete last batch is dropped."""
     return max(1, len(splits.train) // train.batch_size)
 
 
@@ -279,10 +280,10 @@ def memory_format_of(train: Train) -> torch.memory_format:
 def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -> nn.ModuleDict:
     """Make the modules that the run's loss owns.
 
-    Their shapes are found by passing one blank image through the networks.
+    Pass one blank image through the networks to find the shapes of these modules.
 
     Raises:
-        UserError: if the networks lack what a term needs.
+        UserError: if a network lacks an output that a term needs.
     """
     if not terms_with_modules(run.arm.loss):
         return nn.ModuleDict()
@@ -308,7 +309,7 @@ def loss_modules_for(run: Run, model: nn.Module, teachers: dict[str, Teacher]) -
 
 
 def _forward_model(model: nn.Module, train: Train, ctx: TrainContext) -> nn.Module:
-    """Return the network as it is called: compiled and data-parallel, if wanted."""
+    """Return the network for the forward pass: compiled and data-parallel where needed."""
     if train.compile:
         model = torch.compile(model)
     if ctx.dist.is_single:

@@ -22,9 +22,9 @@ class MicroBatch:
     Attributes:
         views: `[B, C, H, W]`, pixels in [0, 255].
         labels: `[B]`, or `[B, K]` after mixup or cutmix.
-        number: of the part in its batch, from 0.
-        first: number of its first image in this process's part of the batch.
-        is_last: whether the batch is complete with it.
+        number: number of this part in its batch, from 0.
+        first: index of its first image in this process's part of the batch.
+        is_last: whether this is the last part of the batch.
     """
 
     views: Tensor
@@ -56,7 +56,7 @@ class NormalisedInputs:
         self.made: dict[Any, Tensor] = {}
 
     def for_model(self, model: nn.Module) -> Tensor:
-        """Return the input of a network: its normalisation, its image size."""
+        """Return the views with the normalisation and the image size that a network expects."""
         mean, std, size = input_config(model)
         key = (mean, std, size)
         if key not in self.made:
@@ -86,7 +86,7 @@ class TeacherOutputs:
         self.of_ensemble: dict[tuple[str, ...], Outputs] = {}
 
     def for_student(self, student: TrainState) -> Outputs | None:
-        """Return what a student learns from: its teacher's outputs, its ensemble's, or None."""
+        """Return the outputs of a student's teacher or ensemble; None if it has no teacher."""
         ids = student.teacher_ids
         if not ids:
             return None
@@ -107,10 +107,10 @@ class TeacherOutputs:
 
 
 def seed_dropout(student: TrainState, global_step: int, part: int, ctx: TrainContext) -> None:
-    """Seed the generators that dropout draws from, by (run's seed, step, part, process).
+    """Seed the random generators of dropout from (run's seed, step, part, process).
 
-    Only the CPU's and this device's generators are seeded; `torch.manual_seed` seeds all devices
-    and takes 0.4 ms.
+    This seeds only the generators of the CPU and of this device. `torch.manual_seed` would seed all
+    devices, which takes 0.4 ms.
     """
     seed = derive_seed("dropout", student.run.seed, global_step, part, ctx.dist.rank)
     torch.default_generator.manual_seed(seed)

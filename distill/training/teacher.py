@@ -10,18 +10,19 @@ from distill.errors import UserError
 from distill.losses import Outputs
 from distill.models.hooks import capture_outputs
 
-# Below this number of validation images, a teacher is refused only if it is not better than chance
-# on these images.
+# With fewer validation images than this, a teacher is refused only if its accuracy on them is not
+# above chance.
 FEW_IMAGES = 100
 
 
 class Teacher(nn.Module):
-    """A frozen network: no gradients, no dropout, no updates of batch statistics, even after
-    `.train()`.
+    """A frozen network.
+
+    It has no gradients, no dropout and no updates of batch-norm statistics, even after `.train()`.
 
     Attributes:
         model: the network.
-        outputs: what students' losses need of it beside logits: "features", "feature_maps".
+        outputs: what students' losses need of it besides logits: "features", "feature_maps".
         half_precision: the 16-bit type that it computes in, None for float32.
     """
 
@@ -44,7 +45,7 @@ class Teacher(nn.Module):
         self.forward_model = torch.compile(model.forward) if can_compile else model.forward
 
     def _store_weights_in_half_precision(self, dtype: torch.dtype) -> None:
-        """Convert the weights that autocast would convert anew in every step."""
+        """Convert once the weights that autocast would otherwise convert in every step."""
         for layer in self.model.modules():
             if type(layer) in (nn.Linear, nn.Conv2d):
                 layer.to(dtype)
@@ -73,13 +74,13 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
     """Refuse a teacher that is no better than chance, before any student starts.
 
     Args:
-        name: of the teacher, for the message.
+        name: the teacher's name, for the message.
         logits: `[N, K]` on the study's own validation split.
         labels: `[N]`.
 
     Raises:
-        UserError: if it is `at_chance`. A head that was not in the checkpoint, wrong normalisation
-            and permuted classes all look like this.
+        UserError: if its accuracy is not above chance. Common causes are a classifier head that the
+            checkpoint lacks, wrong normalisation, and classes in another order.
     """
     if not at_chance(logits, labels):
         return
@@ -93,11 +94,11 @@ def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:
 
 
 def at_chance(logits: Tensor, labels: Tensor) -> bool:
-    """Return whether always predicting the most frequent class could be as good (binomial test, p >
-    0.01).
+    """Return whether a network may be no better than always predicting the most frequent class.
 
-    With fewer than `FEW_IMAGES` images, only return True if the network is not better on these very
-    images; False if there are so few that not even a perfect network could show more.
+    It may be if a one-sided binomial test gives p > 0.01. With fewer than `FEW_IMAGES` images, the
+    threshold is p > 0.5: the network must also be no better on these very images. With so few
+    images that even a perfect network could not reach p ≤ 0.01, the result is False.
 
     Args:
         logits: `[N, K]`.

@@ -3,9 +3,10 @@
 A view is an augmented image; a cohort is a set of runs that train together. Each batch of views is
 made once, each teacher runs on it once, and every student takes a step on it.
 
-No random state is kept between steps: all randomness is drawn anew from the seed and the position
-in training (epoch, step, micro-batch, process). So, on the same number of processes, a run ends
-with the same weights in any cohort and after any interruption; on a CPU they are bit-equal.
+No random state carries over from one step to the next: each step derives its random numbers from
+the seed and the position in training (epoch, step, micro-batch, process). So, on the same number of
+processes, a run ends with the same weights in any cohort and after any interruption. On a CPU they
+are bit-equal.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ from distill.training.step_inputs import (
     seed_dropout,
 )
 
-# Steps between two checks of the students: are their losses finite, is a checkpoint due? A check
-# waits for the device, so it is not made after every step.
+# Number of steps between two checks whether all losses are finite and whether a checkpoint is due.
+# A check synchronises with the device, which would be too slow after every step.
 CHECK_EVERY = 100
 
 EpochLog = Callable[[int, float, list[TrainState]], None]
@@ -44,12 +45,12 @@ def fit(
 ) -> None:
     """Train a cohort to its last epoch.
 
-    A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`;
-    the others go on. The caller stores the finished runs.
+    A student whose loss or logits are not finite leaves the cohort, with the reason in `failure`.
+    The others continue. The caller stores the finished runs.
 
     Args:
-        students: of one cohort, so with equal seed, views, batch size, `accumulate`, memory format
-            and epochs; all of them at the same step of the same epoch.
+        students: the students of one cohort. They have the same seed, views, batch size,
+            `accumulate`, memory format and epochs, and are at the same step of the same epoch.
         teachers: the networks that the students learn from, by run id.
         ctx: data, storage, device and processes.
         log_epoch: called after each epoch.
@@ -72,7 +73,7 @@ def fit(
         students = [student for student in students if not student.failure]
         if not students:
             return
-        # Process 0 alone writes at the end of an epoch, so here the processes need not agree.
+        # At the end of an epoch only process 0 writes, so the processes need not agree here.
         if epoch + 1 < train.epochs and timer.is_due():
             save_checkpoints(students, ctx)
             timer.restart()
@@ -127,7 +128,7 @@ def train_epoch(
                 # Writing a checkpoint is not training time.
                 clock.exclude_since_last_charge()
     for teacher in teachers.values():
-        # The logits of a teacher whose students have all diverged are incomplete: not cached.
+        # If all students of a teacher have diverged, its logits are incomplete and are not cached.
         teacher.end_epoch()
     return students
 
@@ -141,12 +142,12 @@ def train_step(
 ) -> None:
     """Take one optimizer step for every student, all on the same batch of views.
 
-    Nothing here waits for the device, except for fp16's loss scaler, and now and then when many
-    teacher logits are written to the cache.
+    Nothing here waits for the device, except fp16's gradient scaler and the occasional write of
+    many teacher logits to the cache.
 
     Args:
-        students: of the cohort.
-        teachers: by run id.
+        students: the students of the cohort.
+        teachers: the teachers, by run id.
         batch: this process's part of the batch.
         step: number of the step in the epoch, from 0.
         ctx: data, device and processes.
@@ -166,14 +167,15 @@ def train_step(
         inputs = NormalisedInputs(micro.views, memory_format_of(train))
         teacher_outputs = TeacherOutputs(teachers, inputs, micro, step)
         for student in students:
-            # Frozen, without gradients, in its own precision; run when its first student needs it.
+            # A teacher runs when its first student needs it: frozen, without gradients, in its own
+            # precision.
             learned_from = teacher_outputs.for_student(student)
             seed_dropout(student, global_step, micro.number, ctx)
-            # Between processes, gradients are averaged once: in the last backward of the step.
+            # The processes average their gradients once per step, in its last backward pass.
             with student.sync_gradients(ctx.accelerator, only_if=micro.is_last):
                 with ctx.accelerator.autocast():
                     outputs = student.forward(inputs.for_model(student.model))
-                # A loss casts its inputs to float32, which autocast would undo.
+                # Losses run outside autocast, which would undo their cast to float32.
                 loss, terms = student.loss(
                     outputs,
                     micro.labels,
@@ -199,11 +201,12 @@ def drop_diverged(
 ) -> tuple[list[TrainState], bool]:
     """Drop students whose loss was NaN or infinite since the last check.
 
-    Whether a checkpoint is due travels with it, so that there is one wait for the device, and one
-    message between the processes.
+    The decision about a checkpoint is part of the same message, so that the processes and the
+    device synchronise only once.
 
     Returns:
-        the other students; and process 0's decision about a checkpoint, so that all agree.
+        the remaining students, and process 0's decision about a checkpoint, which all processes
+        follow.
     """
     finite = [student.meters.recent_are_finite() for student in students]
     has_diverged = torch.stack([(~is_finite).any() for is_finite in finite]).float()
@@ -219,12 +222,12 @@ def drop_diverged(
 
 
 def divergence_message(student: TrainState, is_finite: Tensor) -> str:
-    """Return what to tell about a student that diverged.
+    """Return the message about a student that diverged: where, and what to change.
 
     Args:
-        student: that diverged.
-        is_finite: whether the loss of each recent micro-batch on this process was finite; all of
-            them were if it happened on another process.
+        student: the student that diverged.
+        is_finite: whether the loss of each recent micro-batch on this process was finite; all True
+            if the student diverged on another process.
     """
     where = "on another process"
     if not is_finite.all():
@@ -243,8 +246,8 @@ def divergence_message(student: TrainState, is_finite: Tensor) -> str:
 def can_checkpoint(students: list[TrainState], ctx: TrainContext) -> bool:
     """Return whether a checkpoint within an epoch would be complete.
 
-    It would not be if a loss module gathers something over the epoch, such as class means, and each
-    process has only its own part of it.
+    It would be incomplete if a loss module accumulates statistics over the epoch, such as class
+    means, and each process has only its own part of them.
     """
     return ctx.dist.is_single or not any(student.has_process_state for student in students)
 
@@ -253,7 +256,7 @@ def checkpoint_within_epoch(students: list[TrainState], step: int, ctx: TrainCon
     """Store a checkpoint of every student after the step with this number."""
     for student in students:
         student.step = step + 1
-        # Process 0 gets all sums, and the others start from zero again: nothing counts twice.
+        # Process 0 takes all sums and the others restart from zero, so that nothing counts twice.
         student.meters.move_to_main(ctx.dist)
     save_checkpoints(students, ctx)
 
@@ -266,9 +269,9 @@ def save_checkpoints(students: list[TrainState], ctx: TrainContext) -> None:
 
 
 def save_snapshot(student: TrainState, ctx: TrainContext) -> None:
-    """Keep the network (its averaged weights, if any) before this epoch, if the recipe wants it.
+    """Store the weights before this epoch (averaged ones, if any), if the recipe asks for it.
 
-    There is none after the last epoch: those weights are the run's own.
+    There is no snapshot after the last epoch: the finished run stores those weights.
     """
     if ctx.dist.is_main and student.epoch in student.train.snapshot_epochs:
         weights = student.eval_model.state_dict()
@@ -282,7 +285,7 @@ def finish_epoch(student: TrainState, means: EpochMeans, ctx: TrainContext) -> N
     """Move a student to its next epoch, evaluate it on the validation split, extend its history."""
     student.end_epoch(ctx.dist)  # advances student.epoch, sets student.step to 0
     split = ctx.splits.validation
-    # Each process predicts a part of the split, and all get all logits.
+    # Each process predicts a part of the split, and all processes get all logits.
     logits = predict(
         student.eval_model,
         ctx.splits,
@@ -293,8 +296,8 @@ def finish_epoch(student: TrainState, means: EpochMeans, ctx: TrainContext) -> N
     )
     if not logits.isfinite().all():
         student.failure = (
-            f"{student.run.display_name}: the logits are not finite after epoch {student.epoch}; "
-            "lower train.lr"
+            f"{student.run.display_name}: the validation logits are not finite after epoch "
+            f"{student.epoch}; lower train.lr"
         )
         return
     student.history.append(history_entry(student, means, logits, split.labels))
