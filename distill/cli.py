@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.report.terminal import (
-    best_student,
     plan_lines,
     print_results,
     print_tables,
@@ -106,12 +105,8 @@ def run(
 
     shard_of_job = parse_shard(shard) if shard else None
     results = study.run_study(loaded, out, accelerator, shard_of_job, show)
-    if accelerator.is_main_process and results:
-        if as_json:
-            print(results_json(results, indent=1))
-        best = best_student(results)
-        if best and not as_json:
-            print(f"best student: {best}; distill export '{best}' --to student.onnx")
+    if accelerator.is_main_process and results and as_json:
+        print(results_json(results, indent=1))
     accelerator.end_training()
 
 
@@ -216,7 +211,7 @@ def evaluate(
 
     from distill.evaluation.evaluate import evaluate_network, find_networks, open_evaluation_images
     from distill.recipe.load import data_settings
-    from distill.report.tables import metrics_table
+    from distill.report.terminal_tables import metrics_table
     from distill.storage.run_store import RunStore
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

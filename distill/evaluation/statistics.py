@@ -3,6 +3,7 @@
 Tests are paired, because runs of one seed share initial weights, views and teacher.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,38 @@ def compare(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Pair
     mean, _, interval = mean_interval(list(differences), level)
     p_value = float(stats.ttest_1samp(differences, 0).pvalue) if interval else None
     return Paired(float(np.mean(a)), float(np.mean(b)), mean, interval, p_value)
+
+
+def spread_of_interval(half_width: float, count: int) -> float:
+    """Return the standard deviation of values whose 95% interval of the mean is given.
+
+    Args:
+        half_width: of Student's interval.
+        count: number of values, at least 2.
+    """
+    return half_width * math.sqrt(count) / float(stats.t.ppf(0.975, count - 1))
+
+
+def seeds_for_power(
+    effect: float, significance: float = 0.05, power: float = 0.8, most: int = 1000
+) -> int:
+    """Return how many seeds a paired t-test needs to find an effect.
+
+    Args:
+        effect: mean of the paired differences, in their standard deviations; positive.
+        significance: level of the two-sided test.
+        power: wanted probability that the test finds the effect.
+        most: the largest number that is tried.
+
+    Returns:
+        the smallest number of at least 2; `most` + 1 if even `most` seeds are too few.
+    """
+    for count in range(2, most + 1):
+        threshold = stats.t.ppf(1 - significance / 2, count - 1)
+        # Under the effect, t has a noncentral distribution; the other tail is negligible.
+        if stats.nct.sf(threshold, count - 1, effect * math.sqrt(count)) >= power:
+            return count
+    return most + 1
 
 
 def _is_constant(x: np.ndarray, scale: float) -> bool:

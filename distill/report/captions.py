@@ -9,7 +9,7 @@ import numpy as np
 from distill.evaluation.comparisons import excludes_zero, smoothing_pair
 from distill.evaluation.statistics import Paired, compare, mean_interval
 from distill.report.tables import Value, last_information, metric
-from distill.report.wording import change
+from distill.report.wording import change, points
 from distill.storage.study_results import RunResult, StudyResults
 
 MIN_EPOCHS = 10  # of a learning curve whose end is examined
@@ -123,8 +123,8 @@ def temperature_map_caption(group: Mapping[tuple[float, float], Sequence[RunResu
     test = compare([effects[0][seed] for seed in seeds], [effects[1][seed] for seed in seeds])
     return (
         f"Raising the temperature from {cold:g} to {hot:g} changes the student's accuracy by "
-        f"{100 * test.mean_a:+.2f} points with teacher smoothing {smoothings[0]:g} and by "
-        f"{100 * test.mean_b:+.2f} points with teacher smoothing {smoothings[-1]:g}. The effect "
+        f"{points(test.mean_a)} points with teacher smoothing {smoothings[0]:g} and by "
+        f"{points(test.mean_b)} points with teacher smoothing {smoothings[-1]:g}. The effect "
         f"goes {change(test, len(seeds), 100, 2)}."
     )
 

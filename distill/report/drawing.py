@@ -9,6 +9,7 @@ import numpy as np
 
 from distill.evaluation.calibration import Reliability, reliability
 from distill.evaluation.feature_plot import FeaturePlot, numbered
+from distill.report.arm_names import short_names
 from distill.report.captions import (
     equivalent_smoothing_caption,
     figure_captions,
@@ -54,7 +55,8 @@ def draw(
     """
     from distill.report.style import save
 
-    arms = results.arms()
+    names = short_names(results)
+    arms = {names[arm]: runs for arm, runs in results.arms().items()}
     first_arms = dict(list(arms.items())[:MOST_PANELS])
     curves = accuracy_by_epoch(first_arms, store)
     maps = temperature_maps(results, store)

@@ -1,16 +1,22 @@
 """The HTML report of a study, from what is stored beside its runs."""
 
 import base64
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from distill.errors import UserError
 from distill.evaluation.feature_plot import FeaturePlot, load_feature_plot
 from distill.report import tables
-from distill.report.wording import FEW_SEEDS, verdict_sentence
+from distill.report.arm_names import short_names
+from distill.report.forest import make_forest
+from distill.report.summary import summarise
+from distill.report.terminal import best_student
+from distill.report.wording import interval_points, points
 from distill.storage.files import write_text_atomically
 from distill.storage.run_store import RunStore
 from distill.storage.study_results import StudyResults, read_results
@@ -41,8 +47,11 @@ def write_report(study: Path, store: RunStore) -> None:
         views=_views_by_name(feature_plot),
         explorer=_explorer(feature_plot),
         recipe=(study / "recipe.yaml").read_text(encoding="utf-8"),
-        comparisons=tables.accuracy_comparisons(results),
-        few_seeds=len(results.seeds) < FEW_SEEDS,
+        summary=summarise(results),
+        forest=make_forest(results),
+        names=short_names(results),
+        spread_note=tables.spread_note(results),
+        best=best_student(results),
         **_cost(results),
     )
     write_text_atomically(study / "report.html", page)
@@ -105,11 +114,12 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_template_source),
     )
     environment.filters |= {
+        "code": _code,
         "interval": _interval,
+        "interval_points": interval_points,
         "percent": _percent,
-        "points": _points,
+        "points": points,
         "sentence": _sentence,
-        "verdict": verdict_sentence,
     }
     environment.globals |= {"tables": tables, "arm_table": tables.arm_table}
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
@@ -124,17 +134,15 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
-def _points(fraction: float) -> str:
-    """Return a difference of fractions in percentage points, with its sign."""
-    return f"{100 * fraction:+.2f}"
-
-
-def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
+def _interval(bounds: tuple[float, float]) -> str:
     """Return an interval of fractions in percent."""
-    if bounds is None:
-        return tables.NO_VALUE
-    low, high = (f"{100 * bound:{sign}.2f}" for bound in bounds)
-    return f"{low} to {high}"
+    low, high = bounds
+    return f"{_percent(low)} to {_percent(high)}"
+
+
+def _code(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _sentence(text: str) -> str:

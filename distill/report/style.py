@@ -1,5 +1,6 @@
 """Share colours, markers and the way of saving between all figures."""
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +9,8 @@ matplotlib.use("Agg")  # before pyplot is imported: no screen is needed
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from distill.report.arm_names import SEPARATOR
 
 # the palette of Okabe and Ito, distinguishable with any colour vision
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00"]
@@ -56,12 +59,11 @@ def shortened(name: str, most: int = 24) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return an arm's name in lines of about that width, broken after slashes."""
-    *parts, last = text.split("/")
-    parts = [f"{part}/" for part in parts] + [last]
+    """Return an arm's name in lines of about that width, broken between its parts."""
+    parts = re.split(f"(?<=/)|(?<={SEPARATOR})", text)
     lines = [""]
     for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
-from rich.table import Table
 
 from distill.evaluation.statistics import mean_interval
-from distill.report.wording import verdict_sentence
+from distill.report.arm_names import short_names
 from distill.storage.study_results import Comparison, QuestionCode, RunResult, StudyResults
 
 Value = Callable[[RunResult], float | None]
@@ -16,10 +13,10 @@ MOST_COMPARISONS = 18  # shown one by one; a table in the page has all of them
 NO_VALUE = "–"
 # Comparisons are listed in this order of their questions, then by question.
 FIRST_QUESTIONS = (
+    QuestionCode.DISTILLATION,
     QuestionCode.TEACHER_SMOOTHING_ON_STUDENT,
     QuestionCode.STUDENT_SMOOTHING,
     QuestionCode.TEACHER_SMOOTHING,
-    QuestionCode.DISTILLATION,
 )
 
 
@@ -48,6 +45,7 @@ class Row:
     """One arm of a table, with the text of its cells."""
 
     arm: str
+    short_name: str
     role: str
     model: str
     seeds: int
@@ -87,9 +85,7 @@ ARMS = [
     NLL,
     ECE,
     ECE_SCALED,
-    FITTED_TEMPERATURE,
     AGREEMENT,
-    KL_TO_TEACHER,
     EFFECTIVE_SMOOTHING,
 ]
 TERMINAL = [ACCURACY, NLL, ECE, ECE_SCALED, AGREEMENT, EFFECTIVE_SMOOTHING]
@@ -142,6 +138,7 @@ ROBUSTNESS = [
 def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
     """Return a table with a row for each arm that has a number; None if no arm has any."""
     rows = []
+    names = short_names(results)
     for arm, runs in results.arms().items():
         cells = [_cell(runs, column) for column in columns]
         has_number = False
@@ -149,7 +146,8 @@ def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
             if cell != NO_VALUE and not column.is_setting:
                 has_number = True
         if has_number:
-            rows.append(Row(arm, runs[0].role, runs[0].model, len(runs), cells))
+            row = Row(arm, names[arm], runs[0].role, runs[0].model, len(runs), cells)
+            rows.append(row)
     if not rows:
         return None
     used = []
@@ -163,7 +161,7 @@ def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
 
 
 def accuracy_comparisons(results: StudyResults) -> list[Comparison]:
-    """Return the comparisons of accuracy, those on smoothing and distillation first.
+    """Return the comparisons of accuracy, those on distillation and smoothing first.
 
     Those of one question stand together, the smallest p-value first.
     """
@@ -177,72 +175,27 @@ def accuracy_comparisons(results: StudyResults) -> list[Comparison]:
     return sorted((one for one in results.comparisons if one.metric == "top1"), key=rank)
 
 
-def terminal_tables(results: StudyResults) -> list[Table]:
-    """Return the report's main numbers for a terminal: the arms, and the comparisons."""
-    tables = [_terminal_arms(results)]
-    if results.comparisons:
-        tables.append(_terminal_comparisons(results))
-    return tables
-
-
-def metrics_table(found: dict[str, dict[str, Any]]) -> Table:
-    """Return every metric of some networks for a terminal, a row for each metric.
-
-    Args:
-        found: metrics by the network's name.
-    """
-    table = Table(title="fractions, and nats", title_justify="left")
-    table.add_column("", overflow="fold")
-    for name in found:
-        table.add_column(name, justify="right", overflow="fold")
-    networks = list(found.values())
-    names = list(networks[0]) if networks else []
-    for name in names:
-        cells = [_metric_text(metrics[name]) for metrics in networks]
-        table.add_row(name, *cells)
-    return table
-
-
 def _cell(runs: list[RunResult], column: Column) -> str:
     values = [column.value(run) for run in runs]
     if None in values:
         return NO_VALUE
     mean, sd, _ = mean_interval([column.factor * value for value in values])
-    text = f"{mean:.{column.decimals}f}"
-    if len(values) > 1 and not column.is_setting:
-        text += f" ± {sd:.{column.decimals}f}"
-    return text
+    spread = "" if column.is_setting else spread_text(sd, column.decimals)
+    return f"{mean:.{column.decimals}f}{spread}"
 
 
-def _metric_text(value: float | int | None) -> str:
-    if value is None:
-        return NO_VALUE
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def spread_text(sd: float, decimals: int) -> str:
+    """Return a standard deviation as it follows a mean; nothing where there is no spread."""
+    if sd == 0:
+        return ""
+    text = f"{sd:.{decimals}f}"
+    if float(text) == 0:
+        text = f"<{10**-decimals:.{decimals}f}"
+    return f" ± {text}"
 
 
-def _terminal_arms(results: StudyResults) -> Table:
-    table = Table(
-        title=f"{results.study}: test split, mean ± standard deviation", title_justify="left"
-    )
-    arms = arm_table(results, TERMINAL)
-    table.add_column("arm", overflow="fold")
-    for heading in arms.headings:
-        table.add_column(heading, justify="right")
-    table.add_column("seeds", justify="right")
-    for row in arms.rows:
-        table.add_row(row.arm, *row.cells, str(row.seeds))
-    return table
-
-
-def _terminal_comparisons(results: StudyResults) -> Table:
-    table = Table(
-        title="comparisons of accuracy, b against a, paired by seed", title_justify="left"
-    )
-    for heading in ("question", "a", "b", "answer"):
-        table.add_column(heading, overflow="fold")
-    comparisons = accuracy_comparisons(results)
-    for one in comparisons[:MOST_COMPARISONS]:
-        table.add_row(one.question, one.a, one.b, verdict_sentence(one))
-    if len(comparisons) > MOST_COMPARISONS:
-        table.caption = f"{len(comparisons) - MOST_COMPARISONS} more are in the report"
-    return table
+def spread_note(results: StudyResults) -> str:
+    """Return what the numbers of a table are: means over seeds, or those of one seed."""
+    if len(results.seeds) == 1:
+        return "one seed"
+    return f"mean ± standard deviation over {len(results.seeds)} seeds"

@@ -26,10 +26,17 @@ def best_student(results: "StudyResults") -> str | None:
 
 
 def print_results(results: "StudyResults") -> None:
-    """Print the tables of a study's results."""
-    from distill.report.tables import terminal_tables
+    """Print the tables of a study's results, and what they come to in sentences."""
+    from distill.report.summary import summarise
+    from distill.report.terminal_tables import terminal_tables
 
     print_tables(terminal_tables(results))
+    summary = summarise(results)
+    for sentence in (*summary.findings, summary.sureness):
+        print(sentence)
+    if summary.choice:
+        print(f"best student: {summary.choice}")
+        print(f"to ship it: distill export '{best_student(results)}' --to student.onnx")
 
 
 def print_tables(tables: Iterable["Table"]) -> None:

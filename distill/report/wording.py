@@ -1,10 +1,11 @@
 """The English of comparisons: questions and verdicts as sentences, made from codes and numbers."""
 
-from distill.evaluation.comparisons import excludes_zero
-from distill.evaluation.statistics import Paired
-from distill.storage.study_results import Comparison, QuestionCode, Verdict
+from distill.evaluation.comparisons import SIGNIFICANCE, excludes_zero
+from distill.evaluation.statistics import Paired, seeds_for_power, spread_of_interval
+from distill.storage.study_results import Comparison, Interval, QuestionCode, Verdict
 
 FEW_SEEDS = 3  # with fewer, a comparison is weak evidence
+MOST_SEEDS = 100  # that a person could be asked to run
 
 QUESTIONS: dict[QuestionCode, str] = {
     QuestionCode.DISTILLATION: "Does distillation help the student?",
@@ -32,7 +33,6 @@ WHICH_QUESTIONS = frozenset(
         QuestionCode.SETTING,
     }
 )
-NOT_ADJUSTED = "(significant alone, not after Holm's correction)"
 
 
 def question_sentence(comparison: Comparison) -> str:
@@ -41,26 +41,131 @@ def question_sentence(comparison: Comparison) -> str:
     return sentence.format(setting=comparison.setting, role=comparison.role)
 
 
-def verdict_sentence(comparison: Comparison) -> str:
-    """Return what a comparison of accuracies shows: the verdict, its size, and how sure it is."""
-    points = f"{100 * comparison.difference:+.2f} points"
-    if comparison.verdict == Verdict.ONE_SEED:
-        return f"No conclusion from one seed: {points}."
-    if comparison.verdict == Verdict.NO_SPREAD:
-        return (
-            f"No test is possible: {points} in each of {comparison.seeds} seeds, without any "
-            "spread between seeds."
-        )
-    low, high = comparison.ci95
+def signed(value: float, decimals: int = 2) -> str:
+    """Return a number with its sign, and a minus sign that is as wide as the plus sign.
+
+    A number that rounds to zero has no sign.
+    """
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]
+
+
+def points(fraction: float, decimals: int = 2) -> str:
+    """Return a difference of fractions in percentage points, with its sign."""
+    return signed(100 * fraction, decimals)
+
+
+def interval_points(interval: Interval, decimals: int = 2) -> str:
+    """Return an interval of differences of fractions, in percentage points."""
+    low, high = interval
+    return f"{points(low, decimals)} to {points(high, decimals)}"
+
+
+def verdict_sentence(comparison: Comparison, images: int) -> str:
+    """Return what a comparison of accuracies shows: the verdict, its size, and how sure it is.
+
+    Args:
+        comparison: of accuracies.
+        images: number of test images.
+    """
+    if comparison.ci95 is None:
+        return _untested_sentence(comparison, images)
     sentence = (
-        f"{_verdict_words(comparison)}: {points} (95% interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}, {comparison.seeds} seeds)."
+        f"{_verdict_words(comparison)}: {points(comparison.difference)} points "
+        f"(95% interval {interval_points(comparison.ci95)} over {comparison.seeds} seeds; "
+        f"{_p_values(comparison)})."
     )
     if comparison.seeds < FEW_SEEDS:
-        sentence += " Fewer than 3 seeds are weak evidence."
+        sentence += " Two seeds are weak evidence."
     if _depends_on_images(comparison):
-        sentence += " The 95% interval over test images includes 0."
-    return sentence
+        sentence += (
+            f" Over the {images} test images the interval includes 0 "
+            f"({interval_points(comparison.ci95_images)})."
+        )
+    return f"{sentence} {_enough_seeds(comparison)}".rstrip()
+
+
+def _untested_sentence(comparison: Comparison, images: int) -> str:
+    """Return the sentence of a comparison without a test over seeds: one seed, or no spread."""
+    sentence = f"{points(comparison.difference)} points"
+    over_images = comparison.ci95_images
+    if over_images:
+        sentence += (
+            f" on {images} test images (95% interval over images {interval_points(over_images)})"
+        )
+    if comparison.verdict == Verdict.NO_SPREAD:
+        return (
+            f"{sentence}, the same in each of {comparison.seeds} seeds, so there is no test over "
+            "seeds."
+        )
+    if over_images:
+        known = f"For these two networks {_answer_for_images(comparison)}"
+        sentence = f"{known}: {sentence}"
+    return f"{sentence}. One seed, so another training run may differ."
+
+
+def _answer_for_images(comparison: Comparison) -> str:
+    """Return what the interval over images says of two networks."""
+    if not excludes_zero(comparison.ci95_images):
+        return "there is no significant difference"
+    is_better = comparison.difference > 0
+    if comparison.question_code in WHICH_QUESTIONS:
+        return "b is better" if is_better else "b is worse"
+    return "yes" if is_better else "no, accuracy is lower"
+
+
+def _p_values(comparison: Comparison) -> str:
+    """Return the p-value of a comparison, and its value after Holm's correction."""
+    alone = _equals(p_value_text(comparison.p_value))
+    adjusted = _equals(p_value_text(comparison.p_holm))
+    if comparison.verdict in (Verdict.MAYBE_BETTER, Verdict.MAYBE_WORSE):
+        return f"significant on its own, {alone}, but not after Holm's correction, {adjusted}"
+    if comparison.verdict == Verdict.NO_DIFFERENCE or alone == adjusted:
+        return alone
+    return f"{alone}, after Holm's correction {adjusted}"
+
+
+def p_value_text(p_value: float) -> str:
+    """Return a p-value with about two digits, as in ``0.021``; the smallest as ``<0.0001``."""
+    for smallest, digits in ((0.1, 2), (0.001, 3), (0.0001, 4)):
+        if p_value >= smallest:
+            return f"{p_value:.{digits}f}"
+    return "<0.0001"
+
+
+def _equals(text: str) -> str:
+    """Return a p-value as it stands in a sentence."""
+    return f"p {text.replace('<', '< ')}" if text.startswith("<") else f"p = {text}"
+
+
+def _enough_seeds(comparison: Comparison) -> str:
+    """Return how many seeds would settle a comparison that is not settled."""
+    needed = seeds_to_settle(comparison)
+    if needed is None:
+        return ""
+    if needed > MOST_SEEDS:
+        return f"A difference of this size needs more than {MOST_SEEDS} seeds."
+    return f"About {needed} seeds would settle a difference of this size."
+
+
+def seeds_to_settle(comparison: Comparison) -> int | None:
+    """Return how many seeds would show a difference of the observed size, with 80% power.
+
+    Returns:
+        None if the comparison is settled or cannot be tested; one more than `MOST_SEEDS` if even
+        so many are too few.
+    """
+    settled = (Verdict.BETTER, Verdict.WORSE)
+    if comparison.ci95 is None or comparison.verdict in settled:
+        return None
+    significance = SIGNIFICANCE
+    if comparison.verdict != Verdict.NO_DIFFERENCE:
+        # significant alone: the test that is missed is the one after Holm's correction
+        significance *= comparison.p_value / comparison.p_holm
+    low, high = comparison.ci95
+    deviation = spread_of_interval((high - low) / 2, comparison.seeds)
+    effect = abs(comparison.difference) / deviation
+    return seeds_for_power(effect, significance, most=MOST_SEEDS)
 
 
 def change(test: Paired, seeds: int, factor: float = 1.0, decimals: int = 2, unit: str = "") -> str:
@@ -79,11 +184,9 @@ def change(test: Paired, seeds: int, factor: float = 1.0, decimals: int = 2, uni
     if test.ci95 is None:
         reason = "one seed" if seeds == 1 else f"{seeds} seeds without spread"
         return f"{text} ({reason}, so there is no interval)"
-    low, high = test.ci95
-    details = (
-        f"{factor * test.difference:+.{decimals}f}, 95% interval {factor * low:+.{decimals}f} to "
-        f"{factor * high:+.{decimals}f}, {seeds} seeds"
-    )
+    low, high = (signed(factor * bound, decimals) for bound in test.ci95)
+    difference = signed(factor * test.difference, decimals)
+    details = f"{difference}, 95% interval {low} to {high}, {seeds} seeds"
     if not excludes_zero(test.ci95):
         details += ", not significant"
     return f"{text} ({details})"
@@ -97,15 +200,15 @@ def _verdict_words(comparison: Comparison) -> str:
         words = {
             Verdict.BETTER: "B is better",
             Verdict.WORSE: "B is worse",
-            Verdict.MAYBE_BETTER: f"Perhaps b is better {NOT_ADJUSTED}",
-            Verdict.MAYBE_WORSE: f"Perhaps b is worse {NOT_ADJUSTED}",
+            Verdict.MAYBE_BETTER: "Perhaps b is better",
+            Verdict.MAYBE_WORSE: "Perhaps b is worse",
         }
     else:
         words = {
             Verdict.BETTER: "Yes",
             Verdict.WORSE: "No, accuracy falls",
-            Verdict.MAYBE_BETTER: f"Perhaps yes {NOT_ADJUSTED}",
-            Verdict.MAYBE_WORSE: f"Perhaps accuracy falls {NOT_ADJUSTED}",
+            Verdict.MAYBE_BETTER: "Perhaps yes",
+            Verdict.MAYBE_WORSE: "Perhaps accuracy falls",
         }
     return words[comparison.verdict]
 

@@ -9,6 +9,7 @@ from distill.evaluation.analysis_budget import plan_analysis
 from distill.evaluation.comparisons import smoothing_pair
 from distill.models.cosine_head import last_linear
 from distill.recipe.schema import Analysis
+from distill.report.arm_names import short_names
 from distill.report.html import write_report
 from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import StudyResults
@@ -119,9 +120,10 @@ def _write_feature_plot(
         return
     has_planes = len(ctx.splits.class_names) > 2
     kinds = ("plane", "pca", "tsne") if has_planes else ("pca", "tsne")
+    names = short_names(results)
     try:
         feature_plot = make_feature_plot(
-            {run.id: run.arm.name for run in plotted},
+            {run.id: names[run.arm.name] for run in plotted},
             ctx.splits,
             ctx.store,
             settings,

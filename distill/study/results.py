@@ -39,10 +39,11 @@ from distill.study.context import StudyContext
 from distill.study.lint import describe_data, lint_recipe
 from distill.training.teacher import at_chance
 
-ANALYSED_THINGS = {
-    "examples": "images per class for the features",
-    "num_views": "views per image for the information",
-    "num_attacked": "attacked images",
+# What the budget of the analysis lowers: with a count, and where nothing is left.
+LOWERED = {
+    "examples": ("{} of {} images per class in the features", "no features"),
+    "num_views": ("{} of {} views per image in the information", "no information about images"),
+    "num_attacked": ("{} of {} attacked images", "no attacks"),
 }
 
 Predictions = dict[str, Tensor]  # ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]``
@@ -351,8 +352,8 @@ def _analysis_notes(ctx: StudyContext, plan: AnalysisPlan) -> list[str]:
     for key in plan.reduced:
         default = getattr(ctx.recipe.analysis, key)
         chosen = getattr(plan.settings, key)
-        thing = ANALYSED_THINGS[key]
-        parts.append(f"{chosen} {thing} instead of {default}" if chosen else f"no {thing}")
+        some, none = LOWERED[key]
+        parts.append(some.format(chosen, default) if chosen else none)
         defaults.append(f"{key}: {default}")
     return [
         f"The analysis takes at most about {plan.settings.budget:.0%} of the cost of training, so "

@@ -19,7 +19,13 @@ ANALYSED = merge(
     {
         # At a constant learning rate, a snapshot is what a shorter run ends with.
         "train": {"schedule": "none", "snapshots": 3},
-        "analysis": {"examples": 100, "num_attacked": 60, "num_views": 4, "steps": 3, "eps_linf": 0.1},
+        "analysis": {
+            "examples": 100,
+            "num_attacked": 60,
+            "num_views": 4,
+            "steps": 3,
+            "eps_linf": 0.1,
+        },
         "teachers": {
             "smoothed": {
                 "model": {"name": "mlp_32", "drop_rate": 0.2},

@@ -21,7 +21,8 @@ SEEDS = range(4)
 
 
 def numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text.replace("+", ""))]
+    plain = text.replace("+", "").replace("−", "-")
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", plain)]
 
 
 @pytest.fixture

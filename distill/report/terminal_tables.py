@@ -1,0 +1,86 @@
+"""Tables for a terminal: the arms of a study, its comparisons, and the metrics of a network."""
+
+from typing import Any
+
+from rich.table import Table
+
+from distill.report.arm_names import PairLabel
+from distill.report.forest import Forest, make_forest
+from distill.report.tables import NO_VALUE, TERMINAL, arm_table, spread_note
+from distill.storage.study_results import StudyResults
+
+
+def terminal_tables(results: StudyResults) -> list[Table]:
+    """Return the report's main numbers for a terminal: the arms, and the comparisons."""
+    tables = [_arms(results)]
+    forest = make_forest(results)
+    if forest:
+        tables.append(_comparisons(forest, of_one_seed=len(results.seeds) == 1))
+    return tables
+
+
+def metrics_table(found: dict[str, dict[str, Any]]) -> Table:
+    """Return every metric of some networks for a terminal, a row for each metric.
+
+    Args:
+        found: metrics by the network's name.
+    """
+    table = Table(title="fractions, and nats", title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    networks = list(found.values())
+    names = list(networks[0]) if networks else []
+    for name in names:
+        cells = [_metric_text(metrics[name]) for metrics in networks]
+        table.add_row(name, *cells)
+    return table
+
+
+def _arms(results: StudyResults) -> Table:
+    title = f"{results.study}: {results.data.test} test images, {spread_note(results)}"
+    table = Table(title=title, title_justify="left")
+    arms = arm_table(results, TERMINAL)
+    table.add_column("arm", overflow="fold")
+    for heading in arms.headings:
+        table.add_column(heading, justify="right")
+    for row in arms.rows:
+        table.add_row(row.arm, *row.cells)
+    return table
+
+
+def _comparisons(forest: Forest, *, of_one_seed: bool) -> Table:
+    """Return the comparisons of accuracy; with one seed, with the intervals over test images."""
+    table = Table(
+        title="comparisons of accuracy, b against a, paired by seed", title_justify="left"
+    )
+    over = "test images" if of_one_seed else "seeds"
+    table.add_column("question", overflow="fold", max_width=40)
+    table.add_column("b against a", overflow="fold")
+    table.add_column("difference, points", justify="right")
+    table.add_column(f"95% interval over {over}", justify="right")
+    if not of_one_seed:
+        table.add_column("p after Holm", justify="right")
+        table.add_column("accuracy of b")
+    question = ""
+    for row in forest.first:
+        cells = [row.difference, row.images if of_one_seed else row.seeds]
+        if not of_one_seed:
+            cells += [row.p_value, row.answer]
+        shown = row.question if row.question != question else ""
+        question = row.question
+        table.add_row(shown, _label_text(row.label), *cells)
+    if forest.others:
+        table.caption = f"{len(forest.others)} more are in the report"
+    return table
+
+
+def _label_text(label: PairLabel) -> str:
+    both = f" ({label.both})" if label.both else ""
+    return f"{label.b} against {label.a}{both}"
+
+
+def _metric_text(value: float | int | None) -> str:
+    if value is None:
+        return NO_VALUE
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

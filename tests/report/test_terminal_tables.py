@@ -1,0 +1,43 @@
+"""Tables in the terminal: arms, comparisons, and the metrics of a network."""
+
+import io
+
+from helpers.results import make_comparison, make_results, runs_of
+from rich.console import Console
+
+from distill.report import tables
+from distill.report.terminal_tables import metrics_table, terminal_tables
+
+
+def text_of(table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_terminal_shows_arms_and_at_most_some_comparisons():
+    results = make_results(runs_of("an_arm", [0.9, 0.8]))
+    assert len(terminal_tables(results)) == 1
+    many = [make_comparison(b=f"arm{i}") for i in range(tables.MOST_COMPARISONS + 3)]
+    arms, comparisons = terminal_tables(make_results(results.runs, comparisons=many))
+    assert "an_arm" in text_of(arms)
+    assert "85.00 ± 7.07" in text_of(arms)
+    assert comparisons.row_count == tables.MOST_COMPARISONS
+    assert "3 more" in text_of(comparisons)
+    assert all(number in text_of(comparisons) for number in ("+1.00", "+0.50 to +1.50", "0.010"))
+
+
+def test_with_one_seed_the_interval_is_over_test_images():
+    comparison = make_comparison(ci95=None, ci95_images=(-0.002, 0.022), p_value=None, p_holm=None)
+    results = make_results(runs_of("an_arm", [0.9]), comparisons=[comparison])
+    text = text_of(terminal_tables(results)[1])
+    assert "−0.20 to +2.20" in text
+    assert "Holm" not in text
+
+
+def test_metrics_of_networks_are_listed_by_name():
+    text = text_of(metrics_table({"net": {"top1": 0.5, "count": 7, "top5": None}}))
+    assert "0.5000" in text
+    assert "7" in text
+    assert tables.NO_VALUE in text
+    assert metrics_table({}).row_count == 0
