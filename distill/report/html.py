@@ -41,20 +41,22 @@ def write_report(study: Path, store: RunStore) -> None:
     captions = draw(results, store, study / "figures", feature_plot)
     template = _environment().get_template("report.html.jinja")
     page = template.render(
-        results=results,
         captions=captions,
         figures=_encoded_figures(study / "figures"),
         views=_views_by_name(feature_plot),
         explorer=_explorer(feature_plot),
         recipe=(study / "recipe.yaml").read_text(encoding="utf-8"),
-        summary=summarise(results),
         forest=make_forest(results),
-        names=short_names(results),
-        spread_note=tables.spread_note(results),
-        best=best_student(results),
+        **_first_screen(results),
         **_cost(results),
     )
     write_text_atomically(study / "report.html", page)
+
+
+def results_html(results: StudyResults) -> str:
+    """Return the summary of a study and its table of arms, as a notebook shows them."""
+    template = _environment().get_template("notebook.html.jinja")
+    return template.render(**_first_screen(results))
 
 
 def refuse_damage(results: StudyResults, store: RunStore) -> None:
@@ -95,6 +97,17 @@ def _explorer(feature_plot: FeaturePlot | None) -> dict[str, Any] | None:
     from distill.report.explorer import explorer_data
 
     return explorer_data(feature_plot) if feature_plot else None
+
+
+def _first_screen(results: StudyResults) -> dict[str, Any]:
+    """Return what the summary and the table of arms need."""
+    return {
+        "results": results,
+        "summary": summarise(results),
+        "names": short_names(results),
+        "spread_note": tables.spread_note(results),
+        "best": best_student(results),
+    }
 
 
 def _cost(results: StudyResults) -> dict[str, Any]:

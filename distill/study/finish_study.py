@@ -11,6 +11,7 @@ from distill.models.cosine_head import last_linear
 from distill.recipe.schema import Analysis
 from distill.report.arm_names import short_names
 from distill.report.html import write_report
+from distill.report.notebook import NotebookResults
 from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import StudyResults
 from distill.study.context import StudyContext
@@ -50,7 +51,7 @@ def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyR
         if ctx.processes.is_main:
             results = collect(ctx, runs, found, plan)
             _write(ctx, runs, results)
-    return ctx.processes.broadcast_object(results)
+    return NotebookResults.of(ctx.processes.broadcast_object(results))
 
 
 def _write(ctx: StudyContext, runs: list[Run], results: StudyResults) -> None:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ LINE_INTERVAL = 30.0
 
 
 class Progress:
-    """Bars if standard error is a terminal, else plain lines.
+    """Bars in a terminal or a notebook, else plain lines.
 
     Args:
         enabled: whether anything is printed; false on all processes but the main one.
@@ -37,7 +38,7 @@ class Progress:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not (enabled and sys.stderr.isatty()),
+            disable=not (enabled and _shows_bars(self.console)),
         )
 
     def __enter__(self) -> "Progress":
@@ -86,6 +87,13 @@ class Progress:
         yield epoch_progress
         self.bars.remove_task(bar)
         epoch_progress.log_end()
+
+
+def _shows_bars(console: Console) -> bool:
+    """Return whether bars can be drawn: in a terminal, and in a notebook that has widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return sys.stderr.isatty()
 
 
 class EpochProgress:

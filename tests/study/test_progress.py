@@ -1,5 +1,7 @@
 """What a person sees while a study trains, where standard error is not a terminal."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from distill.study import progress as module
@@ -65,3 +67,20 @@ def test_tracked_things_are_counted(capsys, clock):
     assert len(lines) == 4
     assert "1/4 networks, 1.5 min" in lines[0]
     assert "4 networks in 120.0 s" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("is_jupyter", "has_widgets", "is_terminal", "expected"),
+    [
+        (True, True, False, True),
+        (True, False, False, False),  # rich would print a warning in place of bars
+        (False, True, True, True),
+        (False, True, False, False),
+    ],
+)
+def test_bars_are_drawn_in_a_terminal_and_in_a_notebook_with_widgets(
+    monkeypatch, is_jupyter, has_widgets, is_terminal, expected
+):
+    monkeypatch.setattr(module, "find_spec", lambda _: has_widgets or None)
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    assert module._shows_bars(SimpleNamespace(is_jupyter=is_jupyter)) == expected

@@ -104,7 +104,7 @@ def test_the_model_card_of_a_run_has_its_results(out):
 
 def test_the_page_needs_nothing_from_elsewhere(out):
     page = stored.page(out)
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert not re.search(r"url\((?!['\"]?data:)|@import", page)
     # The data of the explorer and its program.
     assert page.count("<script") == 2
