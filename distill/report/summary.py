@@ -1,10 +1,11 @@
 """The first lines of a report: the question, the answer, how sure it is, which student to take."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distill.errors import pluralize
 from distill.evaluation.comparisons import excludes_zero
+from distill.report.arm_names import pair_label, short_names
 from distill.report.tables import accuracy_comparisons
 from distill.report.wording import (
     FEW_SEEDS,
@@ -64,7 +65,8 @@ class Summary:
 def summarise(results: StudyResults) -> Summary:
     """Return the first lines of a report, made from verdict codes and numbers."""
     groups = _by_question(accuracy_comparisons(results))
-    findings = [answer_sentence(group) for group in groups.values()]
+    names = short_names(results)
+    findings = [answer_sentence(group, names) for group in groups.values()]
     left_out = len(findings) - MOST_ANSWERS
     if left_out > 0:
         findings = findings[:MOST_ANSWERS]
@@ -80,8 +82,13 @@ def summarise(results: StudyResults) -> Summary:
     )
 
 
-def answer_sentence(comparisons: list[Comparison]) -> str:
-    """Return the answer to one question from all of its comparisons."""
+def answer_sentence(comparisons: list[Comparison], names: Mapping[str, str]) -> str:
+    """Return the answer to one question from all of its comparisons.
+
+    Args:
+        comparisons: at least one.
+        names: short names of the arms.
+    """
     first = comparisons[0]
     subject, object_ = _subject(first)
     if len(comparisons) == 1:
@@ -93,11 +100,17 @@ def answer_sentence(comparisons: list[Comparison]) -> str:
         return f"{subject} changes the accuracy of {object_} by {span} in {total} comparisons."
     parts = []
     for verdict, verb in ((Verdict.BETTER, "helps"), (Verdict.WORSE, "hurts")):
-        those = [abs(one.difference) for one in comparisons if one.verdict == verdict]
+        those = [one for one in comparisons if one.verdict == verdict]
         if those:
-            by = "by up to" if len(those) > 1 else "by"
-            most = f"{by} {100 * max(those):.2f} points"
-            parts.append(f"{verb} {object_} in {len(those)} of {total} comparisons ({most})")
+            most = max(those, key=lambda one: abs(one.difference))
+            example = f"{'most ' if len(those) > 1 else ''}{_arm_b(most, names)}"
+            where = f"in {len(those)} of {total} comparisons"
+            if parts:
+                where = f"in {len(those)}"
+            parts.append(
+                f"{verb} {'it' if parts else object_} {where} "
+                f"({example}: {points(most.difference)} points)"
+            )
     if parts:
         rest = sum(one.verdict not in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
         others = f"; in the other {rest} its effect is not significant" if rest else ""
@@ -144,6 +157,12 @@ def _subject(comparison: Comparison) -> tuple[str, str]:
     if comparison.question_code == QuestionCode.SETTING:
         return f"Another value of {comparison.setting}", f"the {comparison.role}"
     return SUBJECTS[comparison.question_code]
+
+
+def _arm_b(comparison: Comparison, names: Mapping[str, str]) -> str:
+    """Return what distinguishes arm b of a comparison, in short."""
+    a = names.get(comparison.a, comparison.a)
+    return pair_label(a, names.get(comparison.b, comparison.b)).b
 
 
 def _single_answer(comparison: Comparison, subject: str, object_: str) -> str:

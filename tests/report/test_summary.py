@@ -28,32 +28,32 @@ def test_every_question_has_a_subject():
 @pytest.mark.parametrize("code", list(QuestionCode))
 def test_every_question_and_verdict_has_an_answer_of_its_own(code):
     one_each = {
-        answer_sentence([make_comparison(question_code=code, setting="x.y", verdict=verdict)])
+        answer_sentence([make_comparison(question_code=code, setting="x.y", verdict=verdict)], {})
         for verdict in TESTED
     }
     assert len(one_each) == len(TESTED)
     untested = make_comparison(
         question_code=code, setting="x.y", verdict=Verdict.ONE_SEED, **UNTESTED
     )
-    assert answer_sentence([untested]) not in one_each
+    assert answer_sentence([untested], {}) not in one_each
 
 
 def test_several_comparisons_are_counted_by_verdict():
     verdicts = [Verdict.BETTER] * 3 + [Verdict.WORSE] + [Verdict.NO_DIFFERENCE] * 2
     comparisons = [
-        make_comparison(verdict=verdict, difference=(i + 1) / 100)
-        for i, verdict in enumerate(verdicts)
+        make_comparison(verdict=verdict, difference=sign * (i + 1) / 100, b="uvwxyz"[i])
+        for i, (verdict, sign) in enumerate(zip(verdicts, [1, 1, 1, -1, 1, 1], strict=True))
     ]
-    sentence = answer_sentence(comparisons)
-    assert counts(sentence) == [3, 6, 1, 6, 2]
+    sentence = answer_sentence(comparisons, {"w": "short"})
+    assert counts(sentence) == [3, 6, 1, 2]
     # the largest of the three, and the one that is worse
-    assert "3.00 points" in sentence
-    assert "4.00 points" in sentence
+    assert "short: +3.00 points" in sentence
+    assert "x: −4.00 points" in sentence
 
 
 def test_without_a_significant_one_those_before_holms_correction_are_counted():
     verdicts = [Verdict.MAYBE_BETTER, Verdict.MAYBE_WORSE, Verdict.NO_DIFFERENCE]
-    sentence = answer_sentence([make_comparison(verdict=verdict) for verdict in verdicts])
+    sentence = answer_sentence([make_comparison(verdict=verdict) for verdict in verdicts], {})
     assert counts(sentence) == [3, 2]
 
 
@@ -62,7 +62,7 @@ def test_one_seed_has_the_range_of_differences():
         make_comparison(verdict=Verdict.ONE_SEED, difference=value, **UNTESTED)
         for value in (-0.01, 0.03, 0.02)
     ]
-    sentence = answer_sentence(comparisons)
+    sentence = answer_sentence(comparisons, {})
     assert "−1.00 to +3.00" in sentence
 
 

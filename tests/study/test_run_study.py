@@ -106,8 +106,8 @@ def test_the_page_needs_nothing_from_elsewhere(out):
     page = stored.page(out)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert not re.search(r"url\((?!['\"]?data:)|@import", page)
-    # The data of the explorer and its program.
-    assert page.count("<script") == 2
+    # The data of the explorer and its program, and the sorting of tables.
+    assert page.count("<script") == 3
 
 
 def test_comparisons_are_paired_tests_of_what_is_stored(out):
