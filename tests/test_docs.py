@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import runpy
 import shlex
 import sys
@@ -10,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from helpers.commands import command
 from helpers.documents import (
+    DOCUMENTS,
     commands,
     launchers,
     printed_lines,
@@ -124,3 +126,61 @@ def test_the_page_of_keys_is_current(monkeypatch):
     assert (ROOT / "recipes" / "README.md").read_text("utf-8") == text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows and not any(row.endswith("| |") for row in rows), "every key has a description"
+
+
+# ---------------------------------------------------------------------------------------- the pages
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+LONGEST_PARAGRAPH = 60  # words
+
+
+def samples():
+    """Return every Python sample of the pages, but those that need a stored run's id."""
+    found = []
+    for name in DOCUMENTS:
+        for number, block in enumerate(PYTHON.findall((ROOT / name).read_text("utf-8"))):
+            if "local-dir" not in block:
+                found.append(pytest.param(block, id=f"{name}:{number}"))
+    return found
+
+
+def test_pages_have_python_samples():
+    pages = {parameter.id.split(":")[0] for parameter in samples()}
+    folders = ("losses", "data", "training", "evaluation", "study")
+    assert pages >= {"README.md", *(f"distill/{folder}/README.md" for folder in folders)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", samples())
+def test_a_python_sample_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return the paragraphs and list items of a page, without code, tables, headings, pictures."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", text, flags=re.DOTALL)
+    found = []
+    for part in text.split("\n\n"):
+        if part.startswith("    ") or part.lstrip().startswith(("|", "#", "!")):
+            continue
+        found += re.split(r"^(?:-|\d+\.) ", part, flags=re.MULTILINE)
+    return [part for part in found if part.strip()]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_paragraph_is_long(name):
+    text = (ROOT / name).read_text("utf-8")
+    found = paragraphs(text)
+    assert found
+    long = [part[:60] for part in found if len(part.split()) > LONGEST_PARAGRAPH]
+    assert not long
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+    text = (ROOT / name).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("https://"):
+            assert ((ROOT / name).parent / target).exists(), target

@@ -266,12 +266,12 @@ def print_rows(rows: list[Row]) -> None:
 
 def main() -> None:
     """Measure every shape and print a table for each; with --json, write a file as well."""
-    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC_SETTINGS)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC_SETTINGS)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(

@@ -1,13 +1,14 @@
-"""Write the README's results from stored studies, so that no measured number is typed by hand.
+"""Write the pages' results from stored studies, so that no measured number is typed by hand.
 
     python tools/paper.py keep runs/section4 …    stores a study's results in tools/results/
-    python tools/paper.py                         writes the README's marked parts from them
+    python tools/paper.py                         writes the pages' marked parts from them
 
 `paper.md.jinja` has the text. Its numbers and tables come from `paper_section4.py` and
 `paper_studies.py`.
 """
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from typing import Any
 import jinja2
 from paper_numbers import KEPT, ROOT, difference, interval, p_text, signed
 from paper_section4 import inside, section4
-from paper_studies import cifar10, digits, the_map
+from paper_studies import cifar10, digits, peers, the_map
 
 from distill.evaluation.feature_plot import load_feature_plot
 from distill.report.feature_figures import features
@@ -63,7 +64,11 @@ METRICS = {
     ),
     "validation": ("top1", "within_between_templates"),
 }
-WIDTH = 135  # characters of a line of the README
+WIDTH = 135  # characters of a line of a page
+PAGES = {
+    "README.md": ("digits", "peers", "findings"),
+    "recipes/paper/README.md": ("results",),
+}
 
 
 def keep(study: Path, to: Path = KEPT) -> None:
@@ -128,8 +133,13 @@ def _keep_teachers_plane(study: Path, to: Path) -> None:
     figure.savefig(to, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
-def rendered(text: str) -> str:
-    """Return the README with its marked parts replaced by the blocks of the template."""
+def rendered(page: str, text: str) -> str:
+    """Return a page with its marked parts replaced by the blocks of the template.
+
+    Args:
+        page: a key of `PAGES`.
+        text: the page as it is.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -144,17 +154,18 @@ def rendered(text: str) -> str:
     template = environment.get_template("paper.md.jinja")
     studies = {
         "digits": digits,
+        "peers": peers,
         "section4": section4,
         "inside": inside,
         "the_map": the_map,
         "cifar10": cifar10,
     }
-    for name, block in template.blocks.items():
+    for name in PAGES[page]:
         start = f"<!-- {name} -->\n"
         end = f"<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
-            raise ValueError(f"README.md needs {start.strip()} and {end}, once each")
-        content = "".join(block(template.new_context(studies)))
+            raise ValueError(f"{page} needs {start.strip()} and {end}, once each")
+        content = "".join(template.blocks[name](template.new_context(studies)))
         paragraphs = [wrapped(part) for part in content.strip().split("\n\n")]
         before, rest = text.split(start)
         after = rest.split(end)[1]
@@ -163,11 +174,28 @@ def rendered(text: str) -> str:
 
 
 def wrapped(part: str) -> str:
-    """Wrap a paragraph to the README's width; leave tables, headings and pictures as they are."""
-    if part.lstrip("\n").startswith(("|", "#", "!", "    ")):
-        return part.strip("\n")
-    one_line = " ".join(part.split())
-    return textwrap.fill(one_line, WIDTH, break_long_words=False, break_on_hyphens=False)
+    """Wrap a paragraph or a list to the pages' width; leave tables, headings and pictures."""
+    part = part.strip("\n")
+    if part.startswith(("|", "#", "!", "    ")):
+        return part
+    if not part.startswith("- "):
+        return _filled(part)
+    items = part.removeprefix("- ").split("\n- ")
+    return "\n".join(_filled(item, "- ") for item in items)
+
+
+def _filled(text: str, bullet: str = "") -> str:
+    # A line does not break within code: its spaces are hidden from textwrap.
+    one_line = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), " ".join(text.split()))
+    filled = textwrap.fill(
+        one_line,
+        WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return filled.replace("\0", " ")
 
 
 def main() -> None:
@@ -180,8 +208,9 @@ def main() -> None:
         print(__doc__)
         sys.exit(arguments != ["--help"])
     else:
-        path = ROOT / "README.md"
-        path.write_text(rendered(path.read_text("utf-8")), "utf-8")
+        for page in PAGES:
+            path = ROOT / page
+            path.write_text(rendered(page, path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

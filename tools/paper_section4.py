@@ -64,6 +64,8 @@ def section4() -> dict[str, Any]:
         **_effects_of_teaching(results, alone, students),
         **_paired_as_in_the_paper(teachers, students),
         **_smoothed_students_against_alone(alone, students),
+        "kd": {t: compare_runs(*students["plain"][f"KD, T = {t}"], errors) for t in TEMPERATURES},
+        "teacher": compare_runs(*teachers["plain"], errors),
         "family": len(results.comparisons),
         "epochs": [
             teachers["plain"].hard[0].epochs,

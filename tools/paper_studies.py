@@ -1,9 +1,11 @@
 """The README's numbers on digits, the temperature map, and CIFAR-10."""
 
+import json
 from typing import Any
 
 import numpy as np
 from paper_numbers import (
+    KEPT,
     Pair,
     Runs,
     accuracy,
@@ -29,7 +31,6 @@ AGREEMENT = metric("test", "agreement", 100)
 ECE = metric("test", "ece", 100)
 EFFECTIVE_SMOOTHING = metric("train", "effective_smoothing")
 TEACHERS = ("hard", "smoothed")
-DIGITS_TEMPERATURES = (1, 4)
 CIFAR_TEMPERATURES = (1, 2, 4)
 
 
@@ -37,40 +38,48 @@ CIFAR_TEMPERATURES = (1, 2, 4)
 
 
 def digits() -> dict[str, Any]:
-    """Return the table of the quick start, and what smoothing the teacher does at T = 4."""
+    """Return the three students of the README's example, and how stable their verdicts are."""
     results = load("digits")
-    arms = {
-        "teacher, hard labels": arm(results, "hard"),
-        "teacher, smoothing 0.1": arm(results, "smoothed"),
-        "student alone, hard labels": arm(results, "alone", smoothing=0.0),
-        "student alone, smoothing 0.1": arm(results, "alone", smoothing=0.1),
-    }
-    for teacher in TEACHERS:
-        for temperature in DIGITS_TEMPERATURES:
-            arms[f"student of the {teacher} teacher, T = {temperature}"] = arm(
-                results, "distilled", teacher=teacher, temperature=temperature
-            )
-    hard = arms["student of the hard teacher, T = 4"]
-    smoothed = arms["student of the smoothed teacher, T = 4"]
-    headings = ["arm", "test accuracy, %", "ECE, %", "agreement, %", "γ"]
+    teachers = {name: arm(results, name) for name in TEACHERS}
+    alone = arm(results, "alone")
+    rows = [["alone", spread(accuracy(alone), 2), ""]]
+    for name in TEACHERS:
+        student = arm(results, "distilled", teacher=name)
+        test = compare_runs(alone, student, accuracy)
+        words = {"hard": "with hard labels", "smoothed": "with smoothed labels"}[name]
+        cells = [spread(accuracy(student), 2), f"{difference(test, 2)}"]
+        rows.append([f"taught by a teacher trained {words}", *cells])
+    headings = ["student", "test accuracy, %", "points against alone (95% interval)"]
+    checks = json.loads((KEPT / "showcase.json").read_text("utf-8"))
+    first = min(check["first_seed"] for check in checks)
     return {
-        "table": table(headings, [_digits_row(name, runs) for name, runs in arms.items()]),
+        "table": table(headings, rows),
         "cost": cost(results),
-        "images": hard[0].test.count,
-        "test": compare_runs(hard, smoothed, accuracy),
-        "p_holm": study_comparison(results, hard, smoothed).p_holm,
-        "comparisons": len(results.comparisons),
+        "teachers": [f"{mean_of(accuracy, runs):.2f}%" for runs in teachers.values()],
+        "threads": sorted({check["threads"] for check in checks}),
+        "seed_sets": len({check["first_seed"] for check in checks} - {first}),
     }
 
 
-def _digits_row(name: str, runs: Runs) -> list[str]:
-    is_distilled = runs[0].teacher is not None
-    is_teacher = runs[0].role == "teacher"
-    agreement = f"{mean_of(AGREEMENT, runs):.1f}" if is_distilled else ""
-    gamma = ""
-    if is_distilled or is_teacher:
-        gamma = f"{mean_of(EFFECTIVE_SMOOTHING, runs):.3f}"
-    return [name, spread(accuracy(runs), 2), f"{mean_of(ECE, runs):.2f}", agreement, gamma]
+# -------------------------------------------------------------------------------------------- peers
+
+
+def peers() -> dict[str, Any]:
+    """Return the versions of other libraries, and their distillation loss of one batch."""
+    found = json.loads((KEPT / "peers.json").read_text("utf-8"))
+    losses = {}
+    for name, library in found["libraries"].items():
+        values = dict(library["values"])
+        text = f"{values.pop('default'):.2f}"
+        for setting, value in values.items():
+            text += f"; {value:.2f} with `{setting}`"
+        losses[name] = text
+    return {
+        "temperature": f"{found['temperature']:g}",
+        "reference": f"{found['reference']:.2f}",
+        "versions": {name: library["version"] for name, library in found["libraries"].items()},
+        "losses": losses,
+    }
 
 
 # ---------------------------------------------------------------------------------------------- map
@@ -99,6 +108,7 @@ def the_map() -> dict[str, Any]:
         "cost": cost(results),
         "table": table(headings, rows),
         "map": plain(temperature_map_caption(cells)),
+        "effects": [_effect_of_temperature(cells, s) for s in (smoothings[0], smoothings[-1])],
         "seeds": len(results.seeds),
         "smoothings": smoothings,
         "temperatures": temperatures,
@@ -106,6 +116,13 @@ def the_map() -> dict[str, Any]:
         "by_smoothing": _tally(by_smoothing),
         "by_temperature": _tally(by_temperature),
     }
+
+
+def _effect_of_temperature(cells: dict[tuple[float, float], Runs], smoothing: float) -> Paired:
+    """Compare the highest with the lowest temperature, in points."""
+    temperatures = sorted(t for s, t in cells if s == smoothing)
+    cold, hot = cells[smoothing, temperatures[0]], cells[smoothing, temperatures[-1]]
+    return compare_runs(cold, hot, accuracy)
 
 
 def _map_cell(runs: Runs) -> str:

@@ -1,8 +1,9 @@
-"""Write recipes/README.md: a glossary, every included recipe, and every key that a recipe can have.
-
-The tables are made from the types that check recipes, so they cannot be out of date:
+"""Write recipes/README.md: the included recipes, and every key that a recipe can have.
 
     python tools/recipe_keys.py
+
+`recipe_keys.md.jinja` has the text. The tables are made from the types that check recipes, so they
+cannot be out of date.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -27,43 +29,6 @@ from distill.recipe.schema import (
 )
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-
-INTRODUCTION = """\
-# Recipes
-
-A recipe is a YAML file that describes one study: images, teachers, students and seeds.
-
-- `distill run NAME KEY=VALUE…` runs one of the recipes below.
-- `distill recipes NAME > my.yaml` copies it.
-- `distill run my.yaml --dry-run` prints the plan of a study and its cost.
-
-A list where one value is expected is a **sweep**. Sweeps are possible in arms:
-`temperature: [1, 4]` makes two arms, and several sweeps make all combinations. A value that is
-itself a list is written `[[…]]`. On the command line a key is written with dots: `train.epochs=3`,
-`students.distilled.loss.kd.temperature=[1,4]`.
-
-This page is written by `python tools/recipe_keys.py` from the types that check recipes.
-"""
-
-GLOSSARY = {
-    "study": "Everything that one recipe describes; its results and report are in one folder.",
-    "arm": "One setting of a teacher or a student: a network, its loss and how it is trained.",
-    "run": "One arm trained with one seed; stored once, and used by every study that needs it.",
-    "sweep": "A list in an arm where one value is expected: each value gives an arm of its own.",
-    "cohort": "Runs that are trained side by side on the same batches, so that images are "
-    "augmented once and teachers are evaluated once for all of them.",
-    "view": "An augmented training image; it depends on seed, epoch and image alone, so that "
-    "teacher and student can see the same one.",
-    "template": "The row of the last layer's weight matrix that belongs to a class (a word of "
-    "Müller et al. 2019).",
-    "snapshot": "Weights that are kept from the middle of training, to analyse how a network "
-    "develops.",
-    "γ (effective smoothing)": "How much label smoothing a teacher's outputs amount to: "
-    "K / (K − 1) times the mean probability that they give to wrong classes, for K classes.",
-    "teacher logit cache": "Files with the logits of teachers for training views, so that later "
-    "runs need not compute them again.",
-    "frozen teacher": "A teacher without a loss: a pretrained network that is used as it is.",
-}
 
 
 class Block(NamedTuple):
@@ -198,24 +163,22 @@ def recipe_table() -> Iterator[str]:
 
 def page() -> str:
     """Return the whole of recipes/README.md."""
-    lines = [INTRODUCTION, *recipe_table()]
-    lines += ["", "## Glossary", "", "| word | meaning |", "|---|---|"]
-    lines += [f"| **{word}** | {meaning} |" for word, meaning in GLOSSARY.items()]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    blocks = []
     for block in BLOCKS:
-        lines += ["", f"## {block.title}", ""]
-        if block.note:
-            lines += [block.note, ""]
-        lines += key_table(block.model)
-    lines += [
-        "",
-        "## Terms of a loss",
-        "",
-        "The loss of an arm is the weighted sum of its terms. Every term also has `weight` (≥ 0,",
-        "default 1) and `warmup` (the fraction of training during which the weight grows from 0 to",
-        "its value, default 0). Formulas and sources: [the losses](../distill/losses/README.md).",
-        "",
-    ]
-    return "\n".join([*lines, *term_table(), ""])
+        table = "\n".join(key_table(block.model))
+        blocks.append({"title": block.title, "note": block.note, "table": table})
+    return environment.get_template("recipe_keys.md.jinja").render(
+        example=(RECIPES / "mnist.yaml").read_text("utf-8").rstrip("\n"),
+        recipes="\n".join(recipe_table()),
+        blocks=blocks,
+        terms="\n".join(term_table()),
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_damaged_images_are_named_or_left_out_and_counted(tmp_path, study_contex
     data = results.data
     assert data.train + data.validation + data.test == 58
     note = next(note for note in results.notes if "a/3.png" in note)
-    assert "2 images" in note and "b/7.png" in note
+    assert "2 unreadable images" in note and "b/7.png" in note
     assert "a/3.png" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
 
     # Without the damaged files the images are the same, and so are the runs.

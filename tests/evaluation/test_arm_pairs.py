@@ -29,7 +29,7 @@ def pairs_of(recipe) -> dict[tuple[str, str], QuestionCode]:
     return {(pair.a.name, pair.b.name): pair.question.code for pair in find_pairs(recipe)}
 
 
-def test_the_digits_recipe_has_ten_comparisons():
+def test_the_mnist_recipe_has_ten_comparisons():
     student = "distilled/teacher={}/temperature={}".format
     expected = {
         ("hard", "smoothed"): Code.TEACHER_SMOOTHING,
@@ -42,7 +42,7 @@ def test_the_digits_recipe_has_ten_comparisons():
         expected[student(teacher, 1), student(teacher, 4)] = Code.TEMPERATURE
         for t in (1, 4):
             expected["alone/smoothing=0", student(teacher, t)] = Code.DISTILLATION
-    assert pairs_of(load_recipe(ROOT / "recipes" / "digits.yaml")) == expected
+    assert pairs_of(load_recipe(ROOT / "recipes" / "mnist.yaml")) == expected
 
 
 def test_students_of_two_kinds_of_teachers_compare_within_each_kind():

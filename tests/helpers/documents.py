@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 from helpers.recipes import ROOT
 
-DOCUMENTS = (
-    "README.md",
-    "recipes/README.md",
-    "distill/report/README.md",
-    "distill/losses/README.md",
+DOCUMENTS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in sorted(ROOT.rglob("*.md"))
+    if path.relative_to(ROOT).parts[0] in ("README.md", "recipes", "distill", "tools")
 )
 PROGRAMS = ("distill", "accelerate launch", "torchrun", "python tools/", "python -m distill")
 # The name of a command alone is a mention of the command, not a use.
@@ -27,6 +26,8 @@ PLACEHOLDERS = {
     "STUDY": ["tiny"],
     "STUDY…": ["tiny"],
     "RUN": ["tiny:hard"],
+    "my:distilled": ["tiny:distilled"],
+    "student.onnx": ["student.onnx"],
     "RUN…": ["tiny:hard"],
     "[KEY=VALUE…]": [],
     "KEY=VALUE…": ["seeds=[0]"],
