@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from distill.errors import pluralize
 from distill.evaluation.comparisons import excludes_zero
-from distill.report.arm_names import pair_label, short_names
+from distill.report.arm_names import SEPARATOR, short_names
 from distill.report.tables import accuracy_comparisons
 from distill.report.wording import (
     FEW_SEEDS,
     MOST_SEEDS,
     WHICH_QUESTIONS,
+    depends_on_images,
     interval_points,
     points,
     seeds_to_settle,
@@ -23,6 +24,7 @@ from distill.storage.study_results import (
     Verdict,
 )
 
+MOST_NAMED = 4  # comparisons of a question whose arms are named in its sentence
 MOST_ANSWERS = 4  # questions that are answered in the summary; the plot has all
 
 # The subject of the sentence about each question, and the object of its verb.
@@ -102,15 +104,8 @@ def answer_sentence(comparisons: list[Comparison], names: Mapping[str, str]) -> 
     for verdict, verb in ((Verdict.BETTER, "helps"), (Verdict.WORSE, "hurts")):
         those = [one for one in comparisons if one.verdict == verdict]
         if those:
-            most = max(those, key=lambda one: abs(one.difference))
-            example = f"{'most ' if len(those) > 1 else ''}{_arm_b(most, names)}"
-            where = f"in {len(those)} of {total} comparisons"
-            if parts:
-                where = f"in {len(those)}"
-            parts.append(
-                f"{verb} {'it' if parts else object_} {where} "
-                f"({example}: {points(most.difference)} points)"
-            )
+            where = _where(those, comparisons, names)
+            parts.append(f"{verb} {'it' if parts else object_} {where}")
     if parts:
         rest = sum(one.verdict not in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
         others = f"; in the other {rest} its effect is not significant" if rest else ""
@@ -127,8 +122,11 @@ def choice_sentence(results: StudyResults) -> str:
     if not results.ranking:
         return ""
     best, *others = results.ranking
+    names = short_names(results)
     runs = results.arms()[best.arm]
-    accuracy = f"{best.arm}: {100 * best.mean:.2f}% accuracy{_against_teacher(results, runs)}."
+    accuracy = (
+        f"{names[best.arm]}: {100 * best.mean:.2f}% accuracy{_against_teacher(results, runs)}."
+    )
     if not others:
         return accuracy
     tested = [row for row in others if row.difference_ci]
@@ -140,7 +138,7 @@ def choice_sentence(results: StudyResults) -> str:
     worse = len(others) - len(equal)
     lead = f"{worse or 'None'} of {pluralize(len(others), 'other student')}"
     verb = "is" if worse < 2 else "are"
-    smaller = _smaller_student(results, best.arm, equal)
+    smaller = _smaller_student(results, best.arm, equal, names)
     return f"{accuracy} {lead} {verb} significantly worse.{smaller}"
 
 
@@ -159,15 +157,40 @@ def _subject(comparison: Comparison) -> tuple[str, str]:
     return SUBJECTS[comparison.question_code]
 
 
-def _arm_b(comparison: Comparison, names: Mapping[str, str]) -> str:
-    """Return what distinguishes arm b of a comparison, in short."""
-    a = names.get(comparison.a, comparison.a)
-    return pair_label(a, names.get(comparison.b, comparison.b)).b
+def _where(those: list[Comparison], comparisons: list[Comparison], names: Mapping[str, str]) -> str:
+    """Return in which comparisons an effect was found: by name if they are few, else counted.
+
+    Args:
+        those: with the effect.
+        comparisons: all that answer the question.
+        names: short names of the arms.
+    """
+    if len(comparisons) <= MOST_NAMED:
+        named = [f"{_name(one, comparisons, names)} ({_size(one)})" for one in those]
+        return f"with {' and '.join(named)}"
+    most = max(those, key=lambda one: abs(one.difference))
+    name = f"{'most with' if len(those) > 1 else 'with'} {_name(most, comparisons, names)}"
+    return f"in {len(those)} of {len(comparisons)} comparisons ({name}: {_size(most)})"
+
+
+def _name(
+    comparison: Comparison, comparisons: Iterable[Comparison], names: Mapping[str, str]
+) -> str:
+    """Return what distinguishes arm b of a comparison from that of the others."""
+    parts = [names.get(one.b, one.b).split(SEPARATOR) for one in comparisons]
+    common = set.intersection(*map(set, parts))
+    whole = names.get(comparison.b, comparison.b)
+    own = [part for part in whole.split(SEPARATOR) if part not in common]
+    return SEPARATOR.join(own) or whole
+
+
+def _size(comparison: Comparison) -> str:
+    return f"{points(comparison.difference)} points"
 
 
 def _single_answer(comparison: Comparison, subject: str, object_: str) -> str:
     """Return the answer to a question that has one comparison."""
-    difference = f"{points(comparison.difference)} points"
+    difference = _size(comparison)
     if comparison.ci95 is None:
         interval = comparison.ci95_images
         over = f", 95% interval over test images {interval_points(interval)}" if interval else ""
@@ -182,6 +205,8 @@ def _single_answer(comparison: Comparison, subject: str, object_: str) -> str:
     details = f"{difference}, 95% interval {interval_points(comparison.ci95)}"
     if comparison.question_code in WHICH_QUESTIONS:
         details += f", {comparison.b} against {comparison.a}"
+    if depends_on_images(comparison):
+        details += "; but over test images the interval includes 0"
     return f"{subject} {verbs[comparison.verdict]} {object_}: {details}."
 
 
@@ -225,12 +250,13 @@ def _against_teacher(results: StudyResults, runs: list[RunResult]) -> str:
     return f", {abs(gap):.2f} points {side} its teacher, with {100 * share:.2g}% of its weights"
 
 
-def _smaller_student(results: StudyResults, best: str, equal: list[str]) -> str:
+def _smaller_student(
+    results: StudyResults, best: str, equal: list[str], names: Mapping[str, str]
+) -> str:
     """Return the smallest student that cannot be told from the best, if it is smaller."""
     arms = results.arms()
     smallest = min([best, *equal], key=lambda arm: arms[arm][0].parameters)
     if arms[smallest][0].parameters == arms[best][0].parameters:
         return ""
-    return (
-        f" The smallest of the others is {smallest}, with {arms[smallest][0].parameters:,} weights."
-    )
+    weights = arms[smallest][0].parameters
+    return f" The smallest one that is not worse is {names[smallest]}, with {weights:,} weights."

@@ -77,7 +77,7 @@ def verdict_sentence(comparison: Comparison, images: int) -> str:
     )
     if comparison.seeds < FEW_SEEDS:
         sentence += " Two seeds are weak evidence."
-    if _depends_on_images(comparison):
+    if depends_on_images(comparison):
         sentence += (
             f" Over the {images} test images the interval includes 0 "
             f"({interval_points(comparison.ci95_images)})."
@@ -213,7 +213,7 @@ def _verdict_words(comparison: Comparison) -> str:
     return words[comparison.verdict]
 
 
-def _depends_on_images(comparison: Comparison) -> bool:
+def depends_on_images(comparison: Comparison) -> bool:
     """Return whether a difference is significant over seeds, but not over test images."""
     if comparison.ci95_images is None:
         return False

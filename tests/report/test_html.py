@@ -49,6 +49,14 @@ def test_names_stay_text_and_the_page_needs_no_network(study):
     assert "None" not in re.sub(r"<(pre|script).*?</\1>", "", page, flags=re.DOTALL)
 
 
+def test_no_paragraph_of_the_page_is_long(study):
+    page = (study / "report.html").read_text()
+    paragraphs = re.findall(r"<(p|li|dd|figcaption)\b[^>]*>((?:(?!<p\b).)*?)</\1>", page, re.DOTALL)
+    texts = [html.unescape(re.sub(r"<[^>]+>", "", text)).split() for _, text in paragraphs]
+    assert len(texts) > 15
+    assert max(map(len, texts)) <= 60
+
+
 def test_a_run_that_was_changed_is_refused(study):
     results = read_results(study)
     store = RunStore(study.parent)

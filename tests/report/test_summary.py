@@ -38,14 +38,33 @@ def test_every_question_and_verdict_has_an_answer_of_its_own(code):
     assert answer_sentence([untested], {}) not in one_each
 
 
-def test_several_comparisons_are_counted_by_verdict():
+def test_few_comparisons_are_named_by_what_distinguishes_them():
+    comparisons = [
+        make_comparison(verdict=Verdict.BETTER, difference=0.01, b="kd/teacher=hard/temperature=4"),
+        make_comparison(verdict=Verdict.WORSE, difference=-0.02, b="kd/teacher=soft/temperature=4"),
+    ]
+    names = {one.b: one.b.replace("/", " · ") for one in comparisons}
+    sentence = answer_sentence(comparisons, names)
+    assert "teacher=hard (+1.00 points)" in sentence
+    assert "teacher=soft (−2.00 points)" in sentence
+    assert "kd" not in sentence and "temperature" not in sentence
+
+
+def test_an_effect_that_depends_on_the_test_images_is_said():
+    sure = answer_sentence([make_comparison(ci95_images=(0.001, 0.019))], {})
+    unsure = answer_sentence([make_comparison(ci95_images=(-0.001, 0.021))], {})
+    assert sure != unsure
+    assert "test images" in unsure
+
+
+def test_many_comparisons_are_counted_by_verdict():
     verdicts = [Verdict.BETTER] * 3 + [Verdict.WORSE] + [Verdict.NO_DIFFERENCE] * 2
     comparisons = [
         make_comparison(verdict=verdict, difference=sign * (i + 1) / 100, b="uvwxyz"[i])
         for i, (verdict, sign) in enumerate(zip(verdicts, [1, 1, 1, -1, 1, 1], strict=True))
     ]
     sentence = answer_sentence(comparisons, {"w": "short"})
-    assert counts(sentence) == [3, 6, 1, 2]
+    assert counts(sentence) == [3, 6, 1, 6, 2]
     # the largest of the three, and the one that is worse
     assert "short: +3.00 points" in sentence
     assert "x: −4.00 points" in sentence
