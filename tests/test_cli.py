@@ -110,3 +110,18 @@ def test_the_best_student_is_named_as_a_run():
     results = SimpleNamespace(study="tiny", ranking=[first, second])
     assert best_student(results) == "tiny:a/temperature=1"
     assert best_student(SimpleNamespace(study="tiny", ranking=[])) is None
+
+
+def test_stopped_in_the_analysis_a_study_says_where_its_report_is(tmp_path, monkeypatch):
+    """The tables are printed before that, and once."""
+    messages = []
+    printed = []
+    monkeypatch.setattr(cli, "_stop_on_signals", messages.append)
+    monkeypatch.setattr(cli, "print_results", lambda results: printed.append(results.unanalysed))
+    recipe = merge(TINY, {"train": {"epochs": 1}, "analysis": {"examples": 5}})
+    path = write_recipe(tmp_path / "tiny.yaml", recipe)
+    out = tmp_path / "runs"
+    invoke("run", str(path), "--out", str(out))
+    runs = json.loads((out / "tiny" / "results.json").read_text())["runs"]
+    assert printed == [len({run["id"] for run in runs})]
+    assert messages == [cli.STOPPED_IN_ANALYSIS.format(report=out / "tiny" / "report.html")]

@@ -53,8 +53,9 @@ class AnalysisPlan:
 def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> AnalysisPlan:
     """Choose the counts of an analysis.
 
-    A count that the recipe states is kept, whatever it costs. The others are the largest of
-    `CHOICES` that fit into what is then left of `settings.budget`, features first and attacks last.
+    A count that the recipe states is kept, whatever it costs, and takes nothing from the budget. The
+    others are the largest of `CHOICES` that fit together into `settings.budget`, features first and
+    attacks last.
 
     Args:
         settings: the recipe's.
@@ -66,8 +67,7 @@ def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> An
     cost = _Cost(settings, splits)
     stated = [key for key in CHOICES if key in settings.model_fields_set]
     # Without training, as for frozen networks alone, there is nothing to take a share of.
-    budget = settings.budget * training_passes if training_passes else math.inf
-    left = budget - cost.total(stated, unique)
+    left = settings.budget * training_passes if training_passes else math.inf
     reduced = []
     for key, choices in CHOICES.items():
         if key in stated:

@@ -67,6 +67,11 @@ def test_what_the_recipe_states_is_kept(trained):
     plan = planned(trained, budget=0.0, num_attacked=37, num_views=3)
     assert counts(plan) == (0, 3, 37)
     assert plan.reduced == ("examples",)
+    # What is stated takes nothing from the budget of the others.
+    small = planned(trained, budget=0.3)
+    attacked = planned(trained, budget=0.3, num_attacked=10**6)
+    assert counts(attacked)[:2] == counts(small)[:2]
+    assert attacked.settings.num_attacked == 10**6
 
 
 def test_more_seeds_do_not_change_the_counts(trained):
