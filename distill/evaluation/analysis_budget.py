@@ -53,9 +53,9 @@ class AnalysisPlan:
 def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> AnalysisPlan:
     """Choose the counts of an analysis.
 
-    A count that the recipe states is kept, whatever it costs, and takes nothing from the budget. The
-    others are the largest of `CHOICES` that fit together into `settings.budget`, features first and
-    attacks last.
+    A count that the recipe states is kept, whatever it costs, and takes nothing from the budget.
+    The others are the largest of `CHOICES` that fit into `settings.budget` together, features first
+    and attacks last.
 
     Args:
         settings: the recipe's.
