@@ -130,7 +130,7 @@ def report(
         store = RunStore(folder.resolve().parent)
         with store.lock_study(folder.resolve().name):
             refuse_damage(results, store)
-            write_report(folder, store)
+            write_report(folder, results, store)
         if as_json:
             # One line for each study.
             print(results_json(results))
@@ -340,10 +340,11 @@ def _stop_on_signals(message: str) -> None:
     because every file is either complete or absent.
     """
     main_process = os.getpid()
+    is_first_rank = os.environ.get("RANK", "0") == "0"
 
     def stop(number: int, _: object) -> None:
         # Processes that decode images inherit this handler; only the main process prints.
-        if os.getpid() == main_process:
+        if os.getpid() == main_process and is_first_rank:
             # Progress bars hide the cursor.
             show_cursor = "\033[?25h\n" if os.isatty(2) else ""
             os.write(2, f"{show_cursor}{message}\n".encode())

@@ -43,7 +43,7 @@ def analyse_runs(
         the others.
     """
     pair = _pair(ctx, runs)
-    files = _files(ctx, runs, pair)
+    files = {run.id: ctx.store.analysis_path(_identity(ctx, run, runs, pair)) for run in runs}
     unique = {run.id: run for run in runs}
     # The share is taken before files are looked up, because other processes are writing files
     # meanwhile.
@@ -61,11 +61,21 @@ def analyse_runs(
     return _all_stored(files, log)
 
 
-def stored_analyses(
-    ctx: AnalysisContext, runs: Sequence[Run], log: Callable[[str], None] = print
-) -> dict[str, dict[str, Any]]:
-    """Return the findings about the runs that were analysed before, by run id."""
-    return _all_stored(_files(ctx, runs, _pair(ctx, runs)), log)
+def stored_analyses(ctx: AnalysisContext, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Return the findings about the runs that were analysed before, by run id.
+
+    Some of the runs may not be trained yet. A damaged file counts as missing.
+    """
+    if not ctx.store.is_complete(runs[0].id):
+        return {}  # its predictions choose the classes of every analysis
+    complete = []
+    for run in runs:
+        source = attack_source(run, runs, ctx.seeds) or run
+        if ctx.store.is_complete(run.id) and ctx.store.is_complete(source.id):
+            complete.append(run)
+    pair = _pair(ctx, runs)
+    files = {run.id: ctx.store.analysis_path(_identity(ctx, run, runs, pair)) for run in complete}
+    return _all_stored(files, log=lambda _: None)
 
 
 def no_findings() -> dict[str, Any]:
@@ -83,11 +93,6 @@ def _pair(ctx: AnalysisContext, runs: Sequence[Run]) -> list[int]:
     """Return the two classes of the analysis of information: one pair for all runs."""
     predictions = ctx.store.predictions(runs[0].id)
     return select_classes(ctx.settings, ctx.splits.class_names, predictions).pair
-
-
-def _files(ctx: AnalysisContext, runs: Sequence[Run], pair: list[int]) -> dict[str, Path]:
-    """Return the file of each run's findings, by run id."""
-    return {run.id: ctx.store.analysis_path(_identity(ctx, run, runs, pair)) for run in runs}
 
 
 def _all_stored(files: dict[str, Path], log: Callable[[str], None]) -> dict[str, dict[str, Any]]:

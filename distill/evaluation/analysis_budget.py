@@ -40,14 +40,12 @@ class AnalysisPlan:
     Attributes:
         settings: the recipe's, with the counts that the budget allows.
         reduced: names of the keys whose count is below the default.
-        passes: forward passes of the analysis, over all runs, by run id.
-        training_passes: forward passes that training costs, over all runs.
+        passes: forward passes of the analysis of each run, by run id.
     """
 
     settings: Analysis
     reduced: tuple[str, ...]
     passes: dict[str, float]
-    training_passes: float
 
 
 def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> AnalysisPlan:
@@ -87,7 +85,6 @@ def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> An
         settings=settings.model_copy(update=cost.counts),
         reduced=tuple(reduced),
         passes={run.id: cost.total(CHOICES, [run]) for run in unique},
-        training_passes=training_passes,
     )
 
 

@@ -35,7 +35,7 @@ class AnalysisContext:
     Attributes:
         splits: the study's data.
         store: where its runs are, and where their analyses are kept.
-        settings: the recipe's.
+        settings: of the analysis, with the counts that its budget allows.
         device: where networks run.
         seeds: the study's.
     """

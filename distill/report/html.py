@@ -19,21 +19,21 @@ from distill.report.terminal import best_student
 from distill.report.wording import interval_points, points
 from distill.storage.files import write_text_atomically
 from distill.storage.run_store import RunStore
-from distill.storage.study_results import StudyResults, read_results
+from distill.storage.study_results import StudyResults
 
 
-def write_report(study: Path, store: RunStore) -> None:
+def write_report(study: Path, results: StudyResults, store: RunStore) -> None:
     """Write `figures/` and `report.html` of a study's folder.
 
     The page contains everything it shows: it needs no other file and no network.
 
     Args:
-        study: the study's folder, with its results.
+        study: the study's folder, with its recipe.
+        results: of the study.
         store: where its runs are: predictions and training histories are read from them.
     """
     from distill.report.drawing import draw
 
-    results = read_results(study)
     try:
         feature_plot = load_feature_plot(study / "features.safetensors")
     except ValueError as error:

@@ -66,26 +66,23 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
         ],
         "cohorts": cohorts,
         "seconds": sum(cohort["seconds"] for cohort in cohorts),
-        "analysis_seconds": _analysis_seconds(ctx, runs, to_train, timer),
+        "analysis_seconds": _analysis_seconds(ctx, runs, timer),
     }
 
 
-def _analysis_seconds(
-    ctx: StudyContext, runs: list[Run], to_train: list[Run], timer: "ForwardTimer"
-) -> float:
-    """Estimate the seconds that the analysis of the networks takes.
-
-    Stored runs count as analysed, unless nothing is left to train: then it is known which are not.
-    """
+def _analysis_seconds(ctx: StudyContext, runs: list[Run], timer: "ForwardTimer") -> float:
+    """Estimate the seconds of the analysis of the networks that were not analysed before."""
     plan = plan_analysis(ctx.recipe.analysis, ctx.splits, runs)
-    to_analyse = to_train
-    if not to_train:
-        analysis = AnalysisContext(
-            ctx.splits, ctx.store, plan.settings, ctx.accelerator.device, ctx.recipe.seeds
-        )
-        found = stored_analyses(analysis, runs)
-        to_analyse = list({run.id: run for run in runs if run.id not in found}.values())
-    return sum(plan.passes[run.id] * timer.seconds_per_image(run.arm) for run in to_analyse)
+    analysis = AnalysisContext(
+        ctx.splits, ctx.store, plan.settings, ctx.accelerator.device, ctx.recipe.seeds
+    )
+    found = stored_analyses(analysis, runs)
+    to_analyse = {run.id: run for run in runs if run.id not in found}
+    return sum(
+        plan.passes[run_id] * timer.seconds_per_image(run.arm)
+        for run_id, run in to_analyse.items()
+        if plan.passes[run_id]
+    )
 
 
 def _plan_cohorts(

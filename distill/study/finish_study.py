@@ -13,9 +13,9 @@ from distill.report.arm_names import short_names
 from distill.report.html import write_report
 from distill.report.notebook import NotebookResults
 from distill.storage.run_fingerprint import Run
-from distill.storage.study_results import StudyResults
+from distill.storage.study_results import StudyResults, write_results
 from distill.study.context import StudyContext
-from distill.study.results import collect, is_written, write_study
+from distill.study.results import collect, is_written, write_tables
 
 
 def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyResults:
@@ -37,15 +37,16 @@ def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyR
     results = None
     unanalysed = 0
     if ctx.processes.is_main:
-        found = stored_analyses(analysis, runs, ctx.progress.log)
+        found = stored_analyses(analysis, runs)
         results = collect(ctx, runs, found, plan)
         unanalysed = results.unanalysed
         for note in results.notes:
             if note not in notes:
                 ctx.progress.log(note)
-        if ctx.on_results:
-            ctx.on_results(results)
         _write(ctx, runs, results)
+        if ctx.on_results:
+            with ctx.progress.paused():
+                ctx.on_results(results)
     if ctx.processes.broadcast_object(unanalysed):
         found = _analyse(ctx, analysis, runs)
         if ctx.processes.is_main:
@@ -55,15 +56,19 @@ def finish_study(ctx: StudyContext, runs: list[Run], notes: list[str]) -> StudyR
 
 
 def _write(ctx: StudyContext, runs: list[Run], results: StudyResults) -> None:
-    """Write the files of a study, unless they hold these results already."""
+    """Write the files of a study, unless they hold these results already.
+
+    `results.json` is written last: a study counts as written once it holds the results. If this is
+    interrupted, the former report stays, or a newer one is complete.
+    """
     folder = ctx.store.root / ctx.recipe.name
     # Drawing is the slow part of a study that has not changed.
     if not is_written(folder, ctx.recipe, results):
-        write_study(folder, ctx.recipe, results)
-        (folder / "features.safetensors").unlink(missing_ok=True)
-        if not results.unanalysed:
-            _write_feature_plot(ctx, runs, folder, results)
-        write_report(folder, ctx.store)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_feature_plot(ctx, runs, folder, results)
+        write_tables(folder, ctx.recipe, results)
+        write_report(folder, results, ctx.store)
+        write_results(folder, results)
     rest = ""
     if results.unanalysed:
         rest = f" (the analysis of {pluralize(results.unanalysed, 'network')} will be added)"
@@ -110,14 +115,19 @@ def _analyse(
 def _write_feature_plot(
     ctx: StudyContext, runs: list[Run], folder: Path, results: StudyResults
 ) -> None:
-    """Store the data of the report's plots of penultimate features, if the analysis has any."""
+    """Store the data of the report's plots of penultimate features, once the analysis is done.
+
+    There is no such file if the analysis has no features.
+    """
     from distill.evaluation.project_features import make_feature_plot
 
+    path = folder / "features.safetensors"
     settings = Analysis(**results.analysis)
-    if not settings.examples:
-        return
-    plotted = _runs_to_plot(ctx, runs, smoothing_pair(results))
+    plotted = []
+    if settings.examples and not results.unanalysed:
+        plotted = _runs_to_plot(ctx, runs, smoothing_pair(results))
     if not plotted:
+        path.unlink(missing_ok=True)
         return
     has_planes = len(ctx.splits.class_names) > 2
     kinds = ("plane", "pca", "tsne") if has_planes else ("pca", "tsne")
@@ -131,8 +141,9 @@ def _write_feature_plot(
             ctx.accelerator.device,
             kinds,
         )
-        feature_plot.save(folder / "features.safetensors")
+        feature_plot.save(path)
     except UserError as error:
+        path.unlink(missing_ok=True)
         ctx.progress.log(f"no plot of features: {error}")
 
 

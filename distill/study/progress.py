@@ -53,6 +53,13 @@ class Progress:
     ) -> None:
         self.bars.stop()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bars away, so that something else can be printed to standard output."""
+        self.bars.stop()
+        yield
+        self.bars.start()
+
     def log(self, text: str) -> None:
         """Print a line, above the bars."""
         self.console.print(text, markup=False)

@@ -32,7 +32,6 @@ from distill.storage.study_results import (
     RunResult,
     StudyResults,
     read_results,
-    write_results,
 )
 from distill.storage.versions import versions
 from distill.study.context import StudyContext
@@ -74,6 +73,7 @@ def collect(
         the content of `results.json`.
     """
     analyses = {run.id: found.get(run.id) or no_findings() for run in runs}
+    has_analysis = any(plan.passes.values())
     stored = _Stored(runs, _all_predictions(ctx, runs), analyses)
     run_results = _run_results(ctx, stored)
     comparisons = compare_arms(ctx.recipe, run_results, _correct(stored))
@@ -95,7 +95,7 @@ def collect(
         ranking=rank_students(ctx.recipe, run_results),
         classes=splits.class_names,
         analysis=plan.settings.model_dump(),
-        unanalysed=len(analyses.keys() - found.keys()),
+        unanalysed=len(analyses.keys() - found.keys()) if has_analysis else 0,
         notes=study_notes(ctx) + _untrained_notes(stored) + _analysis_notes(ctx, plan),
     )
 
@@ -111,14 +111,10 @@ def study_notes(ctx: StudyContext) -> list[str]:
     return notes + lint_recipe(ctx.recipe, classes)
 
 
-def write_study(folder: Path, recipe: Recipe, results: StudyResults) -> None:
-    """Write `recipe.yaml`, `results.json` and `results.csv`, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # a report of older results must not outlive them
-    (folder / "report.html").unlink(missing_ok=True)
+def write_tables(folder: Path, recipe: Recipe, results: StudyResults) -> None:
+    """Write `recipe.yaml` and `results.csv`, each whole or not at all."""
     text = yaml.safe_dump(recipe.source, sort_keys=False, allow_unicode=True)
     write_text_atomically(folder / "recipe.yaml", text)
-    write_results(folder, results)
     write_text_atomically(folder / "results.csv", results_csv(results))
 
 
@@ -355,10 +351,10 @@ def _analysis_notes(ctx: StudyContext, plan: AnalysisPlan) -> list[str]:
         some, none = LOWERED[key]
         parts.append(some.format(chosen, default) if chosen else none)
         defaults.append(f"{key}: {default}")
+    budget = f"{100 * plan.settings.budget:.2g}%"
     return [
-        f"The analysis takes at most about {plan.settings.budget:.0%} of the cost of training, so "
-        f"it has {', '.join(parts)}. `analysis: {{{', '.join(defaults)}}}` in the recipe asks for "
-        "all of it"
+        f"To cost at most about {budget} of the training, the analysis has {', '.join(parts)}. "
+        f"`analysis: {{{', '.join(defaults)}}}` in the recipe asks for all of it"
     ]
 
 

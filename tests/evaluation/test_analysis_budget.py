@@ -38,19 +38,20 @@ def test_planned_passes_are_those_that_the_analysis_makes(trained, tmp_path, cou
     assert made.total == pytest.approx(plan.passes[run.id], rel=0.05)
 
 
-def test_training_costs_three_passes_and_one_of_each_teacher(trained):
+def training_passes(trained):
+    """A training step costs three passes of the student, and one of each teacher."""
     images = len(trained.splits.train)
-    for run in trained.runs:
-        epochs = run.arm.train.epochs
-        plan = planned(trained, [run])
-        assert plan.training_passes == images * epochs * (3 + len(run.teachers))
+    return sum(images * run.arm.train.epochs * (3 + len(run.teachers)) for run in trained.runs)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.25, 1.0, 5.0])
 def test_the_analysis_fits_its_budget(trained, budget):
     plan = planned(trained, budget=budget)
-    assert sum(plan.passes.values()) <= budget * plan.training_passes
+    assert sum(plan.passes.values()) <= budget * training_passes(trained)
     defaults = tuple(choices[0] for choices in CHOICES.values())
+    # The largest analysis that is left out would have cost too much.
+    if 0 < budget < 1:
+        assert sum(plan.passes.values()) > 0.1 * budget * training_passes(trained)
     reduced = [
         key for key, chosen, all_ in zip(KEYS, counts(plan), defaults, strict=True) if chosen < all_
     ]

@@ -65,7 +65,7 @@ def test_a_report_is_made_again_from_within_its_folder(copied, monkeypatch):
     written = []
     monkeypatch.setattr(html, "write_report", lambda *paths: written.append(paths))
     command(copied / "runs" / "tiny", "report", ".")
-    ((study, store),) = written
+    ((study, _, store),) = written
     assert (copied / "runs" / "tiny" / study).samefile(copied / "runs" / "tiny")
     assert store.root.samefile(copied / "runs")
 

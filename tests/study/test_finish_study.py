@@ -95,3 +95,44 @@ def test_what_the_budget_lowers_is_noted(tmp_path):
     assert results.analysis["examples"] == 5
     assert any("num_attacked: 500" in note for note in results.notes)
     assert not any("examples: " in note for note in results.notes)
+
+
+def test_an_interrupted_second_report_leaves_the_first(interrupted, monkeypatch):
+    """The plot of features is the slow part; results.json comes last and makes it count."""
+    recipe, folder = interrupted
+    report = (folder / "report.html").read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish_study, "write_report", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(recipe, folder.parent)
+    assert (folder / "report.html").read_bytes() == report
+    assert read_results(folder).unanalysed > 0
+    assert run_study(recipe, folder.parent).unanalysed == 0
+    assert (folder / "report.html").read_bytes() != report
+
+
+def test_results_that_cannot_be_shown_are_written(tmp_path):
+    recipe = make_recipe(SMALL)
+
+    def fail(_):
+        raise UnicodeEncodeError("cp1252", "±", 0, 1, "no such character")
+
+    with pytest.raises(UnicodeEncodeError):
+        run_study(recipe, tmp_path / "runs", on_results=fail)
+    folder = tmp_path / "runs" / recipe.name
+    assert (folder / "report.html").is_file()
+    assert read_results(folder).unanalysed > 0
+
+
+def test_a_study_without_an_analysis_is_written_once(tmp_path, monkeypatch):
+    nothing = {"examples": 0, "num_attacked": 0, "num_views": 0}
+    recipe = make_recipe(merge(TINY, {"analysis": nothing}))
+    written = []
+    monkeypatch.setattr(finish_study, "write_report", lambda *_: written.append(1))
+    monkeypatch.delattr(finish_study, "analyse_runs")
+    assert run_study(recipe, tmp_path / "runs").unanalysed == 0
+    assert written == [1]

@@ -199,6 +199,6 @@ def test_teachers_of_two_kinds_have_a_temperature_map_each(tmp_path, no_drawing)
     figures = stored.figures(tmp_path, "odd")
     assert {"temperature_map", "temperature_map_2"} <= figures
     assert "temperature_map_3" not in figures
-    captions = re.findall(r"<figcaption><b>(.*?)</b>", page)
+    captions = re.findall(r'<figcaption><p class="finding">(.*?)</p>', page)
     about_maps = [caption for caption in captions if "temperature from 1 to 4" in caption]
     assert len(about_maps) == 2 and len(set(about_maps)) == 2
