@@ -32,7 +32,10 @@ app = typer.Typer(
     "recipe, and compare them with paired statistics.",
 )
 
-STOPPED = "distill: stopped; the same command continues from the last checkpoint"
+STOPPED = (
+    "distill: stopped; the same command continues: finished runs are stored, and others go on from "
+    "their last checkpoint, if they have one"
+)
 STOPPED_IN_ANALYSIS = (
     "distill: stopped; {report} has the results; the same command continues the analysis"
 )
@@ -298,6 +301,10 @@ def find_recipe(name: str) -> Path:
         return included[name]
     if not path.suffix and not path.exists():
         raise UserError(f"there is no file and no recipe '{name}'; {suggest(name, included)}")
+    if not path.exists():
+        raise UserError(
+            f"there is no file {name} in {Path.cwd()}; `distill recipes` lists the included recipes"
+        )
     return path
 
 

@@ -56,7 +56,10 @@ def test_a_recipe_is_found_by_path_or_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     included = cli.recipes_folder() / "digits.yaml"
     assert cli.find_recipe("digits") == included
+    (tmp_path / "other.yaml").write_text("")
     assert cli.find_recipe("other.yaml").name == "other.yaml"
+    with pytest.raises(UserError, match="distill recipes"):
+        cli.find_recipe("another.yaml")
     (tmp_path / "digits").write_text("")
     assert cli.find_recipe("digits").resolve() == tmp_path / "digits"
     with pytest.raises(UserError, match="'mnist'"):
@@ -107,7 +110,7 @@ def test_the_plan_shows_runs_cohorts_cached_logits_and_cost():
 def test_the_best_student_is_named_as_a_run():
     first = SimpleNamespace(arm="a/temperature=1")
     second = SimpleNamespace(arm="b")
-    results = SimpleNamespace(study="tiny", ranking=[first, second])
+    results = SimpleNamespace(study="tiny", ranking=[first, second], untrained=["b"])
     assert best_student(results) == "tiny:a/temperature=1"
     assert best_student(SimpleNamespace(study="tiny", ranking=[])) is None
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from paper_numbers import KEPT, ROOT, difference, interval, p_text, signed
+from paper_numbers import KEPT, ROOT, difference, interval
 from paper_section4 import inside, section4
 from paper_studies import cifar10, digits, peers, the_map
 
 from distill.evaluation.feature_plot import load_feature_plot
 from distill.report.feature_figures import features
+from distill.report.wording import p_text
 
 FIGURES = {"section4": ["information"], "map": ["temperature_map", "equivalent_smoothing"]}
 # What is read here and by the report's sentences. Attacks are left out of these studies.
@@ -148,7 +149,6 @@ def rendered(page: str, text: str) -> str:
     environment.filters |= {
         "difference": difference,
         "interval": interval,
-        "signed": signed,
         "p_text": p_text,
     }
     template = environment.get_template("paper.md.jinja")

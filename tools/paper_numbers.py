@@ -10,6 +10,7 @@ import numpy as np
 
 from distill.evaluation.comparisons import excludes_zero
 from distill.evaluation.statistics import Paired, compare, mean_interval
+from distill.report.wording import signed
 from distill.storage.study_results import Comparison, RunResult, StudyResults
 
 ROOT = Path(__file__).parent.parent
@@ -101,18 +102,6 @@ def spread(values: Iterable[float], decimals: int = 1) -> str:
     """Return mean ± standard deviation as text."""
     mean, sd, _ = mean_interval(list(values))
     return f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
-
-
-def signed(value: float, decimals: int = 1) -> str:
-    """Return a number with its sign, with a typographic minus."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
-
-
-def p_text(p: float | None) -> str:
-    """Return a p-value as text."""
-    if p is None:
-        return "no p"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def interval(test: Paired, decimals: int = 1) -> str:

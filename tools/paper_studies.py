@@ -70,9 +70,9 @@ def peers() -> dict[str, Any]:
     losses = {}
     for name, library in found["libraries"].items():
         values = dict(library["values"])
-        text = f"{values.pop('default'):.2f}"
-        for setting, value in values.items():
-            text += f"; {value:.2f} with `{setting}`"
+        texts = [f"{values.pop('default'):.2f}"] if "default" in values else []
+        texts += [f"{value:.2f} with `{setting}`" for setting, value in values.items()]
+        text = "; ".join(texts)
         losses[name] = text
     return {
         "temperature": f"{found['temperature']:g}",

@@ -1,10 +1,11 @@
-"""Compute the distillation loss of one batch with the default settings of other libraries.
+"""Compute the distillation loss of one batch with other libraries.
 
     pip install keras==3.15.1 nvidia-modelopt==0.47.0 torchdistill==1.1.5
     KERAS_BACKEND=torch python tools/peers.py --json tools/results/peers.json
 
 The batch has 4 examples of 10 classes; the temperature is 4. The reference is T² times the mean of
-KL(teacher ‖ student), in float64. A library that is not installed is left out.
+KL(teacher ‖ student), in float64. Each library's loss has its default settings, and others where
+these differ. A library that is not installed is left out.
 """
 
 import argparse
@@ -75,8 +76,8 @@ def of_torchdistill(student: Tensor, teacher: Tensor) -> dict[str, float]:
     from torchdistill.losses.mid_level import KDLoss
 
     values = {}
-    # The weight of the labels, which is not 0 only in name, brings in the factor T².
-    for name, label_weight in (("alpha=0", 0.0), ("default", 1e-12)):
+    # alpha is the weight of the labels, and has no default. At 0 the factor T² is left out.
+    for name, label_weight in (("alpha=0", 0.0), ("alpha>0", 1e-12)):
         loss = KDLoss("m", "output", "m", "output", TEMPERATURE, alpha=label_weight, beta=1.0)
         labels = torch.zeros(4, dtype=torch.long)
         outputs = ({"m": {"output": student}}, {"m": {"output": teacher}})

@@ -1,4 +1,4 @@
-"""Check that the README's example has the same verdicts on any CPU: other threads, other seeds.
+"""Record the verdicts of the README's example with other numbers of threads and other seeds.
 
     python tools/showcase.py --json tools/results/showcase.json
 

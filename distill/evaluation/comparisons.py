@@ -92,6 +92,21 @@ def rank_students(recipe: Recipe, runs: list[RunResult]) -> list[RankedStudent]:
     return ranking
 
 
+def split_ranking(
+    ranking: list[RankedStudent],
+) -> tuple[list[RankedStudent], list[RankedStudent], list[RankedStudent]]:
+    """Split the students after the best by their test against it.
+
+    Returns:
+        those that are significantly worse, those that are not, and those without a test.
+    """
+    others = ranking[1:]
+    tested = [row for row in others if row.difference_ci]
+    worse = [row for row in tested if excludes_zero(row.difference_ci)]
+    not_worse = [row for row in tested if not excludes_zero(row.difference_ci)]
+    return worse, not_worse, [row for row in others if not row.difference_ci]
+
+
 def verdict_of(comparison: Comparison) -> Verdict:
     """Return what a comparison shows about arm b, from its numbers."""
     if comparison.seeds < 2:

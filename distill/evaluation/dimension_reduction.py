@@ -74,7 +74,7 @@ def _umap(features: NDArray, neighbours: int) -> NDArray:
     try:
         from umap import UMAP
     except ImportError:
-        raise UserError("the view 'umap' needs umap-learn: pip install 'distill[umap]'") from None
+        raise UserError("the view 'umap' needs umap-learn: pip install umap-learn") from None
     with warnings.catch_warnings():
         # UMAP warns that a fixed seed limits it to one thread.
         warnings.simplefilter("ignore")

@@ -4,11 +4,13 @@ Tests are paired, because runs of one seed share initial weights, views and teac
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 
 class Paired(NamedTuple):
@@ -89,26 +91,53 @@ def spread_of_interval(half_width: float, count: int) -> float:
     return half_width * math.sqrt(count) / float(stats.t.ppf(0.975, count - 1))
 
 
+def power(effect: float, count: int, significance: float = 0.05) -> float:
+    """Return the probability that a paired t-test finds an effect.
+
+    Args:
+        effect: mean of the paired differences, in their standard deviations; positive.
+        count: number of seeds, at least 2.
+        significance: level of the two-sided test.
+    """
+    threshold = stats.t.ppf(1 - significance / 2, count - 1)
+    # Under the effect, t has a noncentral distribution; the other tail is negligible.
+    return float(stats.nct.sf(threshold, count - 1, effect * math.sqrt(count)))
+
+
 def seeds_for_power(
-    effect: float, significance: float = 0.05, power: float = 0.8, most: int = 1000
+    effect: float, significance: float = 0.05, wanted: float = 0.8, most: int = 1000
 ) -> int:
     """Return how many seeds a paired t-test needs to find an effect.
 
     Args:
         effect: mean of the paired differences, in their standard deviations; positive.
         significance: level of the two-sided test.
-        power: wanted probability that the test finds the effect.
+        wanted: probability that the test finds the effect.
         most: the largest number that is tried.
 
     Returns:
         the smallest number of at least 2; `most` + 1 if even `most` seeds are too few.
     """
-    for count in range(2, most + 1):
-        threshold = stats.t.ppf(1 - significance / 2, count - 1)
-        # Under the effect, t has a noncentral distribution; the other tail is negligible.
-        if stats.nct.sf(threshold, count - 1, effect * math.sqrt(count)) >= power:
-            return count
-    return most + 1
+    # The power grows with the number of seeds.
+    return 2 + bisect_left(
+        range(2, most + 1), wanted, key=lambda count: power(effect, count, significance)
+    )
+
+
+def effect_for_power(count: int, significance: float = 0.05, wanted: float = 0.8) -> float:
+    """Return the effect that a paired t-test of `count` seeds finds with the wanted probability.
+
+    Returns:
+        the mean of the paired differences, in their standard deviations.
+    """
+    # Bracket it by powers of two; scipy's distribution is unreliable close to zero.
+    most = 1.0
+    while power(most, count, significance) < wanted:
+        most *= 2
+    least = most / 2
+    while power(least, count, significance) >= wanted:
+        least /= 2
+    return float(brentq(lambda effect: power(effect, count, significance) - wanted, least, most))
 
 
 def _is_constant(x: np.ndarray, scale: float) -> bool:

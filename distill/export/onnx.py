@@ -70,7 +70,9 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx.export needs it)
     except ImportError as error:
-        raise UserError(f"export needs {error.name}: pip install 'distill[onnx]'") from None
+        raise UserError(
+            f"export needs {error.name}: pip install onnx onnxscript onnxruntime"
+        ) from None
     deployed = DeployedModel(model, temperature)
     to.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(to) as temporary:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from distill.storage.study_results import StudyResults
 
-ABBREVIATIONS = {"temperature=": "T="}
-SEPARATOR = " · "
+SEPARATOR = "/"
 
 
 class PairLabel(NamedTuple):
@@ -33,7 +32,7 @@ def short_names(results: StudyResults) -> dict[str, str]:
     parts = _short_parts(results)
     names = {arm: SEPARATOR.join(own) for arm, own in parts.items()}
     if len(set(names.values())) < len(names):
-        return {arm: SEPARATOR.join(_parts(arm)) for arm in names}
+        return {arm: arm for arm in names}
     return names
 
 
@@ -57,11 +56,11 @@ def _short_parts(results: StudyResults) -> dict[str, list[str]]:
         arms_of_role.setdefault(runs[0].role, []).append(arm)
     short = {}
     for arms in arms_of_role.values():
-        heads = {_parts(arm)[0] for arm in arms}
+        heads = {arm.split(SEPARATOR)[0] for arm in arms}
         for arm in arms:
-            head, *rest = _parts(arm)
-            siblings = [other for other in arms if _parts(other)[0] == head]
-            own = _without_common(rest, [_parts(other)[1:] for other in siblings])
+            head, *rest = arm.split(SEPARATOR)
+            siblings = [other for other in arms if other.split(SEPARATOR)[0] == head]
+            own = _without_common(rest, [other.split(SEPARATOR)[1:] for other in siblings])
             if len(heads) > 1 or not own:
                 own = [head, *own]
             short[arm] = own
@@ -75,14 +74,3 @@ def _without_common(parts: Sequence[str], siblings: Iterable[Sequence[str]]) -> 
         return list(parts)
     common = set.intersection(*(set(sibling) for sibling in siblings))
     return [part for part in parts if part not in common]
-
-
-def _parts(arm: str) -> list[str]:
-    """Return the parts of an arm's full name, with abbreviated keys."""
-    parts = []
-    for part in arm.split("/"):
-        for key, short in ABBREVIATIONS.items():
-            if part.startswith(key):
-                part = short + part.removeprefix(key)
-        parts.append(part)
-    return parts

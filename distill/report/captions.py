@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.evaluation.comparisons import excludes_zero, smoothing_pair
+from distill.evaluation.comparisons import excludes_zero, smoothing_pair, split_ranking
 from distill.evaluation.statistics import Paired, compare, mean_interval
 from distill.report.tables import Value, last_information, metric
 from distill.report.wording import change, points
@@ -247,15 +247,17 @@ def _accuracy(results: StudyResults) -> str:
     """Return the best student, and how many are significantly worse."""
     if len(results.ranking) < 2:
         return ""
-    best, *others = results.ranking
+    best = results.ranking[0]
+    worse, not_worse, _ = split_ranking(results.ranking)
     accuracy = f"{100 * best.mean:.2f}%"
     text = f"The student with the highest mean accuracy is {best.arm} ({accuracy})"
-    tested = [row.difference_ci for row in others if row.difference_ci]
+    tested = len(worse) + len(not_worse)
     if not tested:
         return f"{text}; there is no test of its lead."
-    worse = sum(interval[1] < 0 for interval in tested)
+    verb = "is" if len(worse) == 1 else "are"
     return (
-        f"{text}; {worse} of {len(tested)} others are significantly worse, adjusted for all pairs."
+        f"{text}; {len(worse)} of {tested} others {verb} significantly worse, adjusted for all "
+        "pairs."
     )
 
 
@@ -299,12 +301,18 @@ def _robustness(results: StudyResults, pair: tuple[str, str] | None) -> str:
     if interval:
         uncertainty = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}"
     seeds = f"{len(missed[arm])} seed{'' if len(missed[arm]) == 1 else 's'}"
-    sentences.append(
-        f"Cross-entropy PGD overestimates robustness most for {arm}: the other L∞ attacks lower "
-        f"its accuracy by another {mean:.1f} points ({uncertainty}, {seeds})."
-    )
+    if mean < 0.05:
+        sentences.append("The other L∞ attacks find nothing that cross-entropy PGD misses.")
+    else:
+        sentences.append(
+            f"Cross-entropy PGD overestimates robustness most for {arm}: the other L∞ attacks "
+            f"lower its accuracy by another {mean:.1f} points ({uncertainty}, {seeds})."
+        )
     zero = max(run.test.zero_gradient for run in attacked)
-    sentences.append(f"At most {100 * zero:.1f}% of a network's images have a zero gradient.")
+    if zero:
+        sentences.append(f"At most {100 * zero:.1f}% of a network's images have a zero gradient.")
+    else:
+        sentences.append("No image has a zero gradient.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 

@@ -50,8 +50,9 @@ def reliability(diagrams: Mapping[str, tuple[Reliability, Reliability]]) -> Figu
     Args:
         diagrams: by arm, as trained and after temperature scaling.
     """
-    columns = min(4, max(1, len(diagrams)))
-    rows = -(-len(diagrams) // columns)
+    # As few rows as four columns need, and no column more than these rows need.
+    rows = max(1, -(-len(diagrams) // 4))
+    columns = max(1, -(-len(diagrams) // rows))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows,

@@ -111,7 +111,7 @@ def make_forest(results: StudyResults) -> Forest | None:
             images=interval_points(one.ci95_images) if one.ci95_images else NO_VALUE,
             p_value=NO_VALUE if one.p_holm is None else p_value_text(one.p_holm),
             answer=ANSWERS[one.verdict],
-            sentence=verdict_sentence(one, results.data.test),
+            sentence=verdict_sentence(one, results),
         )
         rows.append(row)
     first, others = _split(rows)

@@ -9,14 +9,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
 from distill.evaluation.feature_plot import FeaturePlot, load_feature_plot
 from distill.report import tables
 from distill.report.arm_names import short_names
 from distill.report.forest import make_forest
 from distill.report.summary import summarise
 from distill.report.terminal import best_student
-from distill.report.wording import interval_points, points
+from distill.report.wording import interval_points, p_value_text, points
 from distill.storage.files import write_text_atomically
 from distill.storage.run_store import RunStore
 from distill.storage.study_results import StudyResults
@@ -127,14 +127,20 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_template_source),
     )
     environment.filters |= {
+        "breakable": _breakable,
         "code": _code,
         "interval": _interval,
         "interval_points": interval_points,
+        "p_value": p_value_text,
         "percent": _percent,
         "points": points,
         "sentence": _sentence,
     }
-    environment.globals |= {"tables": tables, "arm_table": tables.arm_table}
+    environment.globals |= {
+        "tables": tables,
+        "arm_table": tables.arm_table,
+        "plural": pluralize,
+    }
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     return environment
 
@@ -151,6 +157,11 @@ def _interval(bounds: tuple[float, float]) -> str:
     """Return an interval of fractions in percent."""
     low, high = bounds
     return f"{_percent(low)} to {_percent(high)}"
+
+
+def _breakable(name: str) -> str:
+    """Return an arm's name in which a line may break after each slash."""
+    return name.replace("/", "/\u200b")
 
 
 def _code(text: str) -> Markup:

@@ -18,5 +18,10 @@ class NotebookResults(StudyResults):
         """Return the same results with a display."""
         return cls(**{item.name: getattr(results, item.name) for item in fields(results)})
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StudyResults) and self.to_dict() == other.to_dict()
+
+    __hash__ = StudyResults.__hash__
+
     def _repr_html_(self) -> str:
         return results_html(self)

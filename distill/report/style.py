@@ -60,10 +60,10 @@ def shortened(name: str, most: int = 24) -> str:
 
 def wrapped(text: str, width: int) -> str:
     """Return an arm's name in lines of about that width, broken between its parts."""
-    parts = re.split(f"(?<=/)|(?<={SEPARATOR})", text)
+    parts = re.split(f"(?<={SEPARATOR})", text)
     lines = [""]
     for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from distill.errors import pluralize
-from distill.evaluation.comparisons import excludes_zero
-from distill.report.arm_names import SEPARATOR, short_names
+from distill.evaluation.comparisons import SIGNIFICANCE, excludes_zero, split_ranking
+from distill.evaluation.statistics import effect_for_power
+from distill.report.arm_names import SEPARATOR, pair_label, short_names
 from distill.report.tables import accuracy_comparisons
 from distill.report.wording import (
     FEW_SEEDS,
-    MOST_SEEDS,
     WHICH_QUESTIONS,
     depends_on_images,
     interval_points,
+    num_tests,
     points,
-    seeds_to_settle,
+    spread_of_differences,
 )
 from distill.storage.study_results import (
     Comparison,
@@ -27,8 +29,8 @@ from distill.storage.study_results import (
 MOST_NAMED = 4  # comparisons of a question whose arms are named in its sentence
 MOST_ANSWERS = 4  # questions that are answered in the summary; the plot has all
 
-# The subject of the sentence about each question, and the object of its verb.
-SUBJECTS: dict[QuestionCode, tuple[str, str]] = {
+# What the sentence about each question speaks of, and whom it affects.
+TOPICS: dict[QuestionCode, tuple[str, str]] = {
     QuestionCode.DISTILLATION: ("Distillation", "the student"),
     QuestionCode.STUDENT_SMOOTHING: ("Label smoothing", "the student"),
     QuestionCode.MORE_STUDENT_SMOOTHING: ("More label smoothing", "the student"),
@@ -42,9 +44,18 @@ SUBJECTS: dict[QuestionCode, tuple[str, str]] = {
     QuestionCode.TEACHER_MODEL: ("Another network", "the teacher"),
     QuestionCode.TEACHER: ("Another teacher", "its student"),
 }
-
-
+VERBS = {
+    Verdict.BETTER: "helps",
+    Verdict.WORSE: "hurts",
+    Verdict.MAYBE_BETTER: "may help",
+    Verdict.MAYBE_WORSE: "may hurt",
+}
 UNSURE = (Verdict.MAYBE_BETTER, Verdict.MAYBE_WORSE)
+# How comparisons are counted that show neither help nor harm.
+OTHER_VERDICTS = {
+    "not significant": (Verdict.NO_DIFFERENCE,),
+    "not tested": (Verdict.NO_SPREAD, Verdict.ONE_SEED),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Summary:
 
     Attributes:
         asked: the questions.
-        answers: a sentence for each question, the most important first.
+        findings: a sentence for each question, the most important first.
         sureness: what the findings rest on.
         choice: which student to take; empty without students.
     """
@@ -66,22 +77,26 @@ class Summary:
 
 def summarise(results: StudyResults) -> Summary:
     """Return the first lines of a report, made from verdict codes and numbers."""
-    groups = _by_question(accuracy_comparisons(results))
+    groups: dict[str, list[Comparison]] = {}
+    for one in accuracy_comparisons(results):
+        groups.setdefault(one.question, []).append(one)
     names = short_names(results)
     findings = [answer_sentence(group, names) for group in groups.values()]
     left_out = len(findings) - MOST_ANSWERS
     if left_out > 0:
         findings = findings[:MOST_ANSWERS]
-        findings.append(f"The plot of comparisons answers {pluralize(left_out, 'more question')}.")
+        findings.append(f"The report answers {pluralize(left_out, 'more question')}.")
     if not findings:
         findings = ["No two arms differ in exactly one respect, so nothing is compared."]
-    asked = list(dict.fromkeys(group[0].question for group in groups.values()))
     return Summary(
-        asked=" ".join(asked[:MOST_ANSWERS]) or "Which accuracy do these networks reach?",
+        asked=" ".join(list(groups)[:MOST_ANSWERS]) or "Which accuracy do these networks reach?",
         findings=findings,
         sureness=_sureness(results),
         choice=choice_sentence(results),
     )
+
+
+# ----------------------------------------------------------------------------------------- answers
 
 
 def answer_sentence(comparisons: list[Comparison], names: Mapping[str, str]) -> str:
@@ -91,70 +106,66 @@ def answer_sentence(comparisons: list[Comparison], names: Mapping[str, str]) -> 
         comparisons: at least one.
         names: short names of the arms.
     """
-    first = comparisons[0]
-    subject, object_ = _subject(first)
+    topic, affected = _topic(comparisons[0])
     if len(comparisons) == 1:
-        return _single_answer(first, subject, object_)
-    total = len(comparisons)
+        return _single_answer(comparisons[0], topic, affected)
     if all(one.ci95 is None for one in comparisons):
         differences = [one.difference for one in comparisons]
         span = f"{points(min(differences))} to {points(max(differences))} points"
-        return f"{subject} changes the accuracy of {object_} by {span} in {total} comparisons."
+        total = len(comparisons)
+        return f"{topic} changes the accuracy of {affected} by {span} in {total} comparisons."
     parts = []
-    for verdict, verb in ((Verdict.BETTER, "helps"), (Verdict.WORSE, "hurts")):
+    for verdict, verb in VERBS.items():
         those = [one for one in comparisons if one.verdict == verdict]
         if those:
             where = _where(those, comparisons, names)
-            parts.append(f"{verb} {'it' if parts else object_} {where}")
-    if parts:
-        rest = sum(one.verdict not in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
-        others = f"; in the other {rest} its effect is not significant" if rest else ""
-        return f"{subject} {' and '.join(parts)}{others}."
-    unsure = sum(one.verdict in UNSURE for one in comparisons)
-    remark = ""
-    if unsure:
-        remark = f", {unsure} of them significant before Holm's correction"
-    return f"{subject} has no significant effect on {object_} ({total} comparisons{remark})."
+            parts.append(f"{verb} {'it' if parts else affected} {where}")
+    others = _count_others(comparisons)
+    if not parts:
+        return f"{topic} has no significant effect on {affected} ({others})."
+    sentence = f"{topic} {_listed(parts)}"
+    if others:
+        sentence += f"; {others}"
+    num_unsure = sum(depends_on_images(one) for one in comparisons)
+    if num_unsure:
+        sentence += f"; in {num_unsure} of these the interval over test images includes 0"
+    return f"{sentence}."
 
 
-def choice_sentence(results: StudyResults) -> str:
-    """Return which student to take, and how it compares with the others and with the teacher."""
-    if not results.ranking:
-        return ""
-    best, *others = results.ranking
-    names = short_names(results)
-    runs = results.arms()[best.arm]
-    accuracy = (
-        f"{names[best.arm]}: {100 * best.mean:.2f}% accuracy{_against_teacher(results, runs)}."
-    )
-    if not others:
-        return accuracy
-    tested = [row for row in others if row.difference_ci]
-    if not tested:
-        return f"{accuracy} It is the best of {len(others) + 1} students; its lead is not tested."
-    equal = [row.arm for row in others if not excludes_zero(row.difference_ci)]
-    if not equal:
-        return f"{accuracy} All other students are significantly worse."
-    worse = len(others) - len(equal)
-    lead = f"{worse or 'None'} of {pluralize(len(others), 'other student')}"
-    verb = "is" if worse < 2 else "are"
-    smaller = _smaller_student(results, best.arm, equal, names)
-    return f"{accuracy} {lead} {verb} significantly worse.{smaller}"
-
-
-def _by_question(comparisons: Iterable[Comparison]) -> dict[str, list[Comparison]]:
-    """Group comparisons by their question, in the report's order."""
-    groups: dict[str, list[Comparison]] = {}
-    for one in comparisons:
-        groups.setdefault(one.question, []).append(one)
-    return groups
-
-
-def _subject(comparison: Comparison) -> tuple[str, str]:
-    """Return the subject and the object of the sentence that answers a comparison's question."""
+def _topic(comparison: Comparison) -> tuple[str, str]:
+    """Return what the answer to a comparison's question speaks of, and whom it affects."""
     if comparison.question_code == QuestionCode.SETTING:
         return f"Another value of {comparison.setting}", f"the {comparison.role}"
-    return SUBJECTS[comparison.question_code]
+    return TOPICS[comparison.question_code]
+
+
+def _single_answer(comparison: Comparison, topic: str, affected: str) -> str:
+    """Return the answer to a question that has one comparison."""
+    if comparison.ci95 is None:
+        return _untested_answer(comparison, topic, affected)
+    verb = VERBS.get(comparison.verdict, "has no significant effect on")
+    details = (
+        f"{points(comparison.difference)} points, 95% interval {interval_points(comparison.ci95)}"
+    )
+    if comparison.question_code in WHICH_QUESTIONS:
+        details += f", {comparison.b} against {comparison.a}"
+    if depends_on_images(comparison):
+        details += "; but over test images the interval includes 0"
+    return f"{topic} {verb} {affected}: {details}."
+
+
+def _untested_answer(comparison: Comparison, topic: str, affected: str) -> str:
+    """Return the answer of one comparison without a test over seeds."""
+    seeds = "with one seed" if comparison.seeds == 1 else f"in each of {comparison.seeds} seeds"
+    interval = comparison.ci95_images
+    over = f", 95% interval over test images {interval_points(interval)}" if interval else ""
+    details = f"{points(comparison.difference)} points {seeds}{over}"
+    if interval and not excludes_zero(interval):
+        return f"{topic} has no clear effect on {affected}: {details}."
+    if not float(points(comparison.difference).lstrip("+−")):
+        return f"{topic} does not change the accuracy of {affected}: {details}."
+    verb = "raises" if comparison.difference > 0 else "lowers"
+    return f"{topic} {verb} the accuracy of {affected}: {details}."
 
 
 def _where(those: list[Comparison], comparisons: list[Comparison], names: Mapping[str, str]) -> str:
@@ -166,74 +177,123 @@ def _where(those: list[Comparison], comparisons: list[Comparison], names: Mappin
         names: short names of the arms.
     """
     if len(comparisons) <= MOST_NAMED:
-        named = [f"{_name(one, comparisons, names)} ({_size(one)})" for one in those]
-        return f"with {' and '.join(named)}"
+        named = [
+            f"{_name(one, comparisons, names)} ({points(one.difference)} points)" for one in those
+        ]
+        return f"with {_listed(named)}"
     most = max(those, key=lambda one: abs(one.difference))
     name = f"{'most with' if len(those) > 1 else 'with'} {_name(most, comparisons, names)}"
-    return f"in {len(those)} of {len(comparisons)} comparisons ({name}: {_size(most)})"
+    count = f"{len(those)} of {len(comparisons)} comparisons"
+    return f"in {count} ({name}: {points(most.difference)} points)"
 
 
 def _name(
     comparison: Comparison, comparisons: Iterable[Comparison], names: Mapping[str, str]
 ) -> str:
     """Return what distinguishes arm b of a comparison from that of the others."""
+    whole = names.get(comparison.b, comparison.b)
+    if sum(one.b == comparison.b for one in comparisons) > 1:
+        label = pair_label(names.get(comparison.a, comparison.a), whole)
+        return f"{label.b} against {label.a}"
     parts = [names.get(one.b, one.b).split(SEPARATOR) for one in comparisons]
     common = set.intersection(*map(set, parts))
-    whole = names.get(comparison.b, comparison.b)
     own = [part for part in whole.split(SEPARATOR) if part not in common]
     return SEPARATOR.join(own) or whole
 
 
-def _size(comparison: Comparison) -> str:
-    return f"{points(comparison.difference)} points"
+def _listed(words: list[str]) -> str:
+    """Return words as a list in a sentence: ``a, b and c``."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def _single_answer(comparison: Comparison, subject: str, object_: str) -> str:
-    """Return the answer to a question that has one comparison."""
-    difference = _size(comparison)
-    if comparison.ci95 is None:
-        interval = comparison.ci95_images
-        over = f", 95% interval over test images {interval_points(interval)}" if interval else ""
-        return f"{subject} changes the accuracy of {object_}: {difference}{over}."
-    verbs = {
-        Verdict.BETTER: "helps",
-        Verdict.WORSE: "hurts",
-        Verdict.MAYBE_BETTER: "may help",
-        Verdict.MAYBE_WORSE: "may hurt",
-        Verdict.NO_DIFFERENCE: "has no significant effect on",
+def _count_others(comparisons: list[Comparison]) -> str:
+    """Count the comparisons that show neither help nor harm, by why they do not."""
+    counts = {
+        words: sum(one.verdict in verdicts for one in comparisons)
+        for words, verdicts in OTHER_VERDICTS.items()
     }
-    details = f"{difference}, 95% interval {interval_points(comparison.ci95)}"
-    if comparison.question_code in WHICH_QUESTIONS:
-        details += f", {comparison.b} against {comparison.a}"
-    if depends_on_images(comparison):
-        details += "; but over test images the interval includes 0"
-    return f"{subject} {verbs[comparison.verdict]} {object_}: {details}."
+    return ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+
+
+# --------------------------------------------------------------------------------- how sure, which
 
 
 def _sureness(results: StudyResults) -> str:
-    """Return what the findings rest on: seeds, test images, tests, and what would settle more."""
+    """Return what the findings rest on: seeds, test images, tests, and what they can show."""
     comparisons = accuracy_comparisons(results)
     seeds = len(results.seeds)
-    base = f"{pluralize(seeds, 'seed')} and {results.data.test} test images."
-    if seeds == 1:
-        return (
-            f"{base} The intervals are over test images, for these networks: another training run "
-            "may differ. More seeds (`seeds: 5`) tell by how much."
-        )
-    tested = [one for one in comparisons if one.p_value is not None]
-    sentences = [base]
-    if tested:
-        sure = sum(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in tested)
+    sentences = [f"{pluralize(seeds, 'seed')} and {results.data.test:,} test images."]
+    if seeds == 1 and comparisons:
         sentences.append(
-            f"{sure} of {pluralize(len(tested), 'comparison')} "
-            f"{'is' if sure == 1 else 'are'} significant after Holm's correction."
+            "The intervals are over test images, for these networks. Another training run may "
+            "differ; `seeds: 5` shows by how much."
         )
-    if seeds < FEW_SEEDS:
-        sentences.append("Two seeds are weak evidence.")
-    needed = [seeds_to_settle(one) for one in tested]
-    needed = [count for count in needed if count is not None and count <= MOST_SEEDS]
-    if needed:
-        sentences.append(f"About {min(needed)} seeds would settle one more.")
+    tests = num_tests(results)
+    if tests == 1:
+        (only,) = (one for one in comparisons if one.p_value is not None)
+        verb = "is not" if only.verdict == Verdict.NO_DIFFERENCE else "is"
+        sentences.append(f"The one comparison {verb} significant.")
+    elif tests:
+        sure = sum(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
+        verb = "is" if sure == 1 else "are"
+        sentences.append(
+            f"{sure} of {pluralize(tests, 'comparison')} {verb} significant after Holm's "
+            "correction."
+        )
+        if any(one.verdict in UNSURE for one in comparisons):
+            sentences.append("“May” means significant only before it.")
+    if tests:
+        sentences.append(_detectable(results))
+    return " ".join(sentences)
+
+
+def _detectable(results: StudyResults) -> str:
+    """Return how large a difference must be for these seeds to show it."""
+    tested = [one for one in accuracy_comparisons(results) if one.ci95]
+    spread = median(spread_of_differences(one) for one in tested)
+    effect = effect_for_power(len(results.seeds), SIGNIFICANCE / len(tested))
+    detectable = 100 * effect * spread
+    few = "So few seeds" if len(results.seeds) <= FEW_SEEDS else "These seeds"
+    if detectable >= 100:
+        return f"{few} can hardly show a difference among so many comparisons."
+    return f"{few} show differences of about {detectable:.1f} points or more (80% power)."
+
+
+def choice_sentence(results: StudyResults) -> str:
+    """Return which student to take, and how it compares with the others and with the teacher."""
+    if not results.ranking:
+        return ""
+    names = short_names(results)
+    best = results.ranking[0].arm
+    mean = results.ranking[0].mean
+    if best in results.untrained:
+        return "None: no student is reliably better than chance, so training failed."
+    beside_teacher = _against_teacher(results, results.arms()[best])
+    sentences = [f"{names[best]}: {100 * mean:.2f}% accuracy{beside_teacher}."]
+    equals = [names[row.arm] for row in results.ranking[1:] if row.mean == mean]
+    if equals:
+        sentences.append(f"{_listed(equals)} reached the same accuracy.")
+    worse, not_worse, untested = split_ranking(results.ranking)
+    tested = len(worse) + len(not_worse)
+    if worse and len(worse) == len(results.ranking) - 1:
+        sentences.append("All other students are significantly worse.")
+    elif tested == 1:
+        sentences.append("The other student is not significantly worse.")
+    elif tested:
+        verb = "is" if len(worse) < 2 else "are"
+        count = f"{len(worse) or 'None'} of {pluralize(tested, 'other student')}"
+        sentences.append(f"{count} {verb} significantly worse.")
+    if untested:
+        others = pluralize(len(untested), "other student")
+        sentences.append(f"Its lead over {others} is not tested.")
+    smaller = _smaller_student(results, best, [row.arm for row in not_worse])
+    if smaller:
+        weights = results.arms()[smaller][0].parameters
+        sentences.append(
+            f"The smallest one that is not significantly worse is {names[smaller]}, with "
+            f"{weights:,} weights."
+        )
     return " ".join(sentences)
 
 
@@ -245,18 +305,28 @@ def _against_teacher(results: StudyResults, runs: list[RunResult]) -> str:
         return ""
     pairs = zip(runs, teachers, strict=True)
     gap = 100 * sum(run.test.top1 - teacher.test.top1 for run, teacher in pairs) / len(runs)
-    side = "above" if gap > 0 else "below"
+    if abs(gap) < 0.005:
+        accuracy = "as accurate as its teacher"
+    else:
+        accuracy = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'} its teacher"
     share = runs[0].parameters / teachers[0].parameters
-    return f", {abs(gap):.2f} points {side} its teacher, with {100 * share:.2g}% of its weights"
+    if share == 1:
+        size = "as many weights"
+    elif share < 1:
+        size = f"{100 * share:.2g}% of its weights"
+    else:
+        size = f"{share:.3g} times its weights"
+    return f", {accuracy}, with {size}"
 
 
-def _smaller_student(
-    results: StudyResults, best: str, equal: list[str], names: Mapping[str, str]
-) -> str:
-    """Return the smallest student that cannot be told from the best, if it is smaller."""
-    arms = results.arms()
-    smallest = min([best, *equal], key=lambda arm: arms[arm][0].parameters)
-    if arms[smallest][0].parameters == arms[best][0].parameters:
-        return ""
-    weights = arms[smallest][0].parameters
-    return f" The smallest one that is not worse is {names[smallest]}, with {weights:,} weights."
+def _smaller_student(results: StudyResults, best: str, not_worse: list[str]) -> str | None:
+    """Return the smallest student that is not significantly worse, if it is smaller than the best.
+
+    Args:
+        results: of the study.
+        best: the best student's arm.
+        not_worse: arms of the students that are not significantly worse.
+    """
+    sizes = {arm: results.arms()[arm][0].parameters for arm in [best, *not_worse]}
+    smallest = min(sizes, key=lambda arm: sizes[arm])
+    return smallest if sizes[smallest] < sizes[best] else None

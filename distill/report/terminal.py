@@ -19,8 +19,8 @@ def results_json(results: "StudyResults", indent: int | None = None) -> str:
 
 
 def best_student(results: "StudyResults") -> str | None:
-    """Return `STUDY:ARM` of the student with the highest accuracy, if there is a student."""
-    if not results.ranking:
+    """Return `STUDY:ARM` of the student with the highest accuracy, if there is one that learned."""
+    if not results.ranking or results.ranking[0].arm in results.untrained:
         return None
     return f"{results.study}:{results.ranking[0].arm}"
 
@@ -36,7 +36,9 @@ def print_results(results: "StudyResults") -> None:
         print(sentence)
     if summary.choice:
         print(f"best student: {summary.choice}")
-        print(f"to ship it: distill export '{best_student(results)}' --to student.onnx")
+    best = best_student(results)
+    if best:
+        print(f"to ship it: distill export '{best}' --to student.onnx")
 
 
 def print_tables(tables: Iterable["Table"]) -> None:
@@ -70,7 +72,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     saved = sum(cohort["saved"] for cohort in cohorts)
     if saved >= 0.5:
         total += f"; cached teacher logits save about {_duration(saved)}"
-    lines.append(f"{total}; then about {_duration(plan['analysis_seconds'])} of analysis")
+    analysis = f"then about {_duration(plan['analysis_seconds'])} of analysis"
+    lines.append(f"{total}; {analysis}; start-up, evaluation and figures are not included")
     return lines
 
 
@@ -102,4 +105,4 @@ def _duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "1 s"

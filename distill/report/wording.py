@@ -2,7 +2,13 @@
 
 from distill.evaluation.comparisons import SIGNIFICANCE, excludes_zero
 from distill.evaluation.statistics import Paired, seeds_for_power, spread_of_interval
-from distill.storage.study_results import Comparison, Interval, QuestionCode, Verdict
+from distill.storage.study_results import (
+    Comparison,
+    Interval,
+    QuestionCode,
+    StudyResults,
+    Verdict,
+)
 
 FEW_SEEDS = 3  # with fewer, a comparison is weak evidence
 MOST_SEEDS = 100  # that a person could be asked to run
@@ -61,13 +67,9 @@ def interval_points(interval: Interval, decimals: int = 2) -> str:
     return f"{points(low, decimals)} to {points(high, decimals)}"
 
 
-def verdict_sentence(comparison: Comparison, images: int) -> str:
-    """Return what a comparison of accuracies shows: the verdict, its size, and how sure it is.
-
-    Args:
-        comparison: of accuracies.
-        images: number of test images.
-    """
+def verdict_sentence(comparison: Comparison, results: StudyResults) -> str:
+    """Return what a comparison of accuracies shows: the verdict, its size, and how sure it is."""
+    images = results.data.test
     if comparison.ci95 is None:
         return _untested_sentence(comparison, images)
     sentence = (
@@ -82,7 +84,7 @@ def verdict_sentence(comparison: Comparison, images: int) -> str:
             f" Over the {images} test images the interval includes 0 "
             f"({interval_points(comparison.ci95_images)})."
         )
-    return f"{sentence} {_enough_seeds(comparison)}".rstrip()
+    return f"{sentence} {_enough_seeds(comparison, num_tests(results))}".rstrip()
 
 
 def _untested_sentence(comparison: Comparison, images: int) -> str:
@@ -116,8 +118,8 @@ def _answer_for_images(comparison: Comparison) -> str:
 
 def _p_values(comparison: Comparison) -> str:
     """Return the p-value of a comparison, and its value after Holm's correction."""
-    alone = _equals(p_value_text(comparison.p_value))
-    adjusted = _equals(p_value_text(comparison.p_holm))
+    alone = p_text(comparison.p_value)
+    adjusted = p_text(comparison.p_holm)
     if comparison.verdict in (Verdict.MAYBE_BETTER, Verdict.MAYBE_WORSE):
         return f"significant on its own, {alone}, but not after Holm's correction, {adjusted}"
     if comparison.verdict == Verdict.NO_DIFFERENCE or alone == adjusted:
@@ -127,45 +129,60 @@ def _p_values(comparison: Comparison) -> str:
 
 def p_value_text(p_value: float) -> str:
     """Return a p-value with about two digits, as in ``0.021``; the smallest as ``<0.0001``."""
-    for smallest, digits in ((0.1, 2), (0.001, 3), (0.0001, 4)):
-        if p_value >= smallest:
-            return f"{p_value:.{digits}f}"
-    return "<0.0001"
+    if p_value < 1e-4:
+        return "<0.0001"
+    digits = 4 if p_value < 1e-3 else 3 if p_value < 0.1 else 2
+    text = f"{p_value:.{digits}f}"
+    # A significant value must not be rounded to the threshold.
+    return text if p_value >= SIGNIFICANCE or float(text) < SIGNIFICANCE else f"{p_value:.4f}"
 
 
-def _equals(text: str) -> str:
-    """Return a p-value as it stands in a sentence."""
-    return f"p {text.replace('<', '< ')}" if text.startswith("<") else f"p = {text}"
+def p_text(p_value: float) -> str:
+    """Return a p-value as it stands in a sentence: ``p = 0.021`` or ``p < 0.0001``."""
+    text = p_value_text(p_value)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
-def _enough_seeds(comparison: Comparison) -> str:
+def _enough_seeds(comparison: Comparison, tests: int) -> str:
     """Return how many seeds would settle a comparison that is not settled."""
-    needed = seeds_to_settle(comparison)
+    needed = seeds_to_settle(comparison, tests)
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
-        return f"A difference of this size needs more than {MOST_SEEDS} seeds."
-    return f"About {needed} seeds would settle a difference of this size."
+        return f"If the true difference is this small, {MOST_SEEDS} seeds do not settle it."
+    return f"If the true difference is this large, about {needed} seeds settle it."
 
 
-def seeds_to_settle(comparison: Comparison) -> int | None:
+def seeds_to_settle(comparison: Comparison, tests: int) -> int | None:
     """Return how many seeds would show a difference of the observed size, with 80% power.
 
+    Args:
+        comparison: of accuracies.
+        tests: number of comparisons that are tested; the level is divided by it (Bonferroni), so
+            that the seeds are enough after Holm's correction.
+
     Returns:
-        None if the comparison is settled or cannot be tested; one more than `MOST_SEEDS` if even
-        so many are too few.
+        None if the comparison is settled or cannot be tested, or the difference rounds to zero; one
+        more than `MOST_SEEDS` if even so many are too few.
     """
     settled = (Verdict.BETTER, Verdict.WORSE)
     if comparison.ci95 is None or comparison.verdict in settled:
         return None
-    significance = SIGNIFICANCE
-    if comparison.verdict != Verdict.NO_DIFFERENCE:
-        # significant alone: the test that is missed is the one after Holm's correction
-        significance *= comparison.p_value / comparison.p_holm
+    if not float(points(comparison.difference).lstrip("+−")):
+        return None
+    effect = abs(comparison.difference) / spread_of_differences(comparison)
+    return seeds_for_power(effect, SIGNIFICANCE / tests, most=MOST_SEEDS)
+
+
+def spread_of_differences(comparison: Comparison) -> float:
+    """Return the standard deviation over seeds of a tested comparison's differences."""
     low, high = comparison.ci95
-    deviation = spread_of_interval((high - low) / 2, comparison.seeds)
-    effect = abs(comparison.difference) / deviation
-    return seeds_for_power(effect, significance, most=MOST_SEEDS)
+    return spread_of_interval((high - low) / 2, comparison.seeds)
+
+
+def num_tests(results: StudyResults) -> int:
+    """Return how many comparisons of accuracy are tested over seeds."""
+    return sum(one.metric == "top1" and one.p_value is not None for one in results.comparisons)
 
 
 def change(test: Paired, seeds: int, factor: float = 1.0, decimals: int = 2, unit: str = "") -> str:

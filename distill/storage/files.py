@@ -43,6 +43,13 @@ def _machine() -> str:
     return platform.node().replace(".", "_")
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions of any new file; safetensors lets only its owner read it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Provide a temporary path to write to, which is renamed to `path` at the end.
@@ -56,6 +63,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
+        share(temporary)
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot write {path}: {reason(error)}") from None

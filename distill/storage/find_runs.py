@@ -45,6 +45,10 @@ def _run_by_beginning(store: RunStore, beginning: str) -> str:
         names = [path.name for path in store.models.iterdir() if "." not in path.name]
         ids = [name for name in names if store.is_complete(name)]
     found = [run_id for run_id in ids if run_id.startswith(beginning)]
+    if not found and (store.root / beginning / "results.json").is_file():
+        arms = dict.fromkeys(run.arm for run in read_results(store.root / beginning).runs)
+        names = ", ".join(f"{beginning}:{arm}" for arm in arms)
+        raise UserError(f"'{beginning}' is a study; name one of its arms: {names}")
     if len(found) != 1:
         raise UserError(
             f"'{beginning}' matches {len(found)} of the {len(ids)} runs in {store.models}; "

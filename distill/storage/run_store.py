@@ -26,6 +26,7 @@ from distill.storage.files import (
     file_digest,
     has_valid_checksum,
     reason,
+    share,
     temporary_path,
     with_checksum,
 )
@@ -149,6 +150,8 @@ class RunStore:
             save_file(predictions, temporary / "predictions.safetensors")
             self._copy_snapshots(temporary, run)
             _write_texts(temporary, run, record, history, card)
+            for file in temporary.iterdir():
+                share(file)
             # Another process may have stored the run already; its weights are the same.
             if not self.is_complete(run.id):
                 shutil.rmtree(final, ignore_errors=True)

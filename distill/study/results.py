@@ -75,6 +75,7 @@ def collect(
     analyses = {run.id: found.get(run.id) or no_findings() for run in runs}
     has_analysis = any(plan.passes.values())
     stored = _Stored(runs, _all_predictions(ctx, runs), analyses)
+    untrained = _untrained(stored)
     run_results = _run_results(ctx, stored)
     comparisons = compare_arms(ctx.recipe, run_results, _correct(stored))
     splits = ctx.splits
@@ -96,7 +97,8 @@ def collect(
         classes=splits.class_names,
         analysis=plan.settings.model_dump(),
         unanalysed=len(analyses.keys() - found.keys()) if has_analysis else 0,
-        notes=study_notes(ctx) + _untrained_notes(stored) + _analysis_notes(ctx, plan),
+        notes=study_notes(ctx) + _untrained_notes(untrained) + _analysis_notes(ctx, plan),
+        untrained=list(untrained),
     )
 
 
@@ -358,17 +360,22 @@ def _analysis_notes(ctx: StudyContext, plan: AnalysisPlan) -> list[str]:
     ]
 
 
-def _untrained_notes(stored: _Stored) -> list[str]:
-    """Return a note for each arm with runs at chance: they say nothing about the arm's loss."""
-    failed: dict[str, int] = {}
+def _untrained(stored: _Stored) -> dict[str, int]:
+    """Count the runs at chance of each arm that has some: they say nothing about the arm's loss."""
+    counts: dict[str, int] = {}
     for run in stored.runs:
         predictions = stored.predictions[run.id]
         if run.arm.frozen:
             continue
         if at_chance(predictions["validation.logits"], predictions["validation.labels"]):
-            failed[run.arm.name] = failed.get(run.arm.name, 0) + 1
+            counts[run.arm.name] = counts.get(run.arm.name, 0) + 1
+    return counts
+
+
+def _untrained_notes(untrained: dict[str, int]) -> list[str]:
+    """Return a note for each arm with runs at chance."""
     notes = []
-    for name, count in failed.items():
+    for name, count in untrained.items():
         verb = "is" if count == 1 else "are"
         notes.append(
             f"{name}: {pluralize(count, 'run')} of this arm {verb} no better than chance on the "

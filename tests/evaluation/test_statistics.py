@@ -78,3 +78,11 @@ def test_seeds_for_power_by_simulation():
     found = stats.ttest_1samp(values, 0, axis=1).pvalue < alpha
     assert 0.77 < found.mean() < 0.86
     assert statistics.seeds_for_power(0.01, most=50) == 51
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(2, 0.05), (5, 0.05), (20, 0.005), (3, 0.0003)])
+def test_the_effect_for_power_is_found_with_that_probability(count, alpha):
+    effect = statistics.effect_for_power(count, alpha)
+    assert statistics.power(effect, count, alpha) == pytest.approx(0.8, abs=1e-6)
+    assert statistics.seeds_for_power(1.001 * effect, alpha) <= count
+    assert statistics.seeds_for_power(0.9 * effect, alpha) > count or count == 2

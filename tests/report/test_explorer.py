@@ -106,6 +106,14 @@ setTimeout(() => {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   const tip = document.querySelector(".tip span").textContent;
   document.body.append(`DRAWN ${pixels.some(v => v)} TIP ${tip}`);
+  const table = document.querySelector("table.sortable");
+  const column = [...table.tHead.rows[0].cells].findIndex(th => th.textContent === "agreement, %");
+  const values = () => [...table.tBodies[0].rows].map(row => row.cells[column].textContent);
+  const heading = table.tHead.rows[0].cells[column].querySelector("button");
+  for (const order of ["DOWN", "UP"]) {
+    heading.click();
+    document.body.append(` ${order} ${values().join(";")} END`);
+  }
 }, 300);</script>"""
 
 
@@ -124,3 +132,11 @@ def test_the_page_runs_without_errors_and_shows_its_points(injected, tmp_path):
     assert "DRAWN true TIP label" in done.stdout
     assert "<title>ALERT" not in done.stdout
     assert "confidence" in done.stdout
+    for order, is_reversed in (("DOWN", True), ("UP", False)):
+        texts = re.search(f" {order} (.*?) END", done.stdout).group(1).split(";")
+        numbers = [float(text.split()[0]) for text in texts if text[0].isdigit()]
+        assert len(numbers) > 1
+        assert numbers == sorted(numbers, reverse=is_reversed)
+        # Arms without a number stay at the end.
+        assert not any(text[0].isdigit() for text in texts[len(numbers) :])
+        assert len(texts) > len(numbers)

@@ -24,4 +24,7 @@ def test_a_notebook_shows_summary_and_arms():
 
 
 def test_the_results_are_the_same_with_a_display():
-    assert NotebookResults.of(RESULTS).to_dict() == RESULTS.to_dict()
+    shown = NotebookResults.of(RESULTS)
+    assert shown.to_dict() == RESULTS.to_dict()
+    assert shown == RESULTS and shown == RESULTS
+    assert shown != make_results(RESULTS.runs)

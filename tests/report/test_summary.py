@@ -5,7 +5,8 @@ import re
 import pytest
 from helpers.results import make_comparison, make_results, runs_of
 
-from distill.report.summary import MOST_ANSWERS, SUBJECTS, answer_sentence, summarise
+from distill.report.summary import MOST_ANSWERS, TOPICS, answer_sentence, summarise
+from distill.report.terminal import best_student
 from distill.storage.study_results import QuestionCode, RankedStudent, Verdict
 
 TESTED = [one for one in Verdict if one not in (Verdict.ONE_SEED, Verdict.NO_SPREAD)]
@@ -22,7 +23,7 @@ def ranked(rank, arm, mean, difference_ci=None):
 
 
 def test_every_question_has_a_subject():
-    assert SUBJECTS.keys() == set(QuestionCode) - {QuestionCode.SETTING}
+    assert TOPICS.keys() == set(QuestionCode) - {QuestionCode.SETTING}
 
 
 @pytest.mark.parametrize("code", list(QuestionCode))
@@ -43,8 +44,7 @@ def test_few_comparisons_are_named_by_what_distinguishes_them():
         make_comparison(verdict=Verdict.BETTER, difference=0.01, b="kd/teacher=hard/temperature=4"),
         make_comparison(verdict=Verdict.WORSE, difference=-0.02, b="kd/teacher=soft/temperature=4"),
     ]
-    names = {one.b: one.b.replace("/", " · ") for one in comparisons}
-    sentence = answer_sentence(comparisons, names)
+    sentence = answer_sentence(comparisons, {})
     assert "teacher=hard (+1.00 points)" in sentence
     assert "teacher=soft (−2.00 points)" in sentence
     assert "kd" not in sentence and "temperature" not in sentence
@@ -70,10 +70,52 @@ def test_many_comparisons_are_counted_by_verdict():
     assert "x: −4.00 points" in sentence
 
 
-def test_without_a_significant_one_those_before_holms_correction_are_counted():
-    verdicts = [Verdict.MAYBE_BETTER, Verdict.MAYBE_WORSE, Verdict.NO_DIFFERENCE]
-    sentence = answer_sentence([make_comparison(verdict=verdict) for verdict in verdicts], {})
-    assert counts(sentence) == [3, 2]
+def test_those_that_show_neither_are_counted_by_their_reason():
+    verdicts = [Verdict.NO_DIFFERENCE, Verdict.NO_DIFFERENCE, Verdict.NO_SPREAD]
+    comparisons = [make_comparison(verdict=verdict) for verdict in verdicts]
+    # two not significant, one not tested
+    assert counts(answer_sentence(comparisons, {})) == [2, 1]
+    assert counts(answer_sentence([make_comparison(b="x"), *comparisons], {})) == [2, 1]
+
+
+def test_effects_before_holms_correction_only_are_named_with_their_direction():
+    comparisons = [
+        make_comparison(verdict=Verdict.MAYBE_BETTER, difference=0.01, b="x"),
+        make_comparison(verdict=Verdict.MAYBE_WORSE, difference=-0.02, b="y"),
+        make_comparison(verdict=Verdict.NO_DIFFERENCE, b="z"),
+    ]
+    sentence = answer_sentence(comparisons, {})
+    assert "may help the student with x (+1.00 points)" in sentence
+    assert "may hurt it with y (−2.00 points)" in sentence
+    assert counts(sentence) == [1]
+    runs = runs_of("x", [0.9, 0.91]) + runs_of("y", [0.9, 0.91])
+    assert "“May”" in summarise(make_results(runs, comparisons=comparisons)).sureness
+
+
+def test_effects_that_depend_on_the_test_images_are_counted():
+    comparisons = [
+        make_comparison(b="x", ci95_images=(-0.001, 0.02)),
+        make_comparison(b="y", ci95_images=(0.001, 0.02)),
+    ]
+    assert counts(answer_sentence(comparisons, {})) == [1]
+
+
+def test_one_arm_against_two_is_named_with_both():
+    comparisons = [
+        make_comparison(a="kd/lr=1", b="kd/lr=4"),
+        make_comparison(a="kd/lr=2", b="kd/lr=4", verdict=Verdict.WORSE, difference=-0.01),
+    ]
+    sentence = answer_sentence(comparisons, {})
+    assert "lr=4 against lr=1" in sentence
+    assert "lr=4 against lr=2" in sentence
+
+
+def test_the_same_accuracy_in_every_seed_is_no_change():
+    same = {"verdict": Verdict.NO_SPREAD, **UNTESTED}
+    unchanged = answer_sentence([make_comparison(difference=0.0, **same)], {})
+    raised = answer_sentence([make_comparison(difference=0.02, **same)], {})
+    assert "does not change" in unchanged
+    assert "2.00 points" in raised
 
 
 def test_one_seed_has_the_range_of_differences():
@@ -104,8 +146,22 @@ def test_seeds_images_and_tests_are_counted():
     runs = runs_of("alone", [0.9, 0.91, 0.92])
     sureness = summarise(make_results(runs, comparisons=comparisons)).sureness
     assert counts(sureness)[:4] == [3, 500, 1, 2]
-    of_one_seed = summarise(make_results(runs_of("alone", [0.9]), comparisons=comparisons[:1]))
+    untested = [make_comparison(verdict=Verdict.ONE_SEED, seeds=1, **UNTESTED)]
+    of_one_seed = summarise(make_results(runs_of("alone", [0.9]), comparisons=untested))
     assert counts(of_one_seed.sureness)[:2] == [1, 500]
+    # without a comparison there are no intervals to speak of
+    alone = summarise(make_results(runs_of("alone", [0.9])))
+    assert counts(alone.sureness) == [1, 500]
+
+
+def test_the_difference_that_the_seeds_can_show_has_80_percent_power():
+    """Five seeds find 1.68 standard deviations at 5% (noncentral t)."""
+    # 5 seeds, half width 0.5 points: a standard deviation of 0.5 √5 / 2.776 = 0.403 points
+    results = make_results(
+        runs_of("alone", [0.9, 0.91, 0.92, 0.9, 0.9]), comparisons=[make_comparison()]
+    )
+    (found,) = re.findall(r"about (\d+\.\d) points", summarise(results).sureness)
+    assert float(found) == pytest.approx(1.68 * 0.403, abs=0.06)
 
 
 def test_the_best_student_is_set_beside_its_teacher_and_the_others():
@@ -131,3 +187,66 @@ def test_the_best_student_is_set_beside_its_teacher_and_the_others():
     assert "1 of 2" in choice
     assert "small, with 100 weights" in choice
     assert "bad" not in choice
+
+
+def test_a_student_without_a_test_is_neither_worse_nor_recommended():
+    runs = runs_of("best", [0.9, 0.91]) + runs_of("small", [0.8, 0.81], parameters=10)
+    runs += runs_of("worse", [0.5, 0.6])
+    ranking = [
+        ranked(1, "best", 0.905),
+        ranked(2, "small", 0.805),
+        ranked(3, "worse", 0.55, (-0.5, -0.3)),
+    ]
+    choice = summarise(make_results(runs, ranking=ranking)).choice
+    assert "small" not in choice
+    # one without a test
+    assert counts(choice) == [1]
+
+
+def test_students_that_did_not_learn_are_not_recommended():
+    runs = runs_of("best", [0.1, 0.1])
+    results = make_results(runs, ranking=[ranked(1, "best", 0.1)], untrained=["best"])
+    assert "best" not in summarise(results).choice
+    assert best_student(results) is None
+
+
+def test_students_with_the_same_accuracy_are_named():
+    runs = runs_of("a", [0.9, 0.9]) + runs_of("b", [0.9, 0.9])
+    ranking = [ranked(1, "a", 0.9), ranked(2, "b", 0.9)]
+    assert "b reached the same" in summarise(make_results(runs, ranking=ranking)).choice
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "verb"),
+    [
+        (0.02, (0.01, 0.03), "raises"),
+        (-0.02, (-0.03, -0.01), "lowers"),
+        (0.02, (-0.01, 0.05), "no clear effect"),
+        (0.0, (-0.03, 0.03), "no clear effect"),
+    ],
+)
+def test_one_seed_is_answered_by_the_interval_over_images(difference, interval, verb):
+    comparison = make_comparison(
+        verdict=Verdict.ONE_SEED,
+        difference=difference,
+        seeds=1,
+        **UNTESTED | {"ci95_images": interval},
+    )
+    assert verb in answer_sentence([comparison], {})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "accuracies", "text"),
+    [
+        (1000, [0.9, 0.92], "as accurate as its teacher, with as many weights"),
+        (12000, [0.91, 0.93], "1.00 points above its teacher, with 12 times its weights"),
+    ],
+)
+def test_a_student_as_good_or_as_large_as_its_teacher(parameters, accuracies, text):
+    teacher = runs_of("teacher", [0.9, 0.92], role="teacher")
+    student = [
+        runs_of("s", accuracies, teacher=f"teacher-{seed}", parameters=parameters)[seed]
+        for seed in (0, 1)
+    ]
+    ranking = [ranked(1, "s", 0.91)]
+    assert text in summarise(make_results(teacher + student, ranking=ranking)).choice

@@ -154,3 +154,13 @@ def test_runs_are_found_by_folder_beginning_of_the_id_and_arm(study):
         find_runs(study.store, "")
     with pytest.raises(UserError, match="'hard'"):
         find_runs(study.store, "tiny:hart")
+    with pytest.raises(UserError, match="tiny:hard"):
+        find_runs(study.store, "tiny")
+
+
+def test_every_file_of_a_run_can_be_read_by_those_who_may_read_any_new_file(study, tmp_path):
+    """Others share the folder; safetensors alone would let only the owner read."""
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    folder = study.store.folder(study.ids()[0])
+    assert {path.stat().st_mode for path in folder.iterdir()} == {expected}
