@@ -245,19 +245,26 @@ def _sureness(results: StudyResults) -> str:
             sentences.append("“May” means significant only before it.")
     if tests:
         sentences.append(_detectable(results))
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _detectable(results: StudyResults) -> str:
-    """Return how large a difference must be for these seeds to show it."""
+    """Return how large the unsettled differences must be for these seeds to show them."""
     tested = [one for one in accuracy_comparisons(results) if one.ci95]
-    spread = median(spread_of_differences(one) for one in tested)
+    unsettled = [one for one in tested if one.verdict not in (Verdict.BETTER, Verdict.WORSE)]
+    if not unsettled:
+        return ""
+    spread = median(spread_of_differences(one) for one in unsettled)
     effect = effect_for_power(len(results.seeds), SIGNIFICANCE / len(tested))
-    detectable = 100 * effect * spread
-    few = "So few seeds" if len(results.seeds) <= FEW_SEEDS else "These seeds"
-    if detectable >= 100:
-        return f"{few} can hardly show a difference among so many comparisons."
-    return f"{few} show differences of about {detectable:.1f} points or more (80% power)."
+    size = 100 * effect * spread
+    seeds = pluralize(len(results.seeds), "seed")
+    if size >= 100:
+        return f"{seeds} can hardly show any difference among so many comparisons."
+    those = "The two arms" if len(tested) == 1 else "The others"
+    return (
+        f"{those} would have to differ by about {size:.1f} points for {seeds} to show it "
+        "(80% power)."
+    )
 
 
 def choice_sentence(results: StudyResults) -> str:

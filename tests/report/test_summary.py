@@ -158,10 +158,13 @@ def test_the_difference_that_the_seeds_can_show_has_80_percent_power():
     """Five seeds find 1.68 standard deviations at 5% (noncentral t)."""
     # 5 seeds, half width 0.5 points: a standard deviation of 0.5 √5 / 2.776 = 0.403 points
     results = make_results(
-        runs_of("alone", [0.9, 0.91, 0.92, 0.9, 0.9]), comparisons=[make_comparison()]
+        runs_of("alone", [0.9, 0.91, 0.92, 0.9, 0.9]),
+        comparisons=[make_comparison(verdict=Verdict.NO_DIFFERENCE)],
     )
     (found,) = re.findall(r"about (\d+\.\d) points", summarise(results).sureness)
     assert float(found) == pytest.approx(1.68 * 0.403, abs=0.06)
+    settled = make_results(results.runs, comparisons=[make_comparison()])
+    assert "80%" not in summarise(settled).sureness
 
 
 def test_the_best_student_is_set_beside_its_teacher_and_the_others():
