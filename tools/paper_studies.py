@@ -46,7 +46,9 @@ def digits() -> dict[str, Any]:
     for name in TEACHERS:
         student = arm(results, "distilled", teacher=name)
         test = compare_runs(alone, student, accuracy)
-        words = {"hard": "without smoothing", "smoothed": "with smoothing"}[name]
+        words = {"hard": "without smoothing (`hard`)", "smoothed": "with smoothing (`smoothed`)"}[
+            name
+        ]
         cells = [spread(accuracy(student), 2), f"{difference(test, 2)}"]
         rows.append([f"distilled from the teacher {words}", *cells])
     headings = ["student", "test accuracy, %", "difference from alone, points (95% interval)"]

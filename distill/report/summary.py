@@ -10,7 +10,6 @@ from distill.evaluation.statistics import effect_for_power
 from distill.report.arm_names import SEPARATOR, pair_label, short_names
 from distill.report.tables import accuracy_comparisons
 from distill.report.wording import (
-    FEW_SEEDS,
     WHICH_QUESTIONS,
     depends_on_images,
     interval_points,
@@ -238,8 +237,8 @@ def _sureness(results: StudyResults) -> str:
         sure = sum(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
         verb = "is" if sure == 1 else "are"
         sentences.append(
-            f"{sure} of {pluralize(tests, 'comparison')} {verb} significant after Holm's "
-            "correction."
+            f"{sure} of {pluralize(tests, 'comparison')} {verb} significant over seeds, "
+            "after Holm's correction."
         )
         if any(one.verdict in UNSURE for one in comparisons):
             sentences.append("“May” means significant only before it.")
