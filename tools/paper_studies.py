@@ -46,11 +46,9 @@ def digits() -> dict[str, Any]:
     for name in TEACHERS:
         student = arm(results, "distilled", teacher=name)
         test = compare_runs(alone, student, accuracy)
-        words = {"hard": "without smoothing (`hard`)", "smoothed": "with smoothing (`smoothed`)"}[
-            name
-        ]
+        words = {"hard": "without smoothing", "smoothed": "with smoothing"}[name]
         cells = [spread(accuracy(student), 2), f"{difference(test, 2)}"]
-        rows.append([f"distilled from the teacher {words}", *cells])
+        rows.append([f"distilled from the teacher {words} (`teacher={name}`)", *cells])
     headings = ["student", "test accuracy, %", "difference from alone, points (95% interval)"]
     checks = json.loads((KEPT / "showcase.json").read_text("utf-8"))
     first = min(check["first_seed"] for check in checks)

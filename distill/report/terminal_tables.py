@@ -51,17 +51,15 @@ def _arms(results: StudyResults) -> Table:
 
 def _comparisons(forest: Forest, *, of_one_seed: bool) -> Table:
     """Return the comparisons of accuracy; with one seed, with the intervals over test images."""
-    table = Table(
-        title="comparisons of accuracy, b against a, paired by seed", title_justify="left"
-    )
+    table = Table(title="comparisons of test accuracy, paired by seed", title_justify="left")
     over = "test images" if of_one_seed else "seeds"
     table.add_column("question", overflow="fold", max_width=40)
-    table.add_column("b against a", overflow="fold")
+    table.add_column("arm against arm", overflow="fold")
     table.add_column("difference, points", justify="right")
     table.add_column(f"95% interval over {over}", justify="right")
     if not of_one_seed:
         table.add_column("p after Holm", justify="right")
-        table.add_column("accuracy of b")
+        table.add_column("the first is")
     question = ""
     for row in forest.first:
         cells = [row.difference, row.images if of_one_seed else row.seeds]
