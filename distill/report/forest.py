@@ -162,10 +162,10 @@ class _Axis:
         return Span(self.percent(low), self.percent(high), low < self.low, high > self.high)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return about five round values in points, with their places."""
+        """Return about six round values in points, with their places."""
         from matplotlib.ticker import MaxNLocator  # takes a second to import
 
-        values = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(100 * self.low, 100 * self.high)
+        values = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(100 * self.low, 100 * self.high)
         inside = [value for value in values if 100 * self.low <= value <= 100 * self.high]
         texts = [
             f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-9 else "0" for value in inside

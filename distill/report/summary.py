@@ -258,7 +258,7 @@ def _detectable(results: StudyResults) -> str:
     size = 100 * effect * spread
     seeds = pluralize(len(results.seeds), "seed")
     if size >= 100:
-        return f"{seeds} can hardly show any difference among so many comparisons."
+        return f"{seeds} can hardly show any other among so many comparisons."
     those = "The two arms" if len(tested) == 1 else "The others"
     return (
         f"{those} would have to differ by about {size:.1f} points for {seeds} to show it "
