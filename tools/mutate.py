@@ -40,6 +40,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "tensor_ops": ("margins", "logit_distillation", "compute", "all_losses"),
     },
     "evaluation": {
+        "analysis_budget": ("analysis_budget",),
         "arrays": ("arrays", "calibration", "geometry"),
         "calibration": ("calibration", "arrays"),
         "fidelity": ("fidelity", "arrays"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from distill.evaluation.comparisons import excludes_zero, smoothing_pair, split_ranking
 from distill.evaluation.statistics import Paired, compare, mean_interval
-from distill.report.tables import Value, last_information, metric
+from distill.report.tables import Value, last_information, metric, spread_text
 from distill.report.wording import change, points
 from distill.storage.study_results import RunResult, StudyResults
 
@@ -237,10 +237,9 @@ def _range_over_arms(results: StudyResults, subject: Subject) -> str:
 
 def _mean_of_arm(arm: str, values: list[float], subject: Subject) -> str:
     mean, sd, _ = mean_interval(values)
-    source = "one run"
-    if len(values) > 1:
-        source = f"{len(values)} seeds, standard deviation {sd:.{subject.decimals}f}"
-    return f"{mean:.{subject.decimals}f}{subject.unit} ({arm}, {source})"
+    source = "one run" if len(values) == 1 else f"{len(values)} seeds"
+    spread = spread_text(sd, subject.decimals)
+    return f"{mean:.{subject.decimals}f}{spread}{subject.unit} ({arm}, {source})"
 
 
 def _accuracy(results: StudyResults) -> str:
