@@ -11,6 +11,7 @@ from helpers.recipes import ROOT
 from safetensors.torch import save_file
 
 from distill import load_recipe
+from distill.losses import LOSSES
 from distill.study.dry_run import dry_run
 
 TEXT = (ROOT / "README.md").read_text()
@@ -26,6 +27,10 @@ def test_it_keeps_its_two_commands():
         "pip install -e . && accelerate launch -m distill run recipes/digits.yaml",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+def test_it_counts_the_losses():
+    assert set(re.findall(r"(\d+) (?:tested )?losses", TEXT)) == {str(len(LOSSES))}
 
 
 def test_its_picture_is_small():

@@ -91,9 +91,13 @@ def inside() -> dict[str, Any]:
         teachers[f"smoothed{words}"] = pair.smoothed
     # a network that fits smoothed labels and is always correct has this calibration error
     expected_ece = SMOOTHING * 9 / 10
-    before = np.log(WITHIN_BETWEEN(teachers["hard with dropout"]))
-    after = np.log(WITHIN_BETWEEN(teachers["smoothed with dropout"]))
-    ratio = compare(before, after)
+    ratios = {}
+    for words in KINDS.values():
+        before = np.log(WITHIN_BETWEEN(teachers[f"hard{words}"]))
+        after = np.log(WITHIN_BETWEEN(teachers[f"smoothed{words}"]))
+        ratio = compare(before, after)
+        ratios[words] = [np.exp(value) for value in (ratio.difference, *ratio.ci95)]
+        lower = f"{np.sum(after < before)} of {len(before)}"
     captions = figure_captions(results, {})
     return {
         "table": _inside_table(teachers),
@@ -102,8 +106,9 @@ def inside() -> dict[str, Any]:
             mean_of(ECE, teachers["smoothed"]) / expected_ece,
             mean_of(ECE, teachers["smoothed with dropout"]) / expected_ece,
         ],
-        "dropout_ratio": [np.exp(value) for value in (ratio.difference, *ratio.ci95)],
-        "dropout_lower": f"{np.sum(after < before)} of {len(before)}",
+        "plain_ratio": ratios[""],
+        "dropout_ratio": ratios[" with dropout"],
+        "dropout_lower": lower,
         "features": plain(captions["features_plane"]),
         "calibration": plain(captions["reliability"]),
         "information": plain(captions["information"]),

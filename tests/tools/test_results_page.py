@@ -221,6 +221,7 @@ def test_clusters_tighten_in_every_seed_and_calibration_is_off_by_the_smoothing(
         if kind == "dropout":
             assert inside["dropout_ratio"][0] == pytest.approx(geometric)
         else:
+            assert inside["plain_ratio"][0] == pytest.approx(geometric)
             assert f"{geometric:.2f}×" in inside["features"]
         ratio = section4.values(smoothed, metric="ece").mean() / (0.1 * 9 / 10)
         assert ece_ratio == pytest.approx(ratio)
