@@ -10,6 +10,7 @@ from distill.evaluation.statistics import effect_for_power
 from distill.report.arm_names import SEPARATOR, pair_label, short_names
 from distill.report.tables import accuracy_comparisons
 from distill.report.wording import (
+    FEW_SEEDS,
     WHICH_QUESTIONS,
     depends_on_images,
     interval_points,
@@ -242,6 +243,8 @@ def _sureness(results: StudyResults) -> str:
         )
         if any(one.verdict in UNSURE for one in comparisons):
             sentences.append("“May” means significant only before it.")
+    if tests and seeds < FEW_SEEDS:
+        sentences.append("Two seeds are weak evidence.")
     if tests:
         sentences.append(_detectable(results))
     return " ".join(sentence for sentence in sentences if sentence)

@@ -149,6 +149,9 @@ def test_seeds_images_and_tests_are_counted():
     untested = [make_comparison(verdict=Verdict.ONE_SEED, seeds=1, **UNTESTED)]
     of_one_seed = summarise(make_results(runs_of("alone", [0.9]), comparisons=untested))
     assert counts(of_one_seed.sureness)[:2] == [1, 500]
+    two_seeds = summarise(make_results(runs_of("alone", [0.9, 0.91]), comparisons=comparisons))
+    assert "weak evidence" in two_seeds.sureness
+    assert "weak evidence" not in sureness
     # without a comparison there are no intervals to speak of
     alone = summarise(make_results(runs_of("alone", [0.9])))
     assert counts(alone.sureness) == [1, 500]
