@@ -53,21 +53,21 @@ def _comparisons(forest: Forest, *, of_one_seed: bool) -> Table:
     """Return the comparisons of accuracy; with one seed, with the intervals over test images."""
     table = Table(title="comparisons of test accuracy, paired by seed", title_justify="left")
     over = "test images" if of_one_seed else "seeds"
-    table.add_column("question", overflow="fold", max_width=40)
     table.add_column("arm against arm", overflow="fold")
-    table.add_column("difference, points", justify="right")
+    table.add_column("points", justify="right")
     table.add_column(f"95% interval over {over}", justify="right")
     if not of_one_seed:
         table.add_column("p after Holm", justify="right")
         table.add_column("the first is")
     question = ""
     for row in forest.first:
+        if row.question != question:
+            question = row.question
+            table.add_row(question)
         cells = [row.difference, row.images if of_one_seed else row.seeds]
         if not of_one_seed:
             cells += [row.p_value, row.answer]
-        shown = row.question if row.question != question else ""
-        question = row.question
-        table.add_row(shown, _label_text(row.label), *cells)
+        table.add_row(f"  {_label_text(row.label)}", *cells)
     if forest.others:
         table.caption = f"{len(forest.others)} more are in the report"
     return table
