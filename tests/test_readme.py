@@ -8,7 +8,7 @@ import timm
 import yaml
 from helpers.photos import write_photos
 from helpers.recipes import ROOT
-from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from distill import load_recipe
 from distill.losses import LOSSES
@@ -50,7 +50,7 @@ def test_its_recipe_for_photos_is_planned(tmp_path):
     write_photos(tmp_path / "photos", 12, (50, 40))
     classes = len(list((tmp_path / "photos").iterdir()))
     teacher = timm.create_model("test_resnet", num_classes=classes)
-    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    save_for_hf(teacher, str(tmp_path / "teacher"), safe_serialization=True)
     path = tmp_path / "my.yaml"
     path.write_text(block)
     students = yaml.safe_load(block)["students"]
@@ -60,7 +60,7 @@ def test_its_recipe_for_photos_is_planned(tmp_path):
             f"data.root={tmp_path / 'photos'}",
             "data.image_size=32",
             "teachers.mine.model=test_resnet",
-            f"teachers.mine.checkpoint={tmp_path / 'teacher.safetensors'}",
+            f"teachers.mine.checkpoint={tmp_path / 'teacher'}",
             *(f"students.{name}.pretrained=false" for name in students),
         ],
     )

@@ -1,6 +1,8 @@
 """The table of data sets that a recipe can name as ``data.source``.
 
-To add a data set, write a function that returns an `OpenedDataset` and add a row to `DATASETS`.
+To add a data set, write a function that returns an `OpenedDataset` and add a row to `DATASETS`. A
+name without a slash is also needed in `distill/recipe/data_schema.py`, which checks recipes before
+any data are opened: in `BUILT_IN_SOURCES` or in `FILE_SOURCES`.
 """
 
 from collections.abc import Callable
