@@ -5,7 +5,7 @@ recipe has the same analysis everywhere, and a repeated study finds the same num
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distill.data.splits import Splits
@@ -63,28 +63,23 @@ def plan_analysis(settings: Analysis, splits: Splits, runs: Sequence[Run]) -> An
     unique = list({run.id: run for run in runs}.values())
     training_passes = sum(_training_passes(run, len(splits.train)) for run in unique)
     cost = _Cost(settings, splits)
-    stated = [key for key in CHOICES if key in settings.model_fields_set]
+    counts = {key: getattr(settings, key) for key in CHOICES}
     # Without training, as for frozen networks alone, there is nothing to take a share of.
     left = settings.budget * training_passes if training_passes else math.inf
     reduced = []
     for key, choices in CHOICES.items():
-        if key in stated:
+        if key in settings.model_fields_set:
             continue
-        allowed = max(0.0, left) * SHARES[key]
-        chosen = 0
-        for count in choices:
-            cost.counts[key] = count
-            if cost.total([key], unique) <= allowed:
-                chosen = count
-                break
-        cost.counts[key] = chosen
-        left -= cost.total([key], unique)
-        if chosen < choices[0]:
+        allowed = left * SHARES[key]
+        fitting = (count for count in choices if cost.total({key: count}, unique) <= allowed)
+        counts[key] = next(fitting, 0)
+        left -= cost.total({key: counts[key]}, unique)
+        if counts[key] < choices[0]:
             reduced.append(key)
     return AnalysisPlan(
-        settings=settings.model_copy(update=cost.counts),
+        settings=settings.model_copy(update=counts),
         reduced=tuple(reduced),
-        passes={run.id: cost.total(CHOICES, [run]) for run in unique},
+        passes={run.id: cost.total(counts, [run]) for run in unique},
     )
 
 
@@ -96,14 +91,9 @@ def _training_passes(run: Run, images: int) -> float:
 
 
 class _Cost:
-    """Counts the forward passes of analyses.
-
-    Attributes:
-        counts: the counts by key, which may be changed.
-    """
+    """Counts the forward passes of analyses, from the sizes of the splits."""
 
     def __init__(self, settings: Analysis, splits: Splits) -> None:
-        self.counts = {key: getattr(settings, key) for key in CHOICES}
         self.steps = settings.steps
         classes = len(splits.class_names)
         self.class_sizes = [
@@ -112,21 +102,20 @@ class _Cost:
         ]
         self.num_test = len(splits.test)
 
-    def total(self, keys: Iterable[str], runs: Sequence[Run]) -> float:
-        """Return the forward passes of some analyses, over some runs."""
+    def total(self, counts: Mapping[str, int], runs: Sequence[Run]) -> float:
+        """Return the forward passes of the analyses with these counts, over some runs."""
         costs = {
             "examples": self._features,
             "num_views": self._information,
             "num_attacked": self._attacks,
         }
-        return float(sum(costs[key](run) for key in keys for run in runs))
+        return float(sum(costs[key](count, run) for key, count in counts.items() for run in runs))
 
-    def _features(self, _: Run) -> int:
-        per_class = examples_per_class(self.counts["examples"], len(self.class_sizes[0]))
+    def _features(self, examples: int, _: Run) -> int:
+        per_class = examples_per_class(examples, len(self.class_sizes[0]))
         return sum(int(sizes.clamp(max=per_class).sum()) for sizes in self.class_sizes)
 
-    def _information(self, run: Run) -> int:
-        views = self.counts["num_views"]
+    def _information(self, views: int, run: Run) -> int:
         if not views or not run.arm.augment.moves:
             return 0
         # The two classes are chosen later, by what the networks confuse; take the two largest.
@@ -134,7 +123,8 @@ class _Cost:
         snapshots = 0 if run.arm.frozen else len(run.arm.train.snapshot_epochs)
         return (views + 1) * int(largest[:2].sum()) * (snapshots + 1)
 
-    def _attacks(self, _: Run) -> int:
-        images = min(self.counts["num_attacked"], self.num_test)
+    def _attacks(self, attacked: int, _: Run) -> int:
+        # The attack whose images are transferred, once for each seed, is not counted.
+        images = min(attacked, self.num_test)
         steps = ITERATED_ATTACKS * ATTACK_STEP_PASSES * self.steps
         return images * (steps + OTHER_ATTACK_PASSES)

@@ -110,10 +110,7 @@ def answer_sentence(comparisons: list[Comparison], names: Mapping[str, str]) -> 
     if len(comparisons) == 1:
         return _single_answer(comparisons[0], topic, affected)
     if all(one.ci95 is None for one in comparisons):
-        differences = [one.difference for one in comparisons]
-        span = f"{points(min(differences))} to {points(max(differences))} points"
-        total = len(comparisons)
-        return f"{topic} changes the accuracy of {affected} by {span} in {total} comparisons."
+        return _untested_answers(comparisons, names)
     parts = []
     for verdict, verb in VERBS.items():
         those = [one for one in comparisons if one.verdict == verdict]
@@ -160,12 +157,36 @@ def _untested_answer(comparison: Comparison, topic: str, affected: str) -> str:
     interval = comparison.ci95_images
     over = f", 95% interval over test images {interval_points(interval)}" if interval else ""
     details = f"{points(comparison.difference)} points {seeds}{over}"
+    if comparison.question_code in WHICH_QUESTIONS:
+        details += f", {comparison.b} against {comparison.a}"
     if interval and not excludes_zero(interval):
         return f"{topic} has no clear effect on {affected}: {details}."
     if not float(points(comparison.difference).lstrip("+−")):
         return f"{topic} does not change the accuracy of {affected}: {details}."
     verb = "raises" if comparison.difference > 0 else "lowers"
     return f"{topic} {verb} the accuracy of {affected}: {details}."
+
+
+def _untested_answers(comparisons: list[Comparison], names: Mapping[str, str]) -> str:
+    """Return the answer of several comparisons without a test over seeds.
+
+    An effect counts if the interval over test images excludes zero.
+    """
+    topic, affected = _topic(comparisons[0])
+    clear = [one for one in comparisons if excludes_zero(one.ci95_images)]
+    parts = []
+    for verb, sign in (("raises", 1), ("lowers", -1)):
+        those = [one for one in clear if sign * one.difference > 0]
+        if those:
+            where = _where(those, comparisons, names)
+            parts.append(f"{verb} {'it' if parts else f'the accuracy of {affected}'} {where}")
+    unclear = len(comparisons) - len(clear)
+    seeds = "With one seed" if comparisons[0].seeds == 1 else "Without a test over seeds"
+    start = f"{seeds}: {topic[0].lower()}{topic[1:]}"
+    if not parts:
+        return f"{start} has no clear effect on {affected} ({unclear} comparisons)."
+    others = f"; {unclear} not clear" if unclear else ""
+    return f"{start} {_listed(parts)}{others}."
 
 
 def _where(those: list[Comparison], comparisons: list[Comparison], names: Mapping[str, str]) -> str:
@@ -233,7 +254,7 @@ def _sureness(results: StudyResults) -> str:
     if tests == 1:
         (only,) = (one for one in comparisons if one.p_value is not None)
         verb = "is not" if only.verdict == Verdict.NO_DIFFERENCE else "is"
-        sentences.append(f"The one comparison {verb} significant.")
+        sentences.append(f"The one tested comparison {verb} significant.")
     elif tests:
         sure = sum(one.verdict in (Verdict.BETTER, Verdict.WORSE) for one in comparisons)
         verb = "is" if sure == 1 else "are"
@@ -287,7 +308,7 @@ def choice_sentence(results: StudyResults) -> str:
     tested = len(worse) + len(not_worse)
     if worse and len(worse) == len(results.ranking) - 1:
         sentences.append("All other students are significantly worse.")
-    elif tested == 1:
+    elif not_worse and len(not_worse) == len(results.ranking) - 1 == 1:
         sentences.append("The other student is not significantly worse.")
     elif tested:
         verb = "is" if len(worse) < 2 else "are"

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distill.evaluation.statistics import mean_interval
-from distill.report.arm_names import short_names
 from distill.storage.study_results import Comparison, QuestionCode, RunResult, StudyResults
 
 Value = Callable[[RunResult], float | None]
 
-MOST_COMPARISONS = 18  # shown one by one; a table in the page has all of them
+MOST_COMPARISONS = 18  # shown at once; the page has the others folded
 NO_VALUE = "–"
 # Comparisons are listed in this order of their questions, then by question.
 FIRST_QUESTIONS = (
@@ -45,7 +44,6 @@ class Row:
     """One arm of a table, with the text of its cells."""
 
     arm: str
-    short_name: str
     role: str
     model: str
     seeds: int
@@ -138,7 +136,6 @@ ROBUSTNESS = [
 def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
     """Return a table with a row for each arm that has a number; None if no arm has any."""
     rows = []
-    names = short_names(results)
     for arm, runs in results.arms().items():
         cells = [_cell(runs, column) for column in columns]
         has_number = False
@@ -146,8 +143,7 @@ def arm_table(results: StudyResults, columns: list[Column]) -> ArmTable | None:
             if cell != NO_VALUE and not column.is_setting:
                 has_number = True
         if has_number:
-            row = Row(arm, names[arm], runs[0].role, runs[0].model, len(runs), cells)
-            rows.append(row)
+            rows.append(Row(arm, runs[0].role, runs[0].model, len(runs), cells))
     if not rows:
         return None
     used = []

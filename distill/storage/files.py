@@ -43,7 +43,7 @@ def _machine() -> str:
     return platform.node().replace(".", "_")
 
 
-def share(path: Path) -> None:
+def set_default_permissions(path: Path) -> None:
     """Give a file the permissions of any new file; safetensors lets only its owner read it."""
     mask = os.umask(0)
     os.umask(mask)
@@ -63,7 +63,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
-        share(temporary)
+        set_default_permissions(temporary)
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot write {path}: {reason(error)}") from None

@@ -26,7 +26,7 @@ from distill.storage.files import (
     file_digest,
     has_valid_checksum,
     reason,
-    share,
+    set_default_permissions,
     temporary_path,
     with_checksum,
 )
@@ -151,7 +151,7 @@ class RunStore:
             self._copy_snapshots(temporary, run)
             _write_texts(temporary, run, record, history, card)
             for file in temporary.iterdir():
-                share(file)
+                set_default_permissions(file)
             # Another process may have stored the run already; its weights are the same.
             if not self.is_complete(run.id):
                 shutil.rmtree(final, ignore_errors=True)

@@ -118,13 +118,18 @@ def test_the_same_accuracy_in_every_seed_is_no_change():
     assert "2.00 points" in raised
 
 
-def test_one_seed_has_the_range_of_differences():
-    comparisons = [
-        make_comparison(verdict=Verdict.ONE_SEED, difference=value, **UNTESTED)
-        for value in (-0.01, 0.03, 0.02)
-    ]
+def test_several_comparisons_of_one_seed_are_answered_by_their_intervals_over_images():
+    intervals = {"x": (0.01, 0.03), "y": (-0.05, -0.01), "z": (-0.01, 0.03)}
+    comparisons = []
+    for name, interval in intervals.items():
+        changes = UNTESTED | {"ci95_images": interval, "difference": sum(interval) / 2}
+        comparisons.append(make_comparison(verdict=Verdict.ONE_SEED, seeds=1, b=name, **changes))
     sentence = answer_sentence(comparisons, {})
-    assert "−1.00 to +3.00" in sentence
+    assert "raises the accuracy of the student with x (+2.00 points)" in sentence
+    assert "lowers it with y (−3.00 points)" in sentence
+    # the third is not clear
+    assert counts(sentence) == [1]
+    assert counts(answer_sentence([comparisons[2]] * 2, {})) == [2]
 
 
 def test_most_questions_are_answered_and_the_rest_counted():
@@ -205,8 +210,8 @@ def test_a_student_without_a_test_is_neither_worse_nor_recommended():
     ]
     choice = summarise(make_results(runs, ranking=ranking)).choice
     assert "small" not in choice
-    # one without a test
-    assert counts(choice) == [1]
+    # one worse of one that is tested, one without a test
+    assert counts(choice) == [1, 1, 1]
 
 
 def test_students_that_did_not_learn_are_not_recommended():
