@@ -29,6 +29,12 @@ hypothesis.settings.register_profile("distill", deadline=None)
 hypothesis.settings.load_profile("distill")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the index of image files in a folder of these tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Return the file of a recipe of four small runs (`helpers.recipes.TINY`)."""

@@ -10,7 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distill.data.decoding import DECODING_VERSION, ImageFormat, as_displayed, to_tensor
+from distill.data.content_index import StoredContent, Track, read_facts, untracked
+from distill.data.decoding import (
+    DECODING_VERSION,
+    ImageFormat,
+    as_displayed,
+    open_image,
+    to_tensor,
+)
 from distill.data.workers import (
     MIN_IMAGES_FOR_WORKERS,
     WorkerPool,
@@ -28,16 +35,23 @@ class ImageReader:
     Attributes:
         read: function that returns the PIL image with a given number.
         location: the folder or file with the images, for messages; empty if there is none.
-        content_stamp: a cheap stamp of the content (a file size, a fingerprint). It is part of the
-            data set's digest and distinguishes contents that have the same names and labels.
-        reopen: function that closes open files, so that a forked process opens its own. Otherwise
-            it would share a tar file's position with its parent.
+        files: the images as they are stored, by which the data set is identified; None if the
+            names of the images identify them.
     """
 
     read: Callable[[int], Image.Image]
     location: str = ""
-    content_stamp: str = ""
-    reopen: Callable[[], None] | None = None
+    files: StoredContent | None = None
+
+    @classmethod
+    def of_files(cls, files: StoredContent, location: str) -> "ImageReader":
+        """Return the reader of image files."""
+        return cls(lambda i: open_image(files.read(i)), location, files)
+
+    def select(self, kept: list[int]) -> "ImageReader":
+        """Return a reader of some of the images, numbered anew."""
+        files = self.files.select(kept) if self.files else None
+        return ImageReader(lambda i: self.read(kept[i]), self.location, files)
 
 
 @dataclass
@@ -51,6 +65,8 @@ class ImageDataset(Dataset):
         format: channels and size of every image.
         pixels: all images ``[N, C, H, W]`` if they are in memory, else None.
         left_out: names of removed images, which cannot be read.
+        with_more: numbers of images whose files have further pages or frames; `identify` finds
+            them.
     """
 
     labels: Tensor
@@ -59,6 +75,7 @@ class ImageDataset(Dataset):
     format: ImageFormat = field(default_factory=ImageFormat)
     pixels: Tensor | None = None
     left_out: list[str] = field(default_factory=list)
+    with_more: list[int] = field(default_factory=list)
     pool: WorkerPool = field(default_factory=WorkerPool, init=False, repr=False, compare=False)
 
     @classmethod
@@ -96,22 +113,30 @@ class ImageDataset(Dataset):
         height, width = self.size
         return len(self) * self.channels * height * width
 
-    @property
-    def digest(self) -> str:
-        """Return a SHA-256 digest of the data set.
+    def identify(self, track: Track = untracked) -> str:
+        """Return a SHA-256 digest of the data set's content.
 
-        It covers labels and pixels if the pixels are in memory. Otherwise it covers labels, names
-        and file sizes, so it is cheap for a data set of any size.
+        It covers the labels with the pixels in memory, or else with the names and the content of
+        the image files. Files whose content is in an index of this machine are not read.
+
+        Args:
+            track: shows the progress of reading files.
+
+        Raises:
+            UserError: if a file cannot be read.
         """
-        stamp = self.reader.content_stamp if self.reader else ""
-        content = hashlib.sha256(self.labels.numpy().tobytes() + stamp.encode())
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
         if self.pixels is not None:
-            content.update(self.pixels.contiguous().numpy().tobytes())
-            return content.hexdigest()
-        content.update(DECODING_VERSION)
+            digest.update(self.pixels.contiguous().numpy().tobytes())
+            return digest.hexdigest()
+        digest.update(DECODING_VERSION)
         for i in range(len(self)):
-            content.update(self.name(i).encode())
-        return content.hexdigest()
+            digest.update(self.name(i).encode())
+        if self.reader and self.reader.files:
+            facts = read_facts(self.reader.files._replace(read=self._read_file), track)
+            digest.update(facts.digests.tobytes())
+            self.with_more = facts.has_more.nonzero()[0].tolist()
+        return digest.hexdigest()
 
     def open(self, i: int) -> Image.Image:
         """Read an image as a viewer shows it, in its own size.
@@ -119,15 +144,38 @@ class ImageDataset(Dataset):
         Raises:
             UserError: if it cannot be read; the message contains its name.
         """
+        image = self.read(i)
+        try:
+            return as_displayed(image, self.format.bits)
+        except Exception as error:
+            raise self._unreadable(i, error) from None
+
+    def read(self, i: int) -> Image.Image:
+        """Read an image as it is stored.
+
+        Raises:
+            UserError: if it cannot be read; the message contains its name.
+        """
         # Different decoders raise different exceptions.
         try:
-            return as_displayed(self.reader.read(i))
+            return self.reader.read(i)
         except Exception as error:
-            location = f" in {self.reader.location}" if self.reader and self.reader.location else ""
-            raise UserError(
-                f"cannot read the image {self.name(i)}{location}: {error or type(error).__name__} "
-                "(data.on_error=skip leaves such images out)"
-            ) from None
+            raise self._unreadable(i, error) from None
+
+    def _read_file(self, i: int) -> bytes:
+        """Return the content of an image's file."""
+        # Archives raise different exceptions.
+        try:
+            return self.reader.files.read(i)
+        except Exception as error:
+            raise self._unreadable(i, error) from None
+
+    def _unreadable(self, i: int, error: Exception) -> UserError:
+        location = f" in {self.reader.location}" if self.reader and self.reader.location else ""
+        return UserError(
+            f"cannot read the image {self.name(i)}{location}: {error or type(error).__name__} "
+            "(data.on_error=skip leaves such images out)"
+        )
 
     def stream(
         self, batches: list[list[int]], workers: int, *, pinned: bool
@@ -142,7 +190,7 @@ class ImageDataset(Dataset):
         Yields:
             Batches ``[B, C, H, W]``, or the message of the first error in a batch.
         """
-        arguments = worker_arguments(workers, self._reopen)
+        arguments = worker_arguments(workers)
         # The processes work on a copy without this pool. Otherwise data set, pool and loader would
         # form a reference cycle, and torch takes five seconds per process to free such a loader.
         dataset = replace(self)
@@ -158,7 +206,7 @@ class ImageDataset(Dataset):
             return
         if len(self) <= MIN_IMAGES_FOR_WORKERS:
             workers = 0
-        arguments = worker_arguments(workers, self._reopen)
+        arguments = worker_arguments(workers)
         loader = DataLoader(self, batch_size=256, collate_fn=stack_images, **arguments)
         self.pixels = torch.cat([unwrap(batch) for batch in loader])
 
@@ -172,7 +220,7 @@ class ImageDataset(Dataset):
         """
         if len(self) <= MIN_IMAGES_FOR_WORKERS:
             workers = 0
-        arguments = worker_arguments(workers, self._reopen)
+        arguments = worker_arguments(workers)
         loader = DataLoader(_ReadabilityCheck(self), batch_size=64, **arguments)
         readable = torch.cat(list(loader))
         kept = readable.nonzero()[:, 0].tolist()
@@ -184,13 +232,9 @@ class ImageDataset(Dataset):
             self,
             labels=self.labels[readable],
             name=lambda i: self.name(kept[i]),
-            reader=replace(self.reader, read=lambda i: self.reader.read(kept[i])),
+            reader=self.reader.select(kept),
             left_out=[self.name(i) for i in (~readable).nonzero()[:, 0].tolist()],
         )
-
-    @property
-    def _reopen(self) -> Callable[[], None] | None:
-        return self.reader.reopen if self.reader else None
 
 
 class OpenedDataset(NamedTuple):

@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.data.content_index import Track, untracked
 from distill.data.datasets import find_source, open_dataset
 from distill.data.decoding import SMALL_IMAGE_SIDE
 from distill.data.image_dataset import ImageDataset
 from distill.data.stored_datasets import NativeSize
 from distill.data.workers import unwrap
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
 from distill.recipe.schema import Data
 
 VALIDATION_FRACTION = 0.1
+
+# Settings that determine the images, and that the fingerprints of older runs do not contain.
+NEWER_SETTINGS = {"background", "crop_pct", "bit_depth", "image_key", "label_key"}
 
 
 @dataclass
@@ -77,8 +81,7 @@ class Splits:
         always = self.settings.model_dump(
             include={"source", "train", "validation", "test", "mean", "std", "synthetic"}
         )
-        # These settings are newer: the fingerprints of older runs must not change.
-        if_set = self.settings.model_dump(include={"background", "crop_pct"}, exclude_defaults=True)
+        if_set = self.settings.model_dump(include=NEWER_SETTINGS, exclude_defaults=True)
         return {**always, **if_set, "shape": self.shape, "digest": self.digest}
 
     @property
@@ -131,7 +134,9 @@ class Splits:
         return tuple(mean), tuple(std)
 
 
-def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
+def load_splits(
+    data: Data, native: tuple[int, str] | None = None, track: Track = untracked
+) -> Splits:
     """Open the data set of a recipe and split it.
 
     Args:
@@ -139,22 +144,20 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
         native: the largest image side that the study's pretrained networks were trained with, and
             the name of that network. Images are resized to it if the recipe sets no size and they
             are not all small and of equal size.
+        track: shows the progress of reading files whose content is not known yet.
 
     Raises:
         UserError: if the data set is missing, empty or has fewer than two classes, or if the
             classes of its splits differ.
     """
     opened = open_dataset(data, NativeSize(*native) if native else None)
-    train = opened.splits["train"]
-    class_names = opened.class_names
-    if not class_names:
-        class_names = [str(number) for number in range(int(train.labels.max()) + 1)]
+    notes = list(opened.notes)
+    class_names = opened.class_names or _name_numbered_classes(opened.splits, notes)
     if len(class_names) < 2:
         raise UserError(
-            f"data.source {data.source}: found 1 class, but at least 2 are needed; put the images "
-            "of each class into a folder of their own"
+            f"data.source {data.source}: found 1 class ({class_names[0]}), but at least 2 are "
+            "needed; put the images of each class into a folder of their own"
         )
-    notes = list(opened.notes)
     by_role = _hold_out_missing_splits(data, opened.splits, notes)
     for role, split in by_role.items():
         _check_split(role, split, opened.splits, len(class_names))
@@ -164,7 +167,7 @@ def load_splits(data: Data, native: tuple[int, str] | None = None) -> Splits:
         by_role["validation"],
         by_role["test"],
         class_names,
-        _combined_digest(opened.splits),
+        _identify(opened.splits, opened.class_names, notes, track),
         notes,
     )
     if data.background:
@@ -239,16 +242,50 @@ def _check_split(
                 f"add images, or give data.{role} a split of its own"
             )
         raise UserError(f"data: the {name} split is empty{reason}")
-    if int(split.labels.min()) < 0 or int(split.labels.max()) >= num_classes:
+    if int(split.labels.min()) < 0:
+        raise UserError(
+            f"data: the {name} split has images without a label ({int(split.labels.min())}); hold "
+            f"out labelled images instead, as in data.{role}=0.2"
+        )
+    if int(split.labels.max()) >= num_classes:
         raise UserError(
             f"data: the {name} split has labels outside the range 0 to {num_classes - 1} "
             f"of the {num_classes} classes"
         )
 
 
-def _combined_digest(opened: Mapping[str, ImageDataset]) -> str:
-    digests = [f"{role} {images.digest} " for role, images in opened.items()]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def _name_numbered_classes(opened: Mapping[str, ImageDataset], notes: list[str]) -> list[str]:
+    """Return names for classes that are numbers, from 0 or, if no image has class 0, from 1."""
+    lowest = min(int(images.labels.min()) for images in opened.values())
+    highest = int(opened["train"].labels.max())
+    first = 1 if lowest == 1 else 0
+    for images in opened.values():
+        images.labels = images.labels - first
+    if first:
+        notes.append(f"the classes are the numbers from 1 to {highest}")
+    return [str(number) for number in range(first, highest + 1)]
+
+
+def _identify(
+    opened: Mapping[str, ImageDataset],
+    class_names: list[str] | None,
+    notes: list[str],
+    track: Track,
+) -> str:
+    """Return a digest of all images; note those that have further pages or frames."""
+    digest = hashlib.sha256()
+    for role, images in opened.items():
+        digest.update(f"{role} {images.identify(track)} ".encode())
+        if images.with_more:
+            example = images.name(images.with_more[0])
+            notes.append(
+                f"of {pluralize(len(images.with_more), 'image')} with several pages or frames, "
+                f"only the first is used: {example}{' and others' * (len(images.with_more) > 1)}"
+            )
+    has_files = any(images.reader and images.reader.files for images in opened.values())
+    if class_names and has_files:
+        digest.update("\n".join(class_names).encode())
+    return digest.hexdigest()
 
 
 def _add_background(splits: Splits) -> None:

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from distill.data.folders import SPLIT_SYNONYMS, find_splits, open_folder
+import torch
+
+from distill.data.class_folders import open_classes, refuse_unknown_classes
+from distill.data.hf_datasets import open_hf_dataset
 from distill.data.image_dataset import ImageDataset, OpenedDataset
-from distill.data.shards import find_shards, open_shards
+from distill.data.shards import all_shards, find_shards, open_shards, unknown_split_message
+from distill.data.split_folders import find_splits, standard_name
+from distill.data.stored_files import Location
 from distill.data.timm_datasets import choose_format, open_by_timm, open_sample
 from distill.errors import UserError, pluralize
 from distill.recipe.schema import Data
@@ -40,16 +45,16 @@ class StoredOptions:
     may_be_grey: bool = False
 
 
-class _Location(NamedTuple):
-    """The location of one split.
+class _Origin(NamedTuple):
+    """Where one split is.
 
     Attributes:
-        root: the split's folder or tar file; for a data set by name, the folder of the whole set.
-        split: the split's name.
+        name: the split's name.
+        files: its folder or archive, for local files.
     """
 
-    root: str | None
-    split: str
+    name: str
+    files: Location | None = None
 
 
 def open_stored(data: Data, native: NativeSize, options: StoredOptions) -> OpenedDataset:
@@ -60,15 +65,16 @@ def open_stored(data: Data, native: NativeSize, options: StoredOptions) -> Opene
             split has classes or an image size that the training split does not have.
     """
     notes: list[str] = []
-    locations = _locate_splits(data, options, notes)
-    _refuse_equal_splits(data, locations)
+    origins = _find_origins(data, options, notes)
+    _refuse_equal_splits(origins)
 
-    train, class_names = _open_split(data, locations.pop("train"), None, options, notes)
+    train, class_names = _open_split(data, origins.pop("train"), None, options, notes)
     _set_training_format(train, data, native, options, notes)
 
     splits = {"train": train}
-    for role, location in locations.items():
-        images, _ = _open_split(data, location, class_names, options, notes)
+    for role, origin in origins.items():
+        images, names = _open_split(data, origin, class_names, options, notes)
+        match_classes(images, names, train, class_names, f"{role} split of {data.source}")
         _set_format_of_training(role, images, train)
         splits[role] = images
 
@@ -78,11 +84,11 @@ def open_stored(data: Data, native: NativeSize, options: StoredOptions) -> Opene
     return OpenedDataset(splits, class_names, notes)
 
 
-def _locate_splits(data: Data, options: StoredOptions, notes: list[str]) -> dict[str, _Location]:
-    """Return the location of each split that the source has, "train" first."""
+def _find_origins(data: Data, options: StoredOptions, notes: list[str]) -> dict[str, _Origin]:
+    """Return the origin of each split that the source has, "train" first."""
     if data.source in ("folder", "tar"):
-        paths = find_splits(data, notes)
-        return {role: _Location(path, role) for role, path in paths.items() if path}
+        found = find_splits(data, notes)
+        return {role: _Origin(role, files) for role, files in found.items() if files}
 
     test = data.test
     if test is None:
@@ -91,49 +97,79 @@ def _locate_splits(data: Data, options: StoredOptions, notes: list[str]) -> dict
         has_validation_only = _local_shards(data, "validation") and not _local_shards(data, "test")
         if has_validation_only:
             test = "validation"
-    locations = {"train": _Location(data.root, data.train)}
+    origins = {"train": _Origin(data.train)}
     for role, split in (("test", test), ("validation", data.validation)):
         # A number is a fraction that is held out of the training split.
         if isinstance(split, str):
-            locations[role] = _Location(data.root, split)
-    return locations
+            origins[role] = _Origin(split)
+    return origins
 
 
-def _refuse_equal_splits(data: Data, locations: Mapping[str, _Location]) -> None:
+def _refuse_equal_splits(origins: Mapping[str, _Origin]) -> None:
     """Raise a UserError if two splits have the same images, also under synonyms of a name."""
-    role_of: dict[str, str] = {}
-    for role, (root, split) in locations.items():
-        if data.source in ("folder", "tar"):
-            identity = str(Path(str(root)).resolve())
-        else:
-            identity = _standard_name(split)
+    role_of: dict[tuple[str, ...], str] = {}
+    for role, (name, files) in origins.items():
+        identity = files.identity if files else (standard_name(name),)
         if identity in role_of:
             raise UserError(
                 f"data: the {role} split is the same as the {role_of[identity]} split "
-                f"({identity}); name another split in data.{role}, or give a fraction"
+                f"({files or name}); name another split in data.{role}, or give a fraction"
             )
         role_of[identity] = role
 
 
-def _standard_name(split: str) -> str:
-    """Return "train", "validation" or "test" for a synonym of it, else the name itself."""
-    for name, synonyms in SPLIT_SYNONYMS.items():
-        if split in synonyms:
-            return name
-    return split
+def match_classes(
+    images: ImageDataset,
+    names: list[str] | None,
+    train: ImageDataset,
+    class_names: list[str] | None,
+    where: str,
+) -> None:
+    """Give the classes of a split the numbers that they have in the training split, by name.
+
+    Args:
+        images: the split.
+        names: the names of its classes, or None.
+        train: the training split.
+        class_names: the names of the training split's classes, or None.
+        where: the split, for messages.
+
+    Raises:
+        UserError: if it has a class that the training split does not have.
+    """
+    if names is not None and class_names is None:
+        raise UserError(
+            f"data: the {where} names its classes ({names[0]}, …), but those of the training split "
+            "are numbers; name them alike"
+        )
+    if names is not None and names != class_names:
+        used = {names[number] for number in images.labels.unique().tolist()}
+        refuse_unknown_classes(used - set(class_names), class_names, where)
+        number_of = {name: number for number, name in enumerate(class_names)}
+        images.labels = torch.tensor([number_of.get(name, -1) for name in names])[images.labels]
+
+    numbers = train.labels.unique().tolist()
+    known = [class_names[number] if class_names else str(number) for number in numbers]
+    unknown = {number for number in images.labels.unique().tolist() if number >= 0} - set(numbers)
+    in_range = [n for n in unknown if not class_names or n < len(class_names)]
+    refuse_unknown_classes(
+        {class_names[n] if class_names else str(n) for n in in_range}, known, where
+    )
+
+
+def _has_local_shards(data: Data) -> bool:
+    """Return whether the source is WebDataset shards on this machine; timm streams all others."""
+    is_stored_here = data.root is not None and Path(data.root).is_dir()
+    return data.source.startswith("wds/") and is_stored_here and bool(all_shards(Path(data.root)))
 
 
 def _local_shards(data: Data, split: str) -> list[Path]:
-    """Return a split's WebDataset shards on this machine; timm streams all others."""
-    is_stored_here = data.root is not None and Path(data.root).is_dir()
-    if not data.source.startswith("wds/") or not is_stored_here:
-        return []
-    return find_shards(Path(data.root), split)
+    return find_shards(Path(data.root), split) if _has_local_shards(data) else []
 
 
 def _open_split(
     data: Data,
-    location: _Location,
+    origin: _Origin,
     class_names: list[str] | None,
     options: StoredOptions,
     notes: list[str],
@@ -142,7 +178,7 @@ def _open_split(
 
     Args:
         data: the recipe's data settings.
-        location: where the split is.
+        origin: where the split is.
         class_names: the classes of the training split, or None if they are unknown.
         options: the properties of this kind of source.
         notes: receives sentences on files that are left out.
@@ -150,19 +186,22 @@ def _open_split(
     Returns:
         The images, and the class names or None.
     """
-    root, split = location
-    shards = _local_shards(data, split)
-    if data.source == "folder" and Path(str(root)).is_dir():
-        images, class_names = open_folder(Path(str(root)), split, class_names, notes)
-    elif shards:
-        images = open_shards(shards)
+    name, files = origin
+    if files is not None:
+        images, names = open_classes(files, name, class_names, notes)
+    elif data.source.startswith("hfds/"):
+        images, names = open_hf_dataset(data, data.root, name, class_names)
+    elif _has_local_shards(data):
+        root = Path(str(data.root))
+        shards = find_shards(root, name)
+        if not shards:
+            raise UserError(unknown_split_message(root, name))
+        images, names = open_shards(shards, root, data, class_names)
     else:
-        images, class_names = open_by_timm(
-            data, root, split, class_names, download=options.download
-        )
+        images, names = open_by_timm(data, data.root, name, download=options.download)
     if images.pixels is None and data.on_error == "skip":
         images = images.without_unreadable(data.workers)
-    return images, class_names
+    return images, names
 
 
 def _set_training_format(
@@ -178,6 +217,11 @@ def _set_training_format(
     train.format, uses_native_side = choose_format(
         train, data, may_be_grey=options.may_be_grey, native_side=native.side
     )
+    if train.format.bits < 16:
+        notes.append(
+            f"the 16-bit images use {train.format.bits} bits, by a sample of them "
+            "(data.bit_depth sets another number)"
+        )
     native_size = f"{native.side}×{native.side}"
     if uses_native_side:
         reason = f", the size that {native.network} was trained with" if native.network else ""
@@ -201,9 +245,9 @@ def _set_format_of_training(role: str, images: ImageDataset, train: ImageDataset
             cannot be read.
     """
     if images.pixels is None:
+        images.format = train.format
         # If the files of this split are damaged, fail before training and not after it.
         open_sample(images)
-        images.format = train.format
         return
     if images.pixels.shape[1:] != (train.channels, *train.size):
         raise UserError(

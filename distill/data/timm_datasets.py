@@ -1,19 +1,21 @@
 """Convert the data sets that `timm.data.create_dataset` opens to an `ImageDataset`.
 
-timm opens tar files and the data sets of torchvision, Hugging Face, TensorFlow and WebDataset.
+timm opens the data sets of torchvision and TensorFlow, and streams those of Hugging Face and
+WebDataset.
 """
 
-import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
-from distill.data.decoding import SMALL_IMAGE_SIDE, ImageFormat
+from distill.data.content_index import StoredContent
+from distill.data.decoding import SMALL_IMAGE_SIDE, ImageFormat, open_image, used_bits
 from distill.data.image_dataset import ImageDataset, ImageReader
 from distill.data.workers import unwrap
 from distill.errors import UserError
@@ -28,20 +30,26 @@ OPENING_ERRORS = (
     AssertionError,
     KeyError,
     TypeError,
-    tarfile.TarError,
 )
+
+# How many images are opened to find out their size and their kind, and how many 16-bit images to
+# find out how many bits they use.
+FEW = 8
+MOST_MEASURED = 200
+
+# Colours of 16 bits, of which PIL keeps the upper 8, are black if none reaches this value of 255.
+DARKEST = 32
 
 
 def open_by_timm(
-    data: Data, root: str | None, split: str, class_names: list[str] | None, *, download: bool
+    data: Data, root: str | None, split: str, *, download: bool
 ) -> tuple[ImageDataset, list[str] | None]:
     """Open one split with timm.
 
     Args:
         data: the recipe's data settings.
-        root: the split's folder or tar file for local files, else the folder of the whole data set.
+        root: the folder of the data set.
         split: the split's name.
-        class_names: the classes of the training split, or None if they are unknown.
         download: whether timm may download the data set.
 
     Returns:
@@ -50,21 +58,15 @@ def open_by_timm(
     Raises:
         UserError: if the source cannot be opened, or is damaged.
     """
-    is_local = data.source in ("folder", "tar")
-    class_map = None
-    if class_names and is_local:
-        class_map = {name: number for number, name in enumerate(class_names)}
+    columns = {"input_key": data.image_key, "target_key": data.label_key}
     try:
-        if is_local and Path(str(root)).is_file():
-            _check_tar(Path(str(root)))
         dataset = create_dataset(
-            "" if is_local else data.source,
+            data.source,
             root=root,
             split=split,
-            search_split=not is_local,
             input_img_mode="L" if data.channels == 1 else "RGB",
             download=download,
-            class_map=class_map,
+            **{key: name for key, name in columns.items() if name},
         )
         if isinstance(dataset, IterableDataset):
             return _read_through(data, dataset, f"{data.source} {split}"), None
@@ -72,20 +74,16 @@ def open_by_timm(
         raise UserError(_opening_message(data, root, split, error)) from None
 
     if hasattr(dataset, "reader"):
-        location = str(root) if is_local else ""
-        images = _from_reader(dataset.reader, data.source, location)
+        images = _from_reader(dataset.reader, data.source)
     else:
         images = _from_torchvision(dataset, data)
     return images, _class_names(dataset)
 
 
 def _opening_message(data: Data, root: str | None, split: str, error: Exception) -> str:
-    if data.source in ("folder", "tar"):
-        where = str(root)
-    else:
-        where = f"{data.source}, split '{split}'"
-        if root:
-            where += f" in {root}"
+    where = f"{data.source}, split '{split}'"
+    if root:
+        where += f" in {root}"
     message = f"data: cannot open {where}: {error or type(error).__name__}"
     if isinstance(error, ImportError):
         message += (
@@ -93,25 +91,6 @@ def _opening_message(data: Data, root: str | None, split: str, error: Exception)
             "`pip install webdataset` for wds/"
         )
     return message
-
-
-def _check_tar(path: Path) -> None:
-    """Check that a tar file is not damaged.
-
-    Readers mistake a damaged header for the end of the file, and ignore the rest of it.
-
-    Raises:
-        tarfile.ReadError: if there are data after the end that a reader finds.
-    """
-    with tarfile.open(path) as tar:
-        for _ in tar:
-            pass
-        end = tar.offset
-    with path.open("rb") as file:
-        file.seek(end)
-        block = file.read(512)
-    if block.strip(b"\0"):
-        raise tarfile.ReadError(f"it is damaged at byte {end}")
 
 
 def _class_names(dataset: Any) -> list[str] | None:
@@ -146,11 +125,14 @@ def _from_torchvision(dataset: Any, data: Data) -> ImageDataset:
     return ImageDataset(
         labels,
         name=lambda i: f"{data.source} {i}",
-        reader=ImageReader(read=lambda i: dataset[i][0]),
+        reader=ImageReader(
+            read=lambda i: dataset[i][0],
+            files=_decoded_content(lambda i: dataset[i][0], len(labels), data.source),
+        ),
     )
 
 
-def _from_reader(reader: Any, source: str, location: str) -> ImageDataset:
+def _from_reader(reader: Any, source: str) -> ImageDataset:
     """Convert a reader of timm.
 
     This avoids timm's own data set class, which replaces a damaged image by another one.
@@ -158,21 +140,29 @@ def _from_reader(reader: Any, source: str, location: str) -> ImageDataset:
 
     def read(i: int) -> Image.Image:
         with reader[i][0] as file:
-            image = Image.open(file)
-            image.load()
-        return image
+            return open_image(file.read())
 
-    root = Path(str(reader.root))
-    if root.is_file():
-        content_stamp = str(root.stat().st_size)
-    else:
-        # Data sets of Hugging Face have a fingerprint.
-        content_stamp = str(getattr(getattr(reader, "dataset", None), "_fingerprint", ""))
+    labels = torch.tensor(_reader_labels(reader)).long()
     return ImageDataset(
-        torch.tensor(_reader_labels(reader)).long(),
-        name=_reader_names(reader, source),
-        reader=ImageReader(read, location, content_stamp, reopen=lambda: _reopen_tar_files(reader)),
+        labels,
+        name=lambda i: f"{source} {i}",
+        reader=ImageReader(read, source, _decoded_content(read, len(labels), source)),
     )
+
+
+def _decoded_content(read: Callable[[int], Image.Image], count: int, source: str) -> StoredContent:
+    """Return images by their pixels, for data sets whose files are out of reach.
+
+    They have no stamps, so that they are always read.
+    """
+
+    def read_bytes(i: int) -> bytes:
+        image = read(i)
+        return f"{image.mode} {image.size} ".encode() + image.tobytes()
+
+    names = np.array([b"%d" % i for i in range(count)])
+    never_kept = np.full((count, 4), np.iinfo(np.int64).max)
+    return StoredContent(source, names, never_kept, read_bytes)
 
 
 def _reader_labels(reader: Any) -> list[int]:
@@ -181,36 +171,6 @@ def _reader_labels(reader: Any) -> list[int]:
     if hasattr(reader, "samples"):
         return [target for _, target in reader.samples]
     return list(reader.iter_targets())
-
-
-def _reader_names(reader: Any, source: str) -> Callable[[int], str]:
-    """Return a function that names the images of a reader by their files and the files' sizes."""
-
-    def name(i: int) -> str:
-        # Readers whose images are not files raise different exceptions when asked for a file name.
-        try:
-            path = Path(reader.filename(i, absolute=True))
-            file_name = reader.filename(i)
-            if path.is_file():
-                return f"{file_name} ({path.stat().st_size} bytes)"
-            return file_name
-        except (NotImplementedError, AssertionError, KeyError, OSError, TypeError):
-            return f"{source} {i}"
-
-    return name
-
-
-def _reopen_tar_files(reader: Any) -> None:
-    """Close the tar files that a timm reader keeps open, also those inside other tar files.
-
-    The reader opens them again when it needs them.
-    """
-    state = getattr(reader, "tar_state", {})
-    remaining = list(state.values()) if isinstance(state, dict) else [state]
-    while remaining:
-        tar = remaining.pop()
-        tar.reset()
-        remaining += tar.children.values()
 
 
 def _read_through(data: Data, dataset: IterableDataset, name_prefix: str) -> ImageDataset:
@@ -272,6 +232,8 @@ def choose_format(
     Raises:
         UserError: if an image of the sample cannot be read.
     """
+    bits = data.bit_depth or _measure_bits(images)
+    images.format = replace(images.format, bits=bits)
     sample = open_sample(images)
     all_grey = {image.mode for image in sample} == {"L"}
     channels = data.channels or (1 if all_grey and may_be_grey else 3)
@@ -284,7 +246,7 @@ def choose_format(
         size = (data.image_size, data.image_size)
     elif uses_native_side:
         size = (native_side, native_side)
-    return ImageFormat(channels, size, data.crop_pct), uses_native_side
+    return ImageFormat(channels, size, data.crop_pct, bits), uses_native_side
 
 
 def open_sample(images: ImageDataset) -> list[Image.Image]:
@@ -293,6 +255,30 @@ def open_sample(images: ImageDataset) -> list[Image.Image]:
     Raises:
         UserError: if one of them cannot be read.
     """
-    last = len(images) - 1
-    numbers = {round(k * last / 7) for k in range(8)}
-    return [images.open(i) for i in sorted(numbers)]
+    return [images.open(i) for i in _spread(len(images), FEW)]
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Return at most `count` numbers from 0 to ``length - 1``, evenly spread."""
+    last = length - 1
+    return sorted({round(k * last / (count - 1)) for k in range(count)})
+
+
+def _measure_bits(images: ImageDataset) -> int:
+    """Return how many bits the 16-bit images of a data set use, by a sample; 16 if none has any.
+
+    Raises:
+        UserError: if an image of the sample cannot be read, or if colours of 16 bits use so few of
+            them that the images are black.
+    """
+    first = [images.read(i) for i in _spread(len(images), FEW)]
+    if not any(used_bits(image) or image.info.get("halved") for image in first):
+        return 16
+    sample = [images.read(i) for i in _spread(len(images), MOST_MEASURED)]
+    halved = [image for image in sample if image.info.get("halved")]
+    if halved and max(np.asarray(image).max() for image in halved) < DARKEST:
+        raise UserError(
+            "data: the images have three channels of 16 bits, but use so few of them that they are "
+            f"black ({images.name(0)}); convert them to 8 bits"
+        )
+    return max((used_bits(image) for image in sample), default=16) or 16

@@ -6,7 +6,7 @@ image, it returns the error message, a string, in its place. The receiving proce
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,28 +38,15 @@ def unwrap(batch: Tensor | str) -> Tensor:
     return batch
 
 
-def worker_arguments(workers: int, reopen: Callable[[], None] | None) -> dict[str, Any]:
+def worker_arguments(workers: int) -> dict[str, Any]:
     """Return the DataLoader arguments for `workers` forked processes.
 
     If `workers` is 0 or the system cannot fork, everything runs in the calling process.
-
-    Args:
-        workers: number of processes.
-        reopen: called in each new process, to close files that it must not share with its parent.
     """
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     if not workers or not can_fork:
         return {"num_workers": 0}
-
-    def initialise(_worker_id: int) -> None:
-        if reopen is not None:
-            reopen()
-
-    return {
-        "num_workers": workers,
-        "multiprocessing_context": "fork",
-        "worker_init_fn": initialise,
-    }
+    return {"num_workers": workers, "multiprocessing_context": "fork"}
 
 
 class WorkerPool:

@@ -80,10 +80,14 @@ class Data(Strict):
 
     source: str = Field(
         description="Name of the data set: digits (included in scikit-learn), synthetic (noise), "
-        "folder or tar (both need root), or a name that timm.data.create_dataset knows: "
-        "torch/NAME, hfds/NAME, hfids/NAME, wds/NAME, tfds/NAME."
+        "folder or tar (both need root, a folder or an archive), or a name that "
+        "timm.data.create_dataset knows: torch/NAME, hfds/NAME, hfids/NAME, wds/NAME, tfds/NAME."
     )
-    root: str | None = Field(None, description="Folder or tar file that contains the data.")
+    root: str | None = Field(
+        None,
+        description="Folder or archive (.tar, .tar.gz, .zip, …) that contains the data. A folder "
+        "directly in it, or in its split, is a class.",
+    )
     train: str = Field("train", description="Name of the training split.")
     validation: str | Fraction = Field(
         0.1,
@@ -114,6 +118,25 @@ class Data(Strict):
         None,
         description="Number of channels: 1 reads images as grey, 3 as RGB. By default, grey images "
         "of torch/NAME stay grey, and all other stored images become RGB.",
+    )
+    bit_depth: int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="Number of bits that the pixels of 16-bit grey images use (cameras and "
+        "scanners write 10, 12 or 14). By default, it is measured on a sample of the training "
+        "images.",
+    )
+    image_key: str | None = Field(
+        None,
+        description="Which part of an example is the image, if there are several: a column of "
+        "hfds/NAME, or the ending of a file in wds/NAME, as in left.png.",
+    )
+    label_key: str | None = Field(
+        None,
+        description="Which part of an example is the class: a column of hfds/NAME, or the ending "
+        "of a file in wds/NAME. The default is cls in wds/NAME, and a column with a usual name in "
+        "hfds/NAME, as label or fine_label.",
     )
     mean: list[float] | None = Field(
         None,

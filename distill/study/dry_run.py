@@ -40,10 +40,13 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
             one of each teacher, from passes that are timed now;
         `analysis_seconds`: of the analysis of the networks, from the same passes.
     """
+    with Progress(enabled=True) as reading:
+        native = largest_pretrained_side(recipe.arms)
+        splits = load_splits(recipe.data, native, reading.track)
     with Progress(enabled=False) as progress:
         ctx = StudyContext(
             recipe=recipe,
-            splits=load_splits(recipe.data, largest_pretrained_side(recipe.arms)),
+            splits=splits,
             store=RunStore(Path(out)),
             accelerator=make_accelerator(study_precision(recipe)),
             progress=progress,

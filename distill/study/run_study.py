@@ -80,7 +80,8 @@ def run_study(
         if shard:
             run_locks = stack.enter_context(RunLocks(models_folder, shard))
         with accelerator.main_process_first():  # one process downloads
-            splits = load_splits(recipe.data, largest_pretrained_side(recipe.arms))
+            native = largest_pretrained_side(recipe.arms)
+            splits = load_splits(recipe.data, native, progress.track)
         ctx = StudyContext(recipe, splits, store, accelerator, progress, run_locks)
         ctx.on_results = on_results
         return _run(ctx)

@@ -14,7 +14,9 @@ from helpers.photos import CLASSES, classes_by_brightness, read_pixels, write_ph
 from helpers.recipes import TINY, make_recipe, merge
 
 from distill.data.datasets import DATASETS, find_source
+from distill.data.image_dataset import ImageDataset
 from distill.data.splits import load_splits
+from distill.data.stored_datasets import match_classes
 from distill.errors import UserError
 from distill.recipe.schema import Data, Synthetic
 
@@ -167,3 +169,23 @@ def test_data_sets_of_hugging_face(tmp_path):
     assert torch.equal(classes_by_brightness(splits.test), splits.test.labels)
     assert torch.equal(read_pixels(load("bytes").test), read_pixels(splits.test))
     assert load("bytes").identity != splits.identity
+
+
+def test_classes_of_a_split_are_matched_by_name():
+    """Label 0 of a split whose names are c, a, b is class c of the training split."""
+
+    def dataset(*labels):
+        labels = torch.tensor(labels)
+        return ImageDataset.from_pixels(torch.zeros(len(labels), 1, 2, 2).byte(), labels, "x")
+
+    train = dataset(0, 1, 2)
+    test = dataset(0, 1, 2, 1)
+    match_classes(test, ["c", "a", "b"], train, ["a", "b", "c"], "test split")
+    assert test.labels.tolist() == [2, 0, 1, 0]
+    match_classes(test, None, train, None, "test split")
+    match_classes(dataset(0, 1), ["a", "b", "unused"], train, ["a", "b", "c"], "test split")
+    for names, class_names in ((["a", "d"], ["a", "b", "c"]), (["a", "b"], None)):
+        with pytest.raises(UserError, match="test split"):
+            match_classes(dataset(0, 1), names, train, class_names, "test split")
+    with pytest.raises(UserError, match="'2'"):
+        match_classes(dataset(0, 2), None, dataset(0, 1), None, "test split")
