@@ -241,6 +241,7 @@ def export(
     The file takes pixels and returns logits and calibrated probabilities.
     """
     from distill.export.onnx import about_run, export_onnx
+    from distill.models.class_names import stored_names
     from distill.models.factory import load_run_model
     from distill.storage.find_runs import find_runs
     from distill.storage.run_store import RunStore
@@ -249,8 +250,7 @@ def export(
     run_id = find_runs(store, run)[0]
     model = load_run_model(store.folder(run_id))
     temperature = store.record(run_id).get("calibration_temperature", 1.0)
-    class_names = list(model.pretrained_cfg.get("label_names") or [])
-    about = about_run(run_id, class_names, temperature)
+    about = about_run(run_id, stored_names(model.pretrained_cfg) or [], temperature)
     difference = export_onnx(model, to, temperature, about)
     print(f"{to}: run {run_id}; its outputs differ from PyTorch's by at most {difference:.1e}")
 

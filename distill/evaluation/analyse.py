@@ -15,7 +15,7 @@ from distill.evaluation.network_analysis import (
     analyse_robustness,
     transfer_attack,
 )
-from distill.models.cosine_head import last_linear
+from distill.models.heads import last_linear
 from distill.storage.files import read_tree, write_tree
 from distill.storage.run_fingerprint import Run
 

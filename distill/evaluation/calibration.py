@@ -18,6 +18,7 @@ from distill.evaluation.arrays import (
 BINS = 15  # as in Müller et al. 2019, section 3
 LOWEST_TEMPERATURE = 0.01
 HIGHEST_TEMPERATURE = 100.0
+FOLDS = 5  # of the cross-validation that decides on a calibration temperature
 
 
 class Reliability(NamedTuple):
@@ -163,6 +164,36 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
     if slope(low) < 0:
         return float(np.exp(-brentq(slope, low, high, xtol=1e-7)))
     return HIGHEST_TEMPERATURE
+
+
+def choose_temperature(logits: Array, labels: Labels) -> float:
+    """Return a calibration temperature, or 1 if no other one is reliably better.
+
+    The temperature that is fitted to a few images often calibrates other images worse than T = 1.
+    So it is taken only if it is better by more than its standard error on images that it was not
+    fitted to: the likelihood of each image under the fit to the other folds of a cross-validation,
+    against its likelihood at T = 1. If all images are classified correctly, the likelihood has no
+    optimum, and T = 1 is kept, too.
+
+    Args:
+        logits: ``[N, K]`` of held-out images.
+        labels: ``[N]``.
+    """
+    count = len(labels)
+    if count < FOLDS or top_k_correct(logits, labels).all():
+        return 1.0
+    # Neighbours in a data set may be alike, so folds are drawn at random, always the same.
+    fold = np.random.default_rng(0).permutation(count) % FOLDS
+    gain = np.empty(count)
+    for number in range(FOLDS):
+        held_out = fold == number
+        fitted = fit_temperature(logits[~held_out], labels[~held_out])
+        z, y = logits[held_out], labels[held_out]
+        at_fit = select_class(log_probabilities(z, fitted), y)
+        gain[held_out] = at_fit - select_class(log_probabilities(z, 1.0), y)
+    standard_error = gain.std(ddof=1) / np.sqrt(count)
+    is_better = gain.mean() > standard_error
+    return fit_temperature(logits, labels) if is_better else 1.0
 
 
 def effective_smoothing(logits: Array, labels: Labels, temperature: float = 1.0) -> float:

@@ -6,15 +6,15 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import is_model
-from torch import Tensor, nn
+from torch import nn
 
 from distill.data.datasets import open_dataset
 from distill.data.splits import Split, Splits, load_splits
-from distill.errors import UserError, suggest
+from distill.errors import UserError
 from distill.evaluation.metrics import own_metrics
 from distill.evaluation.predict import predict
+from distill.models.class_names import match_classes, names_of_outputs, stored_names
 from distill.models.factory import load_run_model
 from distill.recipe.schema import Augment, Data
 from distill.storage.find_runs import find_runs
@@ -77,15 +77,10 @@ def _timm_target(name: str) -> EvalTarget:
     except Exception as error:
         raise UserError(f"cannot load {name}: {error}") from None
     cfg = model.pretrained_cfg
-    class_names = cfg.get("label_names")
-    subset = infer_imagenet_subset(model)
-    if not class_names and subset:
-        # Use WordNet identifiers: they are the names of ImageNet's class folders.
-        class_names = ImageNetInfo(subset).label_names()
     return EvalTarget(
         name=name,
         model=model,
-        class_names=list(class_names) if class_names else None,
+        class_names=names_of_outputs(model),
         temperature=None,
         augment=Augment(),
         image_settings={
@@ -119,11 +114,10 @@ def _run_target(run_id: str, store: RunStore) -> EvalTarget:
     title = f"{record['model']} {run_id}"
     if settings.get("seed") is not None:
         title += f" (seed {settings['seed']})"
-    class_names = model.pretrained_cfg.get("label_names")
     return EvalTarget(
         name=title,
         model=model,
-        class_names=list(class_names) if class_names else None,
+        class_names=stored_names(model.pretrained_cfg),
         temperature=record.get("calibration_temperature"),
         augment=Augment(**settings["augment"]),
         image_settings=image_settings,
@@ -238,41 +232,7 @@ def evaluate_network(
     Raises:
         UserError: if the classes of network and images differ.
     """
-    labels = map_labels(
-        network.class_names, network.model.num_classes, splits.class_names, split.labels
-    )
+    match = match_classes(network.class_names, network.model.num_classes, splits.class_names)
+    labels = torch.tensor(match.outputs)[split.labels]
     logits = predict(network.model.to(device), splits, split, network.augment, device)
     return own_metrics(logits.numpy(), labels.numpy(), network.temperature)
-
-
-def map_labels(
-    network_classes: list[str] | None, count: int, image_classes: list[str], labels: Tensor
-) -> Tensor:
-    """Return labels of images as indices of the network's classes.
-
-    Classes are matched by name. If the network has no class names, labels stay as they are.
-
-    Args:
-        network_classes: the names of the network's classes, if it has any.
-        count: the number of the network's classes.
-        image_classes: the names of the images' classes; they may be a subset of the network's.
-        labels: ``[N]``, indices of `image_classes`.
-
-    Raises:
-        UserError: if the network lacks a class of the images, or has no class names and another
-            number of classes.
-    """
-    if not network_classes:
-        if len(image_classes) != count:
-            raise UserError(
-                f"the network has {count} classes without names, so it can be evaluated only on "
-                f"images of {count} classes; these images have {len(image_classes)}"
-            )
-        return labels
-    for name in image_classes:
-        if name not in network_classes:
-            raise UserError(
-                f"the images have a class '{name}', which the network does not have "
-                f"({suggest(name, network_classes)}); rename it or leave it out"
-            )
-    return torch.tensor([network_classes.index(name) for name in image_classes])[labels]

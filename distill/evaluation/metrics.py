@@ -107,9 +107,9 @@ def own_metrics(
 
 
 def fitted_temperature(predictions: dict[str, Tensor]) -> float:
-    """Return the temperature that minimises the NLL on a run's validation split."""
+    """Return a run's calibration temperature, from its validation split; 1 if none is better."""
     logits, labels = _arrays(predictions, "validation")
-    return calibration.fit_temperature(logits, labels)
+    return calibration.choose_temperature(logits, labels)
 
 
 def _arrays(predictions: dict[str, Tensor], split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.models.heads import last_linear
 
 NAME = "cosine_head"
 
@@ -44,20 +45,6 @@ class CosineHead(nn.Linear):
             if not self.scale:
                 return F.linear(features, templates)
             return self.scale * F.linear(F.normalize(features, dim=1), templates)
-
-
-def last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """Return the single linear layer (or 1×1 convolution) that outputs the logits, or None."""
-    # VOLO adds the logits of a second head.
-    if type(model).__name__ == "VOLO":
-        return None
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
-    inner = getattr(head, "fc", None)
-    if inner is not None:
-        head = inner
-    is_linear = isinstance(head, nn.Linear)
-    is_pointwise = isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1)
-    return head if is_linear or is_pointwise else None
 
 
 def cosine_head(

@@ -5,7 +5,9 @@ where timm keeps it. So timm alone can load a stored run and use it correctly.
 """
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,16 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, load_state_dict
+from safetensors.torch import load_file
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import Tensor, nn
 
 from distill.errors import UserError, suggest
+from distill.models.class_names import match_classes, names_of_outputs, stored_names
+from distill.models.cosine_head import NAME as COSINE_HEAD
+from distill.models.foreign import describe_foreign
+from distill.models.starting_weights import fit_weights
+from distill.models.weight_files import read_weights
 from distill.recipe.schema import Arm
 
 
@@ -36,9 +44,9 @@ class ModelSpec:
             are not resized.
         class_names: names of the classes, stored with the network.
         pretrained: whether timm's pretrained weights are loaded.
-        checkpoint: a run's folder, a timm folder or a safetensors file to load weights from.
-        frozen: whether the network is used without training. If its head has another size, that
-            is an error for a frozen network; for any other network the head is replaced.
+        checkpoint: a run's folder, a timm folder or a file to load weights from.
+        frozen: whether the network is used without training. If it does not have the classes, that
+            is an error for a frozen network; for any other network the last layer is replaced.
     """
 
     name: str
@@ -54,6 +62,11 @@ class ModelSpec:
     frozen: bool = False
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of the classes; without names, their numbers."""
+        return self.class_names or [str(number) for number in range(self.num_classes)]
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Return the channels, height and width of the network's input."""
         channels, height, width = self.view_shape
@@ -63,12 +76,13 @@ class ModelSpec:
 # --------------------------------------------------------------------------------------- building
 
 
-def build_model(spec: ModelSpec, seed: int) -> nn.Module:
+def build_model(spec: ModelSpec, seed: int, notes: list[str] | None = None) -> nn.Module:
     """Build a network on the CPU.
 
     Args:
         spec: the network.
         seed: seed of the initial weights. The global random generator does not change.
+        notes: receives sentences on which weights were taken, and on a last layer that is replaced.
 
     Raises:
         UserError: if there is no such network, its arguments are wrong, or the weights do not fit.
@@ -76,25 +90,60 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     is_remote = "/" in spec.name.split(":")[0] or ":" in spec.name
     if not is_remote and not is_model(spec.name):
         raise UserError(f"unknown model '{spec.name}'; {_suggest_model(spec.name)}")
-    stored_config = _stored_config(spec.checkpoint)
-    model = _create(spec, seed)
+    notes = notes if notes is not None else []
     if spec.checkpoint:
-        load_weights(model, Path(spec.checkpoint))
-        # Loaded weights need the normalisation that they were trained with.
-        trained_with = {key: stored_config[key] for key in ("mean", "std") if key in stored_config}
-        model.pretrained_cfg = dict(model.pretrained_cfg) | trained_with
-    if model.num_classes != spec.num_classes:
-        raise UserError(
-            f"model '{spec.name}' has {model.num_classes} classes, but the data have "
-            f"{spec.num_classes}; a frozen teacher needs a head for the classes of the data. Give "
-            "it a loss to fine-tune it with a new head"
-        )
+        model = _build_from_checkpoint(spec, seed, notes)
+    elif spec.pretrained and spec.name != COSINE_HEAD:
+        model = _build_pretrained(spec, seed, notes)
+    else:
+        model = _create(spec, seed, pretrained=spec.pretrained)
     _describe_input(model, spec)
     return model
 
 
-def _create(spec: ModelSpec, seed: int) -> nn.Module:
-    """Create the network with timm, with initial or pretrained weights."""
+def _build_from_checkpoint(spec: ModelSpec, seed: int, notes: list[str]) -> nn.Module:
+    """Build a network with the weights of a file."""
+    stored_config = _stored_config(spec.checkpoint)
+    model = _create(spec, seed, pretrained=False)
+    weights = read_weights(spec.checkpoint)
+    if weights.note:
+        notes.append(weights.note)
+    names = (stored_names(stored_config), spec.names)
+    notes += fit_weights(model, weights.state, str(weights.path), names, frozen=spec.frozen)
+    # Loaded weights need the normalisation that they were trained with.
+    trained_with = {key: stored_config[key] for key in ("mean", "std") if key in stored_config}
+    model.pretrained_cfg = dict(model.pretrained_cfg) | trained_with
+    return model
+
+
+def _build_pretrained(spec: ModelSpec, seed: int, notes: list[str]) -> nn.Module:
+    """Build a network with timm's weights, and with a last layer for the classes of the images."""
+    original = _create(spec, seed, pretrained=True, num_classes=None)
+    names = names_of_outputs(original, spec.names)
+    has_classes = original.num_classes == spec.num_classes
+    if has_classes and (names is None or names == spec.names):
+        if names is None and spec.frozen:
+            notes.append(match_classes(None, original.num_classes, spec.names).note)
+        return original
+    model = _create(spec, seed, pretrained=False)
+    state = original.state_dict()
+    notes += fit_weights(model, state, spec.name, (names, spec.names), frozen=spec.frozen)
+    model.pretrained_cfg = dict(original.pretrained_cfg)
+    return model
+
+
+def _create(
+    spec: ModelSpec, seed: int, *, pretrained: bool, num_classes: int | None = -1
+) -> nn.Module:
+    """Create the network with timm.
+
+    Args:
+        spec: the network.
+        seed: seed of the initial weights.
+        pretrained: whether timm loads its pretrained weights.
+        num_classes: size of the last layer; None for that of the pretrained weights, and by default
+            that of the data.
+    """
     is_named = ":" not in spec.name
     kwargs = dict(spec.model_args)
     if is_named and not spec.pretrained:
@@ -103,24 +152,21 @@ def _create(spec: ModelSpec, seed: int) -> nn.Module:
             "std": spec.std,
             "input_size": spec.input_shape,
         }
-    keeps_head = spec.frozen and spec.pretrained
-    if not keeps_head:
+    if num_classes is not None:
         kwargs["num_classes"] = spec.num_classes
     channels, *size = spec.input_shape
     try:
         if _has_fixed_size(spec):
             kwargs.setdefault("img_size", tuple(size))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet_hub():
             torch.manual_seed(seed)
-            return timm.create_model(
-                spec.name, pretrained=spec.pretrained, in_chans=channels, **kwargs
-            )
+            model = timm.create_model(spec.name, pretrained=pretrained, in_chans=channels, **kwargs)
+        config = {"architecture": spec.name, "input_size": spec.input_shape}
+        describe_foreign(model, config | {"mean": spec.mean, "std": spec.std})
+    except UserError as error:
+        raise UserError(f"model '{spec.name}': {error}") from None
     except (OSError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"cannot load the weights of '{spec.name}' ({str(error).strip()[:200]}). Without an "
-            "internet connection, write checkpoint: FILE.safetensors beside model, or use "
-            "pretrained: false"
-        ) from None
+        raise UserError(_download_message(spec.name, error)) from None
     # timm, the Hugging Face Hub and the networks' own checks raise exceptions of any type. Here
     # the recipe is the cause of all of them.
     except Exception as error:
@@ -129,6 +175,34 @@ def _create(spec: ModelSpec, seed: int) -> nn.Module:
             f"cannot build the model '{spec.name}' with "
             f"{spec.model_args or 'its default arguments'} for images of shape {shape}: {error}"
         ) from None
+    return model
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silence the Hub's messages about each attempt to connect; the error has the reason."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _download_message(name: str, error: Exception) -> str:
+    """Return the message if weights cannot be downloaded, with a way that works without a net."""
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"
+    config = None if ":" in name else _weights_config(name)
+    hub_id = name.removeprefix("hf-hub:") if ":" in name else getattr(config, "hf_hub_id", None)
+    page = (
+        f"https://huggingface.co/{hub_id}" if hub_id else getattr(config, "url", "") or "its page"
+    )
+    return (
+        f"cannot load the weights of '{name}' ({reason}). Without an internet connection, download "
+        f"them from {page} on another machine, and write checkpoint: FILE (model.safetensors, or a "
+        "folder with config.json beside it) instead of pretrained: true"
+    )
 
 
 def _has_fixed_size(spec: ModelSpec) -> bool:
@@ -180,32 +254,16 @@ def load_run_model(folder: Path) -> nn.Module:
     """
     # A file may be missing, cut off, or made for another network.
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        # A network that somebody else registered in timm may not load the weights itself.
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        describe_foreign(model, config["pretrained_cfg"] | {"architecture": config["architecture"]})
+        return model.eval()
     except Exception as error:
         raise UserError(
             f"the run in {folder} is damaged ({error}); remove the folder to train the run again"
         ) from None
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights from a safetensors file, or from a folder with one; all tensors must fit.
-
-    Raises:
-        UserError: if the file is missing, of another type, or made for another network.
-    """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"checkpoint {path}: expected a .safetensors file, or a folder with model.safetensors "
-            "(a pickled file can run code when it is opened)"
-        )
-    if not file.is_file():
-        raise UserError(f"checkpoint {file} does not exist")
-    try:
-        model.load_state_dict(load_state_dict(str(file)), strict=True)
-    except Exception as error:
-        message = str(error).strip()[:600]
-        raise UserError(f"checkpoint {file} does not fit the model: {message}") from None
 
 
 # ------------------------------------------------------------------------------------ description
@@ -266,24 +324,6 @@ def largest_pretrained_side(arms: Iterable[Arm]) -> tuple[int, str] | None:
         if shape:
             sides.append((max(shape[1:]), arm.model))
     return max(sides, default=None)
-
-
-def replaced_head_note(arm: Arm, classes: int) -> str | None:
-    """Return a sentence if the head of a pretrained network is replaced, else None.
-
-    Args:
-        arm: the arm of the network.
-        classes: number of classes in the data.
-    """
-    if not arm.pretrained or arm.frozen:
-        return None
-    config = _weights_config(arm.model)
-    if not config or config.num_classes == classes:
-        return None
-    return (
-        f"{arm.model} has a pretrained head for {config.num_classes} classes; it gets a new head "
-        f"for the {classes} classes of these data, and the whole network is fine-tuned"
-    )
 
 
 def _stored_config(checkpoint: str | None) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill.errors import UserError
-from distill.models.cosine_head import CosineHead, last_linear
+from distill.models.cosine_head import CosineHead
+from distill.models.heads import last_linear
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
@@ -60,17 +62,23 @@ def stage_modules(model: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: if the network lists no modules.
     """
-    modules = dict(model.named_modules())
-    found = []
-    for info in getattr(model, "feature_info", None) or ():
-        name = info.get("module", "") if isinstance(info, dict) else ""
-        if name and name in modules:
-            found.append(modules[name])
+    found = [module for module, _ in _stages(model)]
     if not found:
         raise UserError(
             f"{type(model).__name__} lists no feature maps of its stages in `feature_info`; use "
             "another network, or losses without feature maps"
         )
+    return found
+
+
+def _stages(model: nn.Module) -> list[tuple[nn.Module, int]]:
+    """Return the module of each stage and the number of channels of its feature map."""
+    modules = dict(model.named_modules())
+    found = []
+    for info in getattr(model, "feature_info", None) or ():
+        name = info.get("module", "") if isinstance(info, dict) else ""
+        if name and name in modules:
+            found.append((modules[name], info.get("num_chs", 0)))
     return found
 
 
@@ -122,6 +130,31 @@ def capture_features(model: nn.Module) -> Iterator[list[Tensor]]:
         yield features
 
 
+@torch.no_grad()
+def check_features(model: nn.Module) -> None:
+    """Capture the penultimate features of a network once, if it has a single last layer.
+
+    Args:
+        model: the network, in eval mode.
+
+    Raises:
+        UserError: if the last layer does not get features ``[B, D]``, once for each batch.
+    """
+    layer = last_linear(model)
+    if layer is None:
+        return
+    device = next(model.parameters()).device
+    with capture_features(model) as features:
+        model(torch.zeros(2, *model.pretrained_cfg["input_size"], device=device))
+    shapes = [list(one.shape) for one in features]
+    expected = [2, layer.weight.flatten(1).shape[1]]
+    if shapes != [expected]:
+        raise UserError(
+            f"the inputs of its last layer have the shapes {shapes} for two images, instead of one "
+            f"of {expected}, so it has no penultimate features"
+        )
+
+
 def _capture_features_into(captured: dict[str, Any], model: nn.Module) -> RemovableHandle:
     """Let each forward pass replace ``captured["features"]``."""
 
@@ -135,15 +168,36 @@ def _capture_maps_into(feature_maps: list[Tensor], model: nn.Module) -> list[Rem
     """Let each forward pass append the output of each stage to the list."""
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
-    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim != 4:
+    def keep(channels: int, output: Any) -> None:
+        feature_map = _main_map(output, channels)
+        if feature_map is None:
+            shape = getattr(output, "shape", None)
+            kind = f"{len(shape)} dimensions" if shape else f"the type {type(output).__name__}"
             raise UserError(
-                f"{type(model).__name__} has no feature maps: the outputs of its stages have "
-                f"{output.ndim} dimensions"
+                f"{type(model).__name__} has no feature maps: the outputs of its stages have {kind}"
             )
-        feature_maps.append(output.permute(0, 3, 1, 2) if channels_last else output)
+        feature_maps.append(feature_map.permute(0, 3, 1, 2) if channels_last else feature_map)
 
-    return [stage.register_forward_hook(keep) for stage in stage_modules(model)]
+    stage_modules(model)  # which are needed
+    return [
+        stage.register_forward_hook(
+            lambda _module, _inputs, output, channels=channels: keep(channels, output)
+        )
+        for stage, channels in _stages(model)
+    ]
+
+
+def _main_map(output: Any, channels: int) -> Tensor | None:
+    """Return the feature map in the output of a stage, or None.
+
+    A stage may give several tensors: a map with class tokens, the input of a skip connection, or
+    maps of several resolutions. The one with the stage's number of channels is meant, else the
+    last, which has the lowest resolution.
+    """
+    tensors = output if isinstance(output, tuple | list) else [output]
+    maps = [one for one in tensors if isinstance(one, Tensor) and one.ndim == 4]
+    with_channels = [one for one in maps if one.shape[1] == channels]
+    return with_channels[0] if with_channels else (maps[-1] if maps else None)
 
 
 def _flatten_features(inputs: tuple[Tensor, ...]) -> Tensor:

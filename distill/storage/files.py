@@ -143,10 +143,9 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tree(path: Path, tree: dict[str, Any]) -> None:
-    """Write nested dictionaries and lists of tensors and JSON values as one safetensors file.
+    """Write nested dictionaries and lists of tensors, types and JSON values as a safetensors file.
 
-    Keys keep their types, and tuples become lists. Unlike a pickle, the file cannot run code when
-    it is opened.
+    Keys and tuples keep their types. Unlike a pickle, the file cannot run code when it is opened.
 
     Args:
         path: the file, which is complete or absent at any time.
@@ -207,10 +206,13 @@ def _take_tensors_out(value: Any, tensors: dict[str, Tensor]) -> Any:
         name = str(len(tensors))
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, Mapping):
         return {"items": [[key, _take_tensors_out(child, tensors)] for key, child in value.items()]}
     if isinstance(value, list | tuple):
-        return [_take_tensors_out(child, tensors) for child in value]
+        children = [_take_tensors_out(child, tensors) for child in value]
+        return {"tuple": children} if isinstance(value, tuple) else children
     return value
 
 
@@ -222,4 +224,8 @@ def _put_tensors_back(value: Any, get_tensor: Callable[[str], Tensor]) -> Any:
         return value
     if "tensor" in value:
         return get_tensor(value["tensor"])
+    if "dtype" in value:
+        return getattr(torch, value["dtype"])
+    if "tuple" in value:
+        return tuple(_put_tensors_back(child, get_tensor) for child in value["tuple"])
     return {key: _put_tensors_back(child, get_tensor) for key, child in value["items"]}

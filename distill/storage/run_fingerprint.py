@@ -7,18 +7,22 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
 from distill.losses import LOSSES
 from distill.models.factory import pretrained_size
+from distill.models.weight_files import weight_file_path
 from distill.recipe.loss_terms import loss_settings_model
 from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
 from distill.storage.files import file_digest
+from distill.storage.user_code import code_digest, network_code
 
 FORMAT = 2
 """Version number in every fingerprint; raise it when the same settings lead to other weights."""
+
+START = "classes by name, a new last layer of zeros"
+"""How given weights become those of a network; change it when the same files lead to others."""
 
 ID_DIGITS = 16
 
@@ -109,6 +113,12 @@ def _fingerprint_settings(arm: Arm, data_identity: dict[str, Any]) -> dict[str, 
     size = arm.input_size or pretrained_size(arm)
     if size:
         settings["input_size"] = size
+    starts_from_weights = arm.pretrained or arm.checkpoint or ":" in arm.model
+    if starts_from_weights:
+        settings["start"] = START
+    code = _code_settings(arm)
+    if code:
+        settings["code"] = code
     return settings
 
 
@@ -157,12 +167,16 @@ def _checkpoint_digests(arm: Arm) -> list[str] | None:
     kind, _, folder = arm.model.partition(":")
     if not arm.checkpoint and kind != "local-dir":
         return None
-    path = Path(arm.checkpoint or folder)
-    weights = path / "model.safetensors" if path.is_dir() else path
-    if not weights.is_file():
-        raise UserError(
-            f"{arm.name}: checkpoint {weights} does not exist; expected a file of weights, or a "
-            "folder with model.safetensors"
-        )
+    try:
+        weights = weight_file_path(arm.checkpoint or folder)
+    except UserError as error:
+        raise UserError(f"{arm.name}: {error}") from None
     config = weights.parent / "config.json"
     return [file_digest(file) for file in (weights, config) if file.is_file()]
+
+
+def _code_settings(arm: Arm) -> dict[str, str]:
+    """Return digests of the code of a network and of loss terms that users wrote."""
+    codes = {"model": network_code(arm.model, arm.model_args)}
+    codes |= {name: code_digest(LOSSES[name]) for name in arm.loss or {}}
+    return {name: digest for name, digest in codes.items() if digest}

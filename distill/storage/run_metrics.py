@@ -19,7 +19,8 @@ class Metrics:
         ece: expected calibration error with 15 bins of equal width.
         ece_equal_mass: the same with 15 bins of equally many images.
         ece_classwise: the same for each class's probability, averaged over classes.
-        fitted_temperature: divides the logits; fitted on the validation split.
+        fitted_temperature: divides the logits; fitted on the validation split, or 1 if no other is
+            reliably better there.
         ece_scaled: `ece` after division by `fitted_temperature`.
         nll_scaled: `nll` after division by `fitted_temperature`.
         logit_gap: mean of ``z_y - z_k`` over images and wrong classes k.

@@ -146,7 +146,7 @@ class RunStore:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            self._write_model(temporary, run, model)
+            write_network(temporary, run, model)
             save_file(predictions, temporary / "predictions.safetensors")
             self._copy_snapshots(temporary, run)
             _write_texts(temporary, run, record, history, card)
@@ -162,23 +162,6 @@ class RunStore:
             shutil.rmtree(temporary, ignore_errors=True)
         self.checkpoints.forget(run.id)
         clean_stale_temp_files(self.models)
-
-    def _write_model(self, folder: Path, run: Run, model: nn.Module) -> None:
-        """Write the weights, and the configuration from which timm builds network and transform."""
-        config = model.pretrained_cfg
-        data = run.settings["data"]
-        shorter_side = min(data["shape"][1:])
-        crop = run.settings["augment"].get("crop", shorter_side) / shorter_side
-        data_config = {
-            "input_size": config["input_size"],
-            "mean": config["mean"],
-            "std": config["std"],
-            "interpolation": "bicubic",
-            "crop_mode": "center",
-            "crop_pct": round(crop * data.get("crop_pct", 1.0), 6),
-        }
-        model = model.to(memory_format=torch.contiguous_format)
-        save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
 
     def _copy_snapshots(self, folder: Path, run: Run) -> None:
         """Copy the snapshots that this study asks for; another study may have left others."""
@@ -230,6 +213,24 @@ class RunStore:
         """Return the snapshots of a finished run by their number of epochs."""
         names = [name for name in self.record(run_id)["sha256"] if name.startswith("epoch-")]
         return {epoch_of(name): self.folder(run_id) / name for name in sorted(names, key=epoch_of)}
+
+
+def write_network(folder: Path, run: Run, model: nn.Module) -> None:
+    """Write the weights, and the configuration from which timm builds network and transform."""
+    config = model.pretrained_cfg
+    data = run.settings["data"]
+    shorter_side = min(data["shape"][1:])
+    crop = run.settings["augment"].get("crop", shorter_side) / shorter_side
+    data_config = {
+        "input_size": config["input_size"],
+        "mean": config["mean"],
+        "std": config["std"],
+        "interpolation": "bicubic",
+        "crop_mode": "center",
+        "crop_pct": round(crop * data.get("crop_pct", 1.0), 6),
+    }
+    model = model.to(memory_format=torch.contiguous_format)
+    save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
 
 
 def _write_texts(

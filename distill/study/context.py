@@ -36,6 +36,8 @@ class StudyContext:
         tracked: ids of the runs that this process has reported to trackers.
         on_results: is called with the results as soon as training ends, before the networks are
             analysed.
+        build_notes: for each arm that was built, sentences on where its weights come from.
+        has_weights: whether networks get their pretrained weights; a plan needs none.
     """
 
     recipe: Recipe
@@ -46,6 +48,8 @@ class StudyContext:
     run_locks: RunLocks | NoLocks = field(default_factory=NoLocks)
     tracked: set[str] = field(default_factory=set)
     on_results: Callable[[StudyResults], None] | None = None
+    build_notes: dict[str, list[str]] = field(default_factory=dict)
+    has_weights: bool = True
 
     @cached_property
     def processes(self) -> Distributed:
@@ -86,11 +90,14 @@ class StudyContext:
             model_args=arm.model_args,
             input_size=size,
             class_names=self.splits.class_names,
-            pretrained=arm.pretrained,
-            checkpoint=arm.checkpoint,
+            pretrained=arm.pretrained and self.has_weights,
+            checkpoint=arm.checkpoint if self.has_weights else None,
             frozen=arm.frozen,
         )
-        return build_model(spec, seed or 0)
+        notes: list[str] = []
+        model = build_model(spec, seed or 0, notes)
+        self.build_notes[arm.name] = [f"{arm.name}: {note}" for note in notes]
+        return model
 
     def load(self, run: Run) -> nn.Module:
         """Return the stored network of a run, on the device."""

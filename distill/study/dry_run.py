@@ -50,6 +50,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
             store=RunStore(Path(out)),
             accelerator=make_accelerator(study_precision(recipe)),
             progress=progress,
+            has_weights=False,
         )
     runs = plan_runs(recipe, ctx.splits.identity, ctx.accelerator.mixed_precision)
     damaged = damaged_runs(ctx.store, runs)
@@ -60,7 +61,7 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     return {
         "notes": [
             *describe_data(ctx.splits),
-            *lint_recipe(recipe, len(ctx.splits.class_names)),
+            *lint_recipe(recipe, ctx.splits),
             *(f"{damage}: the run will be trained again" for damage in damaged.values()),
         ],
         "runs": [

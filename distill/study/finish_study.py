@@ -7,7 +7,7 @@ from distill.errors import UserError, pluralize
 from distill.evaluation.analyse import AnalysisContext, analyse_runs, stored_analyses
 from distill.evaluation.analysis_budget import plan_analysis
 from distill.evaluation.comparisons import smoothing_pair
-from distill.models.cosine_head import last_linear
+from distill.models.heads import last_linear
 from distill.recipe.schema import Analysis
 from distill.report.arm_names import short_names
 from distill.report.html import write_report

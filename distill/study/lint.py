@@ -8,6 +8,8 @@ from distill.data.splits import Split, Splits
 from distill.errors import pluralize
 from distill.losses import optimal_logit_gap
 from distill.recipe.schema import Arm, Recipe
+from distill.study.schedule_lint import average_notes, schedule_notes
+from distill.training.state import steps_per_epoch
 
 FEW_IMAGES = 100  # with fewer, one image changes accuracy by more than a point
 MOST_NAMES = 5  # class names that a note lists
@@ -40,19 +42,19 @@ def describe_data(splits: Splits) -> list[str]:
     return notes
 
 
-def lint_recipe(recipe: Recipe, classes: int) -> list[str]:
+def lint_recipe(recipe: Recipe, splits: Splits) -> list[str]:
     """Return warnings about the arms of a recipe, each with its reason.
 
     Args:
         recipe: the study's recipe.
-        classes: number of classes.
+        splits: the study's images.
 
     Returns:
         one note per problem, which begins with the names of the arms that have it.
     """
     arms_by_warning: dict[str, list[str]] = {}
     for arm in recipe.arms:
-        for warning in _warnings(recipe, arm, classes):
+        for warning in _warnings(recipe, arm, splits):
             arms_by_warning.setdefault(warning, []).append(arm.name)
     notes = []
     for warning, names in arms_by_warning.items():
@@ -74,8 +76,13 @@ def _absent_classes(splits: Splits, split: Split) -> list[str]:
     return absent
 
 
-def _warnings(recipe: Recipe, arm: Arm, classes: int) -> Iterator[str]:
+def _warnings(recipe: Recipe, arm: Arm, splits: Splits) -> Iterator[str]:
+    classes = len(splits.class_names)
     loss = arm.loss or {}
+    if not arm.frozen:
+        steps = steps_per_epoch(splits, arm.train)
+        yield from schedule_notes(arm, steps)
+        yield from average_notes(arm.train, steps)
     yield from _smoothed_teacher(recipe, arm)
     yield from _smoothed_twice(loss)
     yield from _uniform_targets(loss, classes)

@@ -15,13 +15,19 @@ from distill.losses import (
     resolve_priors,
 )
 from distill.models.factory import blank_images, parameter_count
-from distill.models.hooks import capture_outputs
+from distill.models.foreign import check_logits
+from distill.models.hooks import capture_outputs, check_features
 from distill.recipe.schema import Arm
 from distill.storage.run_fingerprint import Run
+from distill.storage.trial import check_storable
 from distill.study.context import StudyContext
 from distill.training.optim import make_optimizer, make_scheduler
+from distill.training.optimizer_trial import try_optimizer
 from distill.training.state import steps_per_epoch
 from distill.training.teacher import Teacher
+
+# torch's message if batch normalisation gets one value for each channel.
+ONE_IMAGE_ERROR = "more than 1 value per channel"
 
 
 def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
@@ -37,13 +43,17 @@ def preflight(ctx: StudyContext, runs: list[Run]) -> dict[str, int]:
     teacher_outputs = BlankTeacherOutputs(ctx)
     sizes: dict[str, int] = {}
     arms = {run.arm.name: run.arm for run in runs}
+    first_run = {run.arm.name: run for run in reversed(runs)}
+    trials = Trials(ctx)
     for arm in arms.values():
         model = _build(ctx, arm)
         sizes[arm.name] = training_bytes(model, arm)
         images = blank_images(model, min(2, smallest_micro_batch(ctx, arm)))
-        outputs = _outputs_for(arm, model, images)
+        outputs = _outputs_for(arm, model, images, len(ctx.splits.class_names))
+        trials.of_network(first_run[arm.name], model)
         if arm.frozen:
             continue
+        trials.of_optimizer(arm)
         _check_views(ctx, arm)
         _check_batch_size(ctx, arm)
         _check_compile(arm)
@@ -68,6 +78,46 @@ def smallest_micro_batch(ctx: StudyContext, arm: Arm) -> int:
     batch_size = min(arm.train.batch_size, len(ctx.splits.train))
     share = max(1, batch_size // ctx.processes.world_size)
     return len(torch.empty(share).chunk(arm.train.accumulate)[-1])
+
+
+class Trials:
+    """Trials of networks and optimizers, each kind once, however many arms have it."""
+
+    def __init__(self, ctx: StudyContext) -> None:
+        self.ctx = ctx
+        self.done: set[str] = set()
+
+    def of_network(self, run: Run, model: nn.Module) -> None:
+        """Store a network, load it again and compare its outputs; capture its features.
+
+        Raises:
+            UserError: if it cannot be stored after training, or if it is another one then.
+        """
+        arm = run.arm
+        if not self._is_new(f"network {arm.model} {arm.model_args} {arm.input_size}"):
+            return
+        was_training = model.training
+        try:
+            check_storable(run, model.eval())
+            check_features(model)
+        except UserError as error:
+            raise UserError(f"{arm.name}: model {arm.model}: {error}") from None
+        finally:
+            model.train(was_training)
+
+    def of_optimizer(self, arm: Arm) -> None:
+        """Train and resume a tiny network with the arm's optimizer.
+
+        Raises:
+            UserError: if the optimizer cannot do that.
+        """
+        if self._is_new(f"optimizer {arm.train.optimizer} {arm.train.weight_decay}"):
+            try_optimizer(arm.train, arm.name, self.ctx.accelerator.device)
+
+    def _is_new(self, key: str) -> bool:
+        is_new = key not in self.done
+        self.done.add(key)
+        return is_new
 
 
 class BlankTeacherOutputs:
@@ -111,13 +161,19 @@ def _build(ctx: StudyContext, arm: Arm) -> nn.Module:
         raise UserError(f"{arm.name}: {error}") from None
 
 
-def _outputs_for(arm: Arm, model: nn.Module, images: Tensor) -> Outputs:
+def _outputs_for(arm: Arm, model: nn.Module, images: Tensor, num_classes: int) -> Outputs:
     """Run the network once, with everything that its loss needs."""
     try:
         with capture_outputs(model, required_outputs(arm.loss or {})) as captured:
-            logits = model(images)
+            logits = check_logits(model(images), num_classes)
         return Outputs(logits, **captured)
     except (RuntimeError, AssertionError, ValueError) as error:
+        if len(images) == 1 and ONE_IMAGE_ERROR in str(error):
+            raise UserError(
+                f"{arm.name}: model {arm.model} has batch normalisation, which needs at least two "
+                "images at a time, but a part of a batch has one (train.batch_size / processes / "
+                "train.accumulate); raise train.batch_size, or lower train.accumulate"
+            ) from None
         shape = "×".join(str(side) for side in images.shape[1:])
         raise UserError(
             f"{arm.name}: model {arm.model} does not accept images of shape {shape}: {error}"

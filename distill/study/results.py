@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from torch import Tensor
 
-from distill.errors import UserError, pluralize
+from distill.errors import UserError
 from distill.evaluation.analyse import no_findings
 from distill.evaluation.analysis_budget import AnalysisPlan
 from distill.evaluation.comparisons import compare_arms, rank_students
@@ -19,7 +19,6 @@ from distill.evaluation.fidelity import diffusion
 from distill.evaluation.geometry import near_classes, shared_probability
 from distill.evaluation.metrics import metrics
 from distill.losses import Outputs, ensemble, optimal_logit_gap
-from distill.models.factory import replaced_head_note
 from distill.recipe.schema import Recipe
 from distill.report.wording import question_sentence
 from distill.storage.files import write_text_atomically
@@ -35,15 +34,15 @@ from distill.storage.study_results import (
 )
 from distill.storage.versions import versions
 from distill.study.context import StudyContext
-from distill.study.lint import describe_data, lint_recipe
+from distill.study.result_notes import (
+    analysis_notes,
+    calibration_notes,
+    likelihood_notes,
+    study_notes,
+    untrained_notes,
+    weight_notes,
+)
 from distill.training.teacher import at_chance
-
-# What the budget of the analysis lowers: with a count, and where nothing is left.
-LOWERED = {
-    "examples": ("{} of {} images per class in the features", "no features"),
-    "num_views": ("{} of {} views per image in the information", "no information about images"),
-    "num_attacked": ("{} of {} attacked images", "no attacks"),
-}
 
 Predictions = dict[str, Tensor]  # ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]``
 
@@ -97,20 +96,16 @@ def collect(
         classes=splits.class_names,
         analysis=plan.settings.model_dump(),
         unanalysed=len(analyses.keys() - found.keys()) if has_analysis else 0,
-        notes=study_notes(ctx) + _untrained_notes(untrained) + _analysis_notes(ctx, plan),
+        notes=[
+            *study_notes(ctx),
+            *weight_notes(ctx, runs),
+            *untrained_notes(untrained),
+            *likelihood_notes(runs, stored.predictions),
+            *calibration_notes(run_results),
+            *analysis_notes(ctx, plan),
+        ],
         untrained=list(untrained),
     )
-
-
-def study_notes(ctx: StudyContext) -> list[str]:
-    """Return what a reader of the study should know about its data and its recipe."""
-    classes = len(ctx.splits.class_names)
-    notes = describe_data(ctx.splits)
-    for arm in ctx.recipe.arms:
-        note = replaced_head_note(arm, classes)
-        if note and note not in notes:
-            notes.append(note)
-    return notes + lint_recipe(ctx.recipe, classes)
 
 
 def write_tables(folder: Path, recipe: Recipe, results: StudyResults) -> None:
@@ -341,25 +336,6 @@ def _correct(stored: _Stored) -> dict[str, np.ndarray]:
     return correct
 
 
-def _analysis_notes(ctx: StudyContext, plan: AnalysisPlan) -> list[str]:
-    """Say what the analysis leaves out to fit its budget, and how to have it all."""
-    if not plan.reduced:
-        return []
-    parts = []
-    defaults = []
-    for key in plan.reduced:
-        default = getattr(ctx.recipe.analysis, key)
-        chosen = getattr(plan.settings, key)
-        some, none = LOWERED[key]
-        parts.append(some.format(chosen, default) if chosen else none)
-        defaults.append(f"{key}: {default}")
-    budget = f"{100 * plan.settings.budget:.2g}%"
-    return [
-        f"To cost at most about {budget} of the training, the analysis has {', '.join(parts)}. "
-        f"`analysis: {{{', '.join(defaults)}}}` in the recipe asks for all of it"
-    ]
-
-
 def _untrained(stored: _Stored) -> dict[str, int]:
     """Count the runs at chance of each arm that has some: they say nothing about the arm's loss."""
     counts: dict[str, int] = {}
@@ -370,16 +346,3 @@ def _untrained(stored: _Stored) -> dict[str, int]:
         if at_chance(predictions["validation.logits"], predictions["validation.labels"]):
             counts[run.arm.name] = counts.get(run.arm.name, 0) + 1
     return counts
-
-
-def _untrained_notes(untrained: dict[str, int]) -> list[str]:
-    """Return a note for each arm with runs at chance."""
-    notes = []
-    for name, count in untrained.items():
-        verb = "is" if count == 1 else "are"
-        notes.append(
-            f"{name}: {pluralize(count, 'run')} of this arm {verb} no better than chance on the "
-            "validation split, so training failed. Lower train.lr or the weight of the loss, or "
-            "clip gradients with train.clip_grad"
-        )
-    return notes

@@ -22,7 +22,7 @@ from distill.study.finish_study import finish_study
 from distill.study.plan import ancestor_ids, damaged_runs, missing_runs
 from distill.study.preflight import preflight
 from distill.study.progress import Progress
-from distill.study.results import study_notes
+from distill.study.result_notes import study_notes
 from distill.study.run_locks import NoLocks, RunLocks, Shard, clear_failures
 from distill.study.scheduler import Failures, check_teachers, train_with_other_jobs
 from distill.study.tracking import start_tracking
@@ -98,6 +98,10 @@ def _run(ctx: StudyContext) -> StudyResults | None:
 
     missing = missing_runs(ctx, runs)
     sizes = preflight(ctx, missing)
+    weight_notes = [note for of_arm in ctx.build_notes.values() for note in of_arm]
+    for note in weight_notes:
+        ctx.progress.log(note)
+    notes += weight_notes
     total = len({run.id for run in runs})  # two arms may state the same run
     ctx.progress.log(f"{pluralize(total, 'run')}, {total - len(missing)} of them stored")
     start_tracking(ctx)

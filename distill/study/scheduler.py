@@ -25,7 +25,7 @@ from distill.study.train_cohort import (
     store_frozen_network,
     train_cohort,
 )
-from distill.training.teacher import check_teacher
+from distill.training.teacher import check_teacher, likelihood_note
 
 # Seconds between two checks of what other jobs have stored.
 POLL_SECONDS = 5.0
@@ -231,3 +231,6 @@ def check_teachers(ctx: StudyContext, teachers: list[Run]) -> None:
             f"teacher {run.display_name}: {accuracy(logits, labels):.2%} validation accuracy "
             f"(n = {len(labels)}), effective label smoothing γ = {gamma:.2f}"
         )
+        note = likelihood_note(run.display_name, logits, labels)
+        if note:
+            ctx.progress.log(note)

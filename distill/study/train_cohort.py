@@ -28,7 +28,7 @@ from distill.training.state import (
     memory_format_of,
     steps_per_epoch,
 )
-from distill.training.teacher import Teacher
+from distill.training.teacher import NotNumbersError, Teacher, refuse_nan
 from distill.training.trainer import fit
 
 LONGEST_TITLE = 4
@@ -61,8 +61,12 @@ def train_cohort(ctx: StudyContext, cohort: list[Run], *, data_parallel: bool) -
         if student.failure:
             failed[student.run.id] = student.failure
             ctx.progress.log(student.failure)
-        else:
+            continue
+        try:
             _evaluate_and_store(ctx, student, train_ctx)
+        except NotNumbersError as error:
+            failed[student.run.id] = str(error)
+            ctx.progress.log(str(error))
     return failed
 
 
@@ -210,13 +214,19 @@ def store_run(
     seconds: float,
     history: list[dict[str, Any]],
 ) -> None:
-    """Store a finished run with its predictions, its calibration temperature and its model card."""
+    """Store a finished run with its predictions, its calibration temperature and its model card.
+
+    Raises:
+        UserError: if the network's outputs are not numbers.
+    """
+    refuse_nan(run.display_name, predictions)
     record = {
         "model": run.arm.model,
         "parameters": parameter_count(model),
         "epochs": 0 if run.arm.frozen else run.arm.train.epochs,
         "seconds": round(seconds, 3),
         "calibration_temperature": fitted_temperature(predictions),
+        "notes": ctx.build_notes.get(run.arm.name, []),
     }
     teacher_accuracies = {}
     for teacher in run.teachers:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from distill.evaluation.predict import accuracy
 from distill.evaluation.weight_norms import norms, template_spread, total
-from distill.models.cosine_head import last_linear
+from distill.models.heads import last_linear
 from distill.models.hooks import templates, weight_decay_params
 from distill.training.meters import EpochMeans
 from distill.training.state import TrainState

@@ -1,6 +1,6 @@
 """The teacher: a frozen network that is checked before any student learns from it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from scipy.stats import binomtest
@@ -68,6 +68,50 @@ class Teacher(nn.Module):
         """Return a context in which the network computes in its precision."""
         enabled = self.half_precision is not None
         return torch.autocast(device.type, self.half_precision, enabled=enabled)
+
+
+class NotNumbersError(UserError):
+    """A network's outputs are NaN or infinite."""
+
+
+def refuse_nan(name: str, predictions: Mapping[str, Tensor]) -> None:
+    """Refuse a network whose outputs are not numbers.
+
+    Args:
+        name: the network's name, for the message.
+        predictions: its logits ``[N, K]`` by split, as ``SPLIT.logits``.
+
+    Raises:
+        NotNumbersError: if a logit is NaN or infinite.
+    """
+    logits = [value for key, value in predictions.items() if key.endswith(".logits")]
+    bad = sum(int((~torch.isfinite(one)).any(1).sum()) for one in logits)
+    if bad:
+        total = sum(len(one) for one in logits)
+        raise NotNumbersError(
+            f"{name}: its outputs are not numbers (NaN or infinite) for {bad} of {total} images; "
+            "its weights are damaged, or training diverged in its last steps"
+        )
+
+
+def likelihood_note(name: str, logits: Tensor, labels: Tensor) -> str | None:
+    """Return a sentence if a network's likelihood is worse than that of always guessing alike.
+
+    Args:
+        name: the network's name.
+        logits: `[N, K]` on held-out images.
+        labels: `[N]`.
+    """
+    nll = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    frequencies = labels.bincount().double() / len(labels)
+    chance = -torch.special.xlogy(frequencies, frequencies).sum().item()
+    if nll <= chance:
+        return None
+    return (
+        f"{name}: its likelihood is worse than chance: an NLL of {nll:.2f} nats on the validation "
+        f"split, where the frequencies of the classes alone have {chance:.2f}. Its probabilities "
+        "mislead students that learn from them"
+    )
 
 
 def check_teacher(name: str, logits: Tensor, labels: Tensor) -> None:

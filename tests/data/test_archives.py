@@ -191,7 +191,9 @@ def test_several_archives_keep_files_of_one_name_apart(tmp_path):
     archive = open_archives([tmp_path / "x" / "s.tar", tmp_path / "y" / "s.tar"])
     assert sorted(file.path for file in archive.files) == ["x/s/0.png", "y/s/0.png"]
     values = [
-        Image.open(io.BytesIO(archive.part_readers[file.part](file.number, file.size))).getpixel((0, 0))
+        Image.open(io.BytesIO(archive.part_readers[file.part](file.number, file.size))).getpixel(
+            (0, 0)
+        )
         for file in archive.files
     ]
     assert values == [(10, 10, 10), (200, 200, 200)]

@@ -22,12 +22,13 @@ def build(
     view_shape: tuple[int, int, int] | None = None,
     num_classes: int = 10,
     seed: int = 0,
+    notes: list[str] | None = None,
     **spec: Any,
 ) -> nn.Module:
     """Build a network for data with a mean of 0.4 and a std of 0.2 in each channel."""
     shape = view_shape or view_shape_of(name)
     spec = {"mean": (0.4,) * shape[0], "std": (0.2,) * shape[0], **spec}
-    return build_model(ModelSpec(name, num_classes, shape, **spec), seed)
+    return build_model(ModelSpec(name, num_classes, shape, **spec), seed, notes)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Warnings about recipes and data: which arms they name, and with which numbers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,11 @@ from helpers.recipes import TINY, make_recipe, merge
 
 from distill.data.splits import load_splits
 from distill.study.lint import describe_data, lint_recipe
+
+
+def images(classes=10, count=100):
+    """Return what the warnings need of a study's images: classes and the number of images."""
+    return SimpleNamespace(class_names=list(map(str, range(classes))), train=range(count))
 
 
 def lint(loss, classes=10, model="mlp_16", teacher=None, teacher_loss=None):
@@ -21,7 +27,7 @@ def lint(loss, classes=10, model="mlp_16", teacher=None, teacher_loss=None):
         "teachers": {"t": {"model": "mlp_16", "loss": teacher_loss or {"cross_entropy": {}}}},
         "students": {"s": student},
     }
-    return lint_recipe(make_recipe(recipe), classes)
+    return lint_recipe(make_recipe(recipe), images(classes))
 
 
 @pytest.mark.parametrize("term", ["cross_entropy", "poly1", "sm_softmax"])
@@ -45,7 +51,7 @@ def test_a_smoothed_teacher_at_a_high_temperature_is_warned_of(term, loss, is_ho
 def test_arms_with_the_same_problem_share_a_note():
     document = merge(TINY, {"students": {"distilled": {"loss": {"kd": {"temperature": [2, 4]}}}}})
     document["teachers"]["hard"]["loss"] = {"cross_entropy": {"smoothing": 0.1}}
-    (note,) = lint_recipe(make_recipe(document), 10)
+    (note,) = lint_recipe(make_recipe(document), images())
     names = "distilled/temperature=2, distilled/temperature=4: "
     assert note.startswith(names)
 

@@ -3,6 +3,7 @@
 from helpers.loss_studies import ALL_TERMS
 from helpers.recipes import make_recipe, merge
 
+from distill.data.splits import load_splits
 from distill.study.dry_run import dry_run
 from distill.study.lint import lint_recipe
 
@@ -19,7 +20,7 @@ def test_every_problem_of_a_study_is_a_note_with_its_arms(tmp_path):
         "max_sup": {"weight": 0.1},
     }
     recipe = make_recipe(document)
-    notes = lint_recipe(recipe, 10)
+    notes = lint_recipe(recipe, load_splits(recipe.data))
     assert len(notes) == 3
     twice, smoothed_teacher, gap = notes
     assert twice.startswith("online: ") and "max_sup" in twice
@@ -33,4 +34,5 @@ def test_an_ensemble_at_temperature_1_is_fine():
     loss = {"kd": {"temperature": 1}}
     document = merge(ALL_TERMS, {"students": {"both": {"teacher": "soft"}}})
     document["students"]["both"]["loss"] = loss
-    assert lint_recipe(make_recipe(document), 10) == []
+    recipe = make_recipe(document)
+    assert lint_recipe(recipe, load_splits(recipe.data)) == []

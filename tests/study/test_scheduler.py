@@ -81,7 +81,8 @@ def test_a_teacher_at_chance_stops_the_study_unless_it_is_not_checked(study_cont
     lines = []
     monkeypatch.setattr(unchecked.progress, "log", lines.append)
     scheduler.check_teachers(unchecked, [run_of(ctx, "hard")])
-    [line] = lines
+    line, likelihood = lines
+    assert "hard, seed 0" in likelihood and "NLL" in likelihood
     assert "hard, seed 0" in line and "n = 120" in line and "γ" in line
 
 
