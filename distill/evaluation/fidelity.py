@@ -26,7 +26,7 @@ def kl_to_teacher(student: Array, teacher: Array) -> float:
     """Return the mean ``KL(p_teacher ‖ p_student)`` of logits ``[N, K]`` at T = 1, in nats."""
     total = 0.0
     for rows in row_chunks(student):
-        log_p = log_probabilities(teacher[rows])
+        log_p = log_probabilities(np.maximum(teacher[rows], -1e30))
         log_q = log_probabilities(student[rows])
         total += (np.exp(log_p) * (log_p - log_q)).sum()
     return float(total / len(student))

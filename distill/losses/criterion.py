@@ -85,7 +85,10 @@ class Criterion(nn.Module):
             ValueError: If labels do not have the shape of the logits' examples, or the loss rejects
                 its inputs.
         """
-        arguments = self._signature.bind(*inputs, **named_inputs).arguments
+        try:
+            arguments = self._signature.bind(*inputs, **named_inputs).arguments
+        except TypeError as error:
+            raise TypeError(f"Criterion('{self.name}') takes {self._signature}; {error}") from None
         labels = arguments.pop("labels", None)
         if labels is not None:
             labels = self._prepare_labels(labels, arguments.get("logits"))
@@ -101,6 +104,9 @@ class Criterion(nn.Module):
 
     def _prepare_labels(self, labels: Tensor, logits: Tensor | None) -> Tensor:
         """Check the labels' shape, and replace this criterion's ignored label by `IGNORED`."""
+        is_one_hot = logits is not None and labels.ndim > 1 and labels.shape == logits.shape
+        if is_one_hot:
+            labels = labels.to(logits.dtype)
         soft = labels.is_floating_point()
         if logits is not None:
             expected = logits.shape if soft else logits.shape[:1] + logits.shape[2:]
@@ -152,7 +158,8 @@ def _checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         ValueError: With one line for each problem.
     """
     settings = {
-        key: value.tolist() if isinstance(value, Tensor) else value
+        # Tensors and numpy arrays, such as class weights.
+        key: value.tolist() if hasattr(value, "tolist") else value
         for key, value in settings.items()
     }
     model = loss_settings_model(LOSSES[name], weighted=False)

@@ -27,6 +27,10 @@ __all__ = ["dist", "dkd", "hard_label", "kd", "logit_mse", "nkd"]
 Temperature = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 
+# How far the logit of a masked class is below the largest. Of a larger gap, differences of logits
+# would lose digits.
+MASKED_GAP = 1e4
+
 
 def kd(
     logits: Tensor,
@@ -271,13 +275,20 @@ def dist(
 
 
 def _prepare(logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Check that the shapes agree, cast both to float32 or better, and detach the teacher."""
+    """Check that the shapes agree, cast both to float32 or better, and detach the teacher.
+
+    A teacher may mask classes with logits of -inf. They become logits so small that their
+    probability is 0, too, but finite, so that 0 · log 0 is 0.
+    """
     if logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher must have logits of the same shape, "
             f"got {list(logits.shape)} and {list(teacher_logits.shape)}"
         )
-    return to_float32(logits), to_float32(teacher_logits.detach())
+    teacher_logits = to_float32(teacher_logits.detach())
+    smallest = teacher_logits.amax(1, keepdim=True) - MASKED_GAP
+    teacher_logits = torch.where(teacher_logits == -math.inf, smallest, teacher_logits)
+    return to_float32(logits), teacher_logits
 
 
 def _check_temperature(temperature: float) -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.loss_cases import make_batch
@@ -148,3 +149,23 @@ def test_wrong_inputs_are_refused():
         Criterion("rkd")(logits, logits, labels=torch.zeros(5).long())
     with pytest.raises(ValueError, match="logit_scale"):
         Criterion("arcface")(logits, torch.zeros(4).long())
+
+
+def test_one_hot_integers_are_distributions():
+    logits = torch.randn(6, 5)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    criterion = Criterion("cross_entropy", smoothing=0.1)
+    assert_close(criterion(logits, nn.functional.one_hot(labels, 5)), criterion(logits, labels))
+
+
+def test_class_weights_may_be_an_array():
+    logits, labels = torch.randn(6, 5), torch.arange(6) % 5
+    weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    expected = Criterion("cross_entropy", class_weights=weights.tolist())(logits, labels)
+    assert_close(Criterion("cross_entropy", class_weights=weights)(logits, labels), expected)
+
+
+def test_too_many_inputs_are_refused_with_the_names_of_those_expected():
+    logits = torch.randn(6, 5)
+    with pytest.raises(TypeError, match=r"logits, teacher_logits.*labels"):
+        Criterion("kd")(logits, torch.zeros(6).long(), logits)

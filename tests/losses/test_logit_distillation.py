@@ -26,6 +26,29 @@ def test_kd_is_hintons_in_torch():
     assert_close(kd(batch.logits, batch.teacher_logits, temperature=4.0).mean(), 16 * soft)
 
 
+@pytest.mark.parametrize("loss", [kd, dkd])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_teacher_may_mask_classes(loss, temperature):
+    """Its logits of -inf have the probability 0, and 0 · log 0 is 0."""
+    batch = make_batch()
+    masked = batch.teacher_logits.clone()
+    # The last class, but not where it is the label.
+    masked[batch.labels != masked.shape[1] - 1, -1] = -torch.inf
+    labels = {"labels": batch.labels} if loss is dkd else {}
+    nearly = masked.clamp(min=-1e4)
+    settings = labels | {"temperature": temperature}
+    found = loss(batch.logits, teacher_logits=masked, **settings)
+    assert_close(found, loss(batch.logits, teacher_logits=nearly, **settings))
+    assert torch.isfinite(found).all()
+    if loss is kd:
+        oracle = F.kl_div(
+            (batch.logits / temperature).log_softmax(1),
+            (masked / temperature).softmax(1),
+            reduction="none",
+        ).sum(1)
+        assert_close(found, temperature**2 * oracle)
+
+
 def test_gradients_are_those_of_the_literature():
     batch = make_batch()
     logits, teacher_logits = batch.logits, batch.teacher_logits
