@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from distill import cli
 from distill.errors import UserError
+from distill.recipe import included
 from distill.report.terminal import best_student, plan_lines
 
 
@@ -48,22 +49,21 @@ def test_an_error_of_the_file_system_ends_with_status_2_and_the_path(tmp_path, m
 def test_the_included_recipes_are_listed_and_printed():
     names = [line.split()[0] for line in invoke("recipes").splitlines()]
     assert names == sorted(names) and {"digits", "paper/map"} <= set(names)
-    text = (cli.recipes_folder() / "digits.yaml").read_text()
+    text = (included.recipes_folder() / "digits.yaml").read_text()
     assert invoke("recipes", "digits") == text
 
 
 def test_a_recipe_is_found_by_path_or_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    included = cli.recipes_folder() / "digits.yaml"
-    assert cli.find_recipe("digits") == included
+    assert included.find_recipe("digits") == included.recipes_folder() / "digits.yaml"
     (tmp_path / "other.yaml").write_text("")
-    assert cli.find_recipe("other.yaml").name == "other.yaml"
+    assert included.find_recipe("other.yaml").name == "other.yaml"
     with pytest.raises(UserError, match="distill recipes"):
-        cli.find_recipe("another.yaml")
+        included.find_recipe("another.yaml")
     (tmp_path / "digits").write_text("")
-    assert cli.find_recipe("digits").resolve() == tmp_path / "digits"
+    assert included.find_recipe("digits").resolve() == tmp_path / "digits"
     with pytest.raises(UserError, match="'mnist'"):
-        cli.find_recipe("mnits")
+        included.find_recipe("mnits")
 
 
 def test_the_schema_is_json():

@@ -33,7 +33,10 @@ def find_splits(data: Data, notes: list[str]) -> dict[str, Location | None]:
     """
     path = Path(data.root or ".")
     if not path.exists():
-        raise UserError(f"data.root: {path} does not exist")
+        raise UserError(
+            f"data.root: {path} does not exist; it is looked for in {Path.cwd()}, and then beside "
+            "the recipe"
+        )
     has_train = "train" in data.model_fields_set
     named = [
         name for name in (data.train if has_train else None, data.validation, data.test)

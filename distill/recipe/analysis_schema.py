@@ -1,19 +1,8 @@
 """The keys of `analysis`: how trained networks are analysed."""
 
-from typing import Annotated, Any
+from pydantic import Field
 
-from pydantic import BeforeValidator, Field
-
-from distill.recipe.strict import Strict
-
-
-def _text_from_number(value: Any) -> Any:
-    """Return the text of a whole number, because YAML reads the class name 7 as a number."""
-    # Use `type` and not `isinstance`: True is an int, but it is not a class name.
-    return str(value) if type(value) is int else value
-
-
-ClassNames = list[Annotated[str, BeforeValidator(_text_from_number)]]
+from distill.recipe.strict import Name, Strict
 
 
 class Analysis(Strict):
@@ -33,7 +22,7 @@ class Analysis(Strict):
         description="Number of images per class in the analysis of penultimate features (at most "
         "10,000 in total). 0 skips this analysis. The default is lowered to fit `budget`.",
     )
-    classes: ClassNames | None = Field(
+    classes: list[Name] | None = Field(
         None,
         min_length=3,
         max_length=3,
@@ -70,7 +59,7 @@ class Analysis(Strict):
         "image and the network's output on its views. The estimate is about 1 / (2 num_views) nats "
         "too low. 0 skips this analysis. The default is lowered to fit `budget`.",
     )
-    pair: ClassNames | None = Field(
+    pair: list[Name] | None = Field(
         None,
         min_length=2,
         max_length=2,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from distill.errors import suggest
-from distill.recipe.strict import Fraction, Strict, raise_for_keys, recipe_error
+from distill.recipe.strict import FilePath, Fraction, Strict, raise_for_keys, recipe_error
 
 BUILT_IN_SOURCES = ("digits", "synthetic")
 """Sources without files: their images have one size, and their splits have no names."""
@@ -83,7 +83,7 @@ class Data(Strict):
         "folder or tar (both need root, a folder or an archive), or a name that "
         "timm.data.create_dataset knows: torch/NAME, hfds/NAME, hfids/NAME, wds/NAME, tfds/NAME."
     )
-    root: str | None = Field(
+    root: FilePath | None = Field(
         None,
         description="Folder or archive (.tar, .tar.gz, .zip, …) that contains the data. A folder "
         "directly in it, or in its split, is a class.",

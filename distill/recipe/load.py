@@ -35,6 +35,7 @@ def load(path: str | Path, terms: Terms, overrides: Iterable[str] = ()) -> Recip
         message = f"must be a mapping with data, train, teachers and students, got {document!r}"
         raise RecipeError(Problem(str(path), None, "", "dict_type", message))
     override(document, overrides, problems)
+    _find_files_beside(path, document)
     return _build_or_raise(path.stem, document, terms, problems)
 
 
@@ -114,6 +115,22 @@ def build(name: str, document: dict[str, Any], terms: Terms, problems: Problems)
         analysis=checked.analysis,
         source=document,
     )
+
+
+def _find_files_beside(recipe: Path, document: dict[str, Any]) -> None:
+    """Look for relative paths of a document beside the recipe, too, and put found ones in place.
+
+    Paths are relative to the current folder, or else to the folder of the recipe.
+    """
+    sections = [document.get("teachers"), document.get("students")]
+    arms = [arm for arms in sections if isinstance(arms, dict) for arm in arms.values()]
+    for mapping, key in [(document.get("data"), "root"), *((arm, "checkpoint") for arm in arms)]:
+        value = mapping.get(key) if isinstance(mapping, dict) else None
+        if not isinstance(value, str) or Path(value).expanduser().exists():
+            continue
+        beside = recipe.parent / value
+        if beside.exists():
+            mapping[key] = str(beside)
 
 
 def _read_text(path: Path) -> str:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from distill.recipe.analysis_schema import Analysis
 from distill.recipe.data_schema import Augment, Data, Synthetic
-from distill.recipe.strict import Strict, raise_for_keys, recipe_error
+from distill.recipe.strict import FilePath, Name, Strict, raise_for_keys, recipe_error
 from distill.recipe.train_schema import NOT_IN_FINGERPRINT, Train
 
 __all__ = [
@@ -137,10 +137,11 @@ class ArmSettings(Strict):
         "classes, a new classifier replaces the pretrained one (for a frozen teacher, this is an "
         "error).",
     )
-    checkpoint: str | None = Field(
+    checkpoint: FilePath | None = Field(
         None,
-        description="Start from these weights: the folder of a run, a folder in timm's format or "
-        "a .safetensors file.",
+        description="Start from these weights: the folder of a run, a folder in timm's format, or "
+        "a file (.safetensors, .pth, .pt, .bin, .ckpt) with weights by name. A classifier for "
+        "other classes is replaced.",
     )
     input_size: int | None = Field(
         None,
@@ -148,7 +149,7 @@ class ArmSettings(Strict):
         description="Side in pixels to which views are resized for this network. By default, views "
         "keep their size; for a frozen teacher, they get the size that it was trained with.",
     )
-    teacher: str | list[str] | None = Field(
+    teacher: Name | list[Name] | None = Field(
         None,
         description="Name of the teacher's arm. [[a, b]] is an ensemble, which averages the "
         "teachers' probabilities.",

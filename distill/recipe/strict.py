@@ -1,12 +1,33 @@
 """The base class of all parts of a recipe, and the errors that their validators raise."""
 
+import os
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _text_from_number(value: Any) -> Any:
+    """Return the text of a whole number, because YAML reads the name 7 as a number."""
+    # Use `type` and not `isinstance`: True is an int, but it is not a name.
+    return str(value) if type(value) is int else value
+
+
+Name = Annotated[str, BeforeValidator(_text_from_number)]
+"""The name of a class or of an arm, which may be a number."""
+
+FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, in which ``~`` is the home folder."""
 
 
 class Strict(BaseModel):

@@ -33,7 +33,8 @@ EXPECTATIONS = {
 }
 """What was expected, by pydantic's error type; other types keep pydantic's own words."""
 
-NUMBER_ERRORS = ("float_type", "int_type", "int_from_float")
+WHOLE_NUMBER_ERRORS = ("int_type", "int_from_float")
+NUMBER_ERRORS = ("float_type", *WHOLE_NUMBER_ERRORS)
 
 
 def check(
@@ -164,7 +165,10 @@ def _expected_and_found(alternatives: list[ErrorDetails], key: Key) -> str:
         hint = "a sweep is allowed only in an arm of teachers or students"
         return f"{expected}, got a list ({hint})"
     if isinstance(value, str) and any(error["type"] in NUMBER_ERRORS for error in alternatives):
-        return f"{expected}, got the text '{value}'{_number_hint(value)}"
+        is_whole = all(error["type"] in WHOLE_NUMBER_ERRORS for error in alternatives)
+        return f"{expected}, got the text '{value}'{_number_hint(value, is_whole=is_whole)}"
+    if isinstance(value, float) and value.is_integer():
+        return f"{expected}, got {value} (write {value:.0f})"
     return f"{expected}, got {_as_yaml(value)}"
 
 
@@ -190,14 +194,21 @@ def _is_about_length(error: ErrorDetails) -> bool:
     return error["type"] in ("too_long", "too_short")
 
 
-def _number_hint(text: str) -> str:
-    """Return how to write a number that YAML reads as text (``5e-4``), or an empty hint."""
+def _number_hint(text: str, *, is_whole: bool) -> str:
+    """Return how to write a number that YAML reads as text (``5e-4``), or an empty hint.
+
+    Args:
+        text: the value as written.
+        is_whole: whether a whole number is expected.
+    """
     try:
         number = float(text)
     except ValueError:
         return ""
     mantissa, has_exponent, exponent = text.lower().partition("e")
     fixed = f"{float(mantissa)}e{int(exponent):+d}" if has_exponent else f"{number:g}"
+    if is_whole and number.is_integer():
+        fixed = f"{number:.0f}"
     return f" (YAML reads it as text; write {fixed})"
 
 

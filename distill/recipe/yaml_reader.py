@@ -12,12 +12,15 @@ import yaml
 from distill.errors import Problem, RecipeError, UserError, closest
 from distill.recipe.problems import Key, Problems, dotted
 
+SECTIONS_OF_ARMS = ("teachers", "students")
+
 # A recipe is short. Nested aliases ("billion laughs") can make a short file expand to gigabytes.
 MAX_VALUES = 20_000
 
 PLAIN_KINDS = (
     "str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge", "value",
 )  # fmt: skip
+MERGE_TAG = "tag:yaml.org,2002:merge"
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in PLAIN_KINDS)
 
 
@@ -77,13 +80,20 @@ class _NodeReader:
             return [self.value(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
+        if _is_text_today(node):
+            return node.value
         value = self.loader.construct_object(node)
         # A date stays the text that it is written as.
         return value if isinstance(value, str | int | float | None) else node.value
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for name_node, child in node.value:
+            if name_node.tag == MERGE_TAG:
+                for name, value in self._merged(child, key).items():
+                    merged.setdefault(name, value)
+                continue
             line = name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode):
                 message = f"a key must be a word, not a list or a mapping (line {line})"
@@ -97,7 +107,34 @@ class _NodeReader:
                 self.problems.add(path, "duplicate_key", message)
             self.problems.lines.setdefault(path, line)
             result[name] = self.value(child, path)
-        return result
+        return merged | result
+
+    def _merged(self, node: yaml.Node, key: Key) -> dict[str, Any]:
+        """Return the keys that ``<<`` brings in: those of a mapping, or of the first of several."""
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        merged: dict[str, Any] = {}
+        for one in nodes:
+            if not isinstance(one, yaml.MappingNode):
+                message = "<< takes a mapping, as in <<: *name"
+                self.problems.add(key, "invalid_key", message)
+                return merged
+            merged = self._mapping(one, key) | merged
+        return merged
+
+
+def _is_text_today(node: yaml.Node) -> bool:
+    """Return whether a plain word is a value of YAML 1.1 only, as PyYAML reads it, and text in 1.2.
+
+    These are the words yes, no, on and off, and numbers such as 010 (octal) and 1:30 (base 60).
+    People mean names by them.
+    """
+    text = node.value
+    if node.tag == "tag:yaml.org,2002:bool":
+        return text.lower() not in ("true", "false")
+    if node.tag == "tag:yaml.org,2002:int":
+        digits = text.lstrip("+-")
+        return ":" in digits or (len(digits) > 1 and digits.isdecimal() and digits[0] == "0")
+    return node.tag == "tag:yaml.org,2002:float" and ":" in text
 
 
 def _invalid(problems: Problems, line: int | None, message: str) -> RecipeError:
@@ -113,7 +150,7 @@ def override(document: dict[str, Any], assignments: Iterable[str], problems: Pro
     Args:
         document: the recipe as read from its file.
         assignments: ``KEY=VALUE`` texts, as in ``train.epochs=3``; the value is YAML, and mappings
-            that do not exist are created.
+            that do not exist are created. ``students.NAME=null`` removes an arm.
         problems: stores the override as the location of these keys, so that messages show it.
 
     Raises:
@@ -130,6 +167,10 @@ def override(document: dict[str, Any], assignments: Iterable[str], problems: Pro
         location = f"override '{assignment}'"
         value = _override_value(value_text, location)
         parent = _parent_mapping(document, path, location, problems)
+        is_arm = len(path) == 2 and path[0] in SECTIONS_OF_ARMS
+        if is_arm and value is None and path[1] in parent:
+            del parent[path[1]]
+            continue
         parent[path[-1]] = value
         for key in list(problems.lines):
             if key[: len(path)] == path:

@@ -21,9 +21,16 @@ def find_runs(store: RunStore, name: str) -> list[str]:
     folder = Path(name).resolve()
     if (folder / "run.json").is_file() and folder.parent == store.models.resolve():
         return [folder.name]
-    study, colon, arm = name.partition(":")
-    if colon:
-        return _runs_of_arm(store, study, arm)
+    if (folder / "results.json").is_file() and folder.parent == store.root.resolve():
+        name = folder.name
+    parts = name.split(":")
+    # The names of studies and of arms may have colons, too.
+    splits = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(1, len(parts))]
+    for study, arm in splits:
+        if (store.root / study / "results.json").is_file():
+            return _runs_of_arm(store, study, arm)
+    if splits:
+        return _runs_of_arm(store, *splits[0])
     return [_run_by_beginning(store, name)]
 
 

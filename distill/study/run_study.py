@@ -11,6 +11,7 @@ from distill.devices.accelerator import idle_core_warnings, make_accelerator
 from distill.errors import UserError, pluralize
 from distill.losses import LOSSES
 from distill.models.factory import largest_pretrained_side
+from distill.recipe.included import find_recipe
 from distill.recipe.load import load
 from distill.recipe.schema import Recipe
 from distill.storage.files import clean_stale_temp_files
@@ -31,11 +32,19 @@ from distill.study.tracking import start_tracking
 RESERVED_NAMES = ("models", "logits", "analysis", "..", ".", "")
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Return the study that a YAML file states, after `KEY=VALUE` overrides; see
-    `distill.recipe.load.load`.
+def load_recipe(path: str | Path, overrides: str | Iterable[str] = ()) -> Recipe:
+    """Return the study of a recipe, after overrides, as `distill run` does.
+
+    Args:
+        path: a YAML file, or the name of a recipe that is included in distill.
+        overrides: `KEY=VALUE` texts, as in ``["train.epochs=3"]``.
+
+    Raises:
+        UserError: if there is no such recipe, or if it has problems; see `distill.recipe.load`.
     """
-    return load(path, LOSSES, overrides)
+    if isinstance(overrides, str):
+        overrides = [overrides]
+    return load(find_recipe(str(path)), LOSSES, overrides)
 
 
 def run_study(
@@ -44,6 +53,7 @@ def run_study(
     accelerator: Accelerator | None = None,
     shard: Shard | None = None,
     on_results: Callable[[StudyResults], None] | None = None,
+    track: Iterable[str] = (),
 ) -> StudyResults | None:
     """Train what is not trained yet, evaluate, and write results and report.
 
@@ -55,6 +65,7 @@ def run_study(
             folder `out`.
         on_results: is called with the results as soon as training ends. The analysis of the
             networks comes after that, and adds to the results and to the report.
+        track: names of accelerate's trackers, which log every epoch; not with an accelerator.
 
     Returns:
         the content of `results.json`; None while other jobs are still at work: the last one writes
@@ -68,7 +79,7 @@ def run_study(
             f"a recipe cannot be named '{recipe.name}': its results are written to a "
             "folder of that name, beside the folders models, logits and analysis"
         )
-    accelerator = accelerator or make_accelerator(study_precision(recipe))
+    accelerator = accelerator or make_accelerator(study_precision(recipe), track, Path(out))
     store = RunStore(Path(out))
     models_folder = store.root / "models"
     models_folder.mkdir(parents=True, exist_ok=True)  # fail now, not after an hour of training

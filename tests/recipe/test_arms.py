@@ -3,6 +3,9 @@
 import pytest
 from helpers.recipes import REMOVE, TINY, make_recipe, merge, problems_of
 
+from distill.recipe.problems import Problems
+from distill.recipe.yaml_reader import read_yaml
+
 STUDY = {
     "data": {"source": "digits"},
     "train": {"epochs": 2, "lr": 0.1},
@@ -177,3 +180,17 @@ def test_students_of_a_teacher_with_problems_are_not_reported():
 
 def test_the_tiny_recipe_has_no_problems():
     assert problems_of(TINY) == []
+
+
+def test_arms_may_be_named_by_numbers_and_by_words_that_were_booleans():
+    text = """
+    data: {source: digits}
+    train: {epochs: 1}
+    teachers:
+      1: {model: mlp_16, loss: {cross_entropy: {}}}
+      no: {model: mlp_16, loss: {cross_entropy: {smoothing: 0.1}}}
+    students:
+      s: {model: mlp_16, teacher: [1, no], loss: {kd: {}}}
+    """
+    recipe = make_recipe(read_yaml(text, Problems("r.yaml")))
+    assert [arm.teachers for arm in recipe.students] == [("1",), ("no",)]

@@ -188,3 +188,34 @@ def test_every_problem_has_a_key_that_is_in_the_document_or_missing_from_it(plac
 def test_recipes_need_no_torch():
     code = "import sys, distill.recipe; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_files_are_looked_for_beside_the_recipe_too(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "w.pth").write_bytes(b"x")
+    changes = {
+        "data": {"source": "folder", "root": "photos"},
+        "teachers": {"hard": {"checkpoint": "w.pth"}},
+    }
+    path = write_recipe(folder / "r.yaml", merge(TINY, changes))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe(path)
+    assert recipe.data.root == str(folder / "photos")
+    assert recipe.teachers[0].checkpoint == str(folder / "w.pth")
+    # The current folder comes first.
+    (elsewhere / "photos").mkdir()
+    assert load_recipe(path).data.root == "photos"
+
+
+def test_the_home_folder_and_included_names_are_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = ["data.source=folder", "data.root=~/photos"]
+    recipe = load_recipe("digits", overrides)
+    assert recipe.name == "digits"
+    assert recipe.data.root == str(tmp_path / "photos")
+    assert load_recipe("digits", "train.epochs=3").arms[0].train.epochs == 3
+    with pytest.raises(UserError, match="'digits'"):
+        load_recipe("digitz")

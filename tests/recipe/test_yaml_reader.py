@@ -71,6 +71,14 @@ def test_key_paths_are_written_with_dots_and_indices():
         ("a: 5.0e-4", {"a": 0.0005}),
         ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}),
         ("a: null", {"a": None}),
+        ("a: [yes, no, on, Off, true, FALSE]", {"a": ["yes", "no", "on", "Off", True, False]}),
+        ("a: [01, 0, 10, 1:30, 1:30.5]", {"a": ["01", 0, 10, "1:30", "1:30.5"]}),
+        ("yes: 1\nno: 2", {"yes": 1, "no": 2}),
+        ("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}),
+        (
+            "a: [&x {b: 1}, &y {b: 2, c: 2}, {<<: [*x, *y]}]",
+            {"a": [{"b": 1}, {"b": 2, "c": 2}, {"b": 1, "c": 2}]},
+        ),
     ],
 )
 def test_plain_values_are_read_and_dates_stay_text(text, value):
@@ -167,3 +175,15 @@ def test_an_override_that_misspells_an_arm_names_the_nearest_one():
     (problem,) = problems_of(TINY, "students.alnoe.train.epochs=1")
     assert (problem.key, problem.code) == ("students.alnoe.model", "missing")
     assert "'alone'" in problem.source
+
+
+def test_a_merge_of_something_else_is_reported():
+    _, problems = read("a: {<<: 3}")
+    (problem,) = problems.entries
+    assert problem.code == "invalid_key"
+
+
+def test_null_removes_an_arm_but_not_a_key():
+    document = {"students": {"a": {}, "b": {"teacher": "x"}}, "teachers": {"x": {}}}
+    override(document, ["students.a=null", "students.b.teacher=null", "teachers.x="], Problems("r"))
+    assert document == {"students": {"b": {"teacher": None}}, "teachers": {}}
