@@ -79,7 +79,7 @@ def run(
         typer.Option(
             metavar="TRACKER",
             help="Log every epoch of every run to one of accelerate's trackers: tensorboard, "
-            "wandb, mlflow, trackio, …; can be given several times.",
+            "wandb, mlflow, trackio, …; separate several with commas.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -88,16 +88,22 @@ def run(
 
     The same command resumes after an interruption.
     """
+    from distill.recipe.included import find_recipe
+
+    path = find_recipe(recipe)  # a misspelt name is refused before torch is imported
+
     from distill.study import run_study as study
     from distill.study.dry_run import dry_run as plan_study
     from distill.study.run_locks import parse_shard
 
-    loaded = study.load_recipe(find_recipe(recipe), overrides or [])
+    loaded = study.load_recipe(path, overrides or [])
     if dry_run:
         plan = plan_study(loaded, out)
         print(json.dumps(plan, indent=1) if as_json else "\n".join(plan_lines(plan)))
         return
-    accelerator = study.make_accelerator(study.study_precision(loaded), track or [], out)
+    # Several names may be in one word, as in accelerate's own options.
+    trackers = [name for names in track or [] for name in names.lower().replace(",", " ").split()]
+    accelerator = study.make_accelerator(study.study_precision(loaded), trackers, out)
 
     def show(results: "StudyResults") -> None:
         """Print the tables, and say from now on that stopping loses no results."""
@@ -184,13 +190,16 @@ def evaluate(
     network: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, the beginning of its id, STUDY:ARM, or the name of a network in "
-            "timm."
+            help="A run's folder, the beginning of its id, STUDY:ARM, an ONNX file, or the name of "
+            "a network in timm."
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(help="Folder of images, tar file, or a source as in a recipe (torch/mnist)."),
+        typer.Option(
+            help="Folder or archive of images, an image, a list of images (.txt or .csv: a path "
+            "and perhaps a class on each line), or a source as in a recipe (torch/mnist)."
+        ),
     ],
     settings: Annotated[
         list[str] | None,
@@ -209,25 +218,32 @@ def evaluate(
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a stored run, or any pretrained network of timm, on any images."""
+    """Evaluate a stored run, or any pretrained network of timm, on any images.
+
+    Images with classes give metrics and a table of classes; images without give predictions.
+    """
     import torch
 
-    from distill.evaluation.evaluate import evaluate_network, find_networks, open_evaluation_images
+    from distill.evaluation.evaluate import evaluate_network
+    from distill.evaluation.evaluation_images import open_evaluation_images
+    from distill.evaluation.evaluation_networks import find_networks
     from distill.recipe.load import data_settings
-    from distill.report.terminal_tables import metrics_table
+    from distill.report.terminal_tables import evaluation_tables
     from distill.storage.run_store import RunStore
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     own_settings = data_settings(settings or [], data)
-    metrics = {}
+    found = {}
     for target in find_networks(network, RunStore(out)):
-        splits, images, description = open_evaluation_images(target, data, own_settings, split)
-        print(description, file=sys.stderr)
-        metrics[target.name] = evaluate_network(target, splits, images, device)
+        images = open_evaluation_images(target, data, own_settings, split)
+        found[target.name] = evaluate_network(target, images, device)
+        for note in (images.description, found[target.name].get("note")):
+            if note:
+                print(note, file=sys.stderr)
     if as_json:
-        print(json.dumps(metrics, indent=1))
+        print(json.dumps(found, indent=1))
     else:
-        print_tables([metrics_table(metrics)])
+        print_tables(evaluation_tables(found))
 
 
 @app.command()
@@ -250,7 +266,9 @@ def export(
     run_id = find_runs(store, run)[0]
     model = load_run_model(store.folder(run_id))
     temperature = store.record(run_id).get("calibration_temperature", 1.0)
-    about = about_run(run_id, stored_names(model.pretrained_cfg) or [], temperature)
+    class_names = stored_names(model.pretrained_cfg) or []
+    crop_pct = model.pretrained_cfg.get("crop_pct") or 1.0
+    about = about_run(run_id, class_names, temperature, crop_pct)
     difference = export_onnx(model, to, temperature, about)
     print(f"{to}: run {run_id}; its outputs differ from PyTorch's by at most {difference:.1e}")
 
@@ -260,10 +278,12 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Name of the recipe to print.")] = None,
 ) -> None:
     """List the included recipes, or print one, as in `distill recipes digits > my.yaml`."""
+    from distill.recipe.included import find_recipe, included_recipes
+
     if name:
         print(find_recipe(name).read_text("utf-8"), end="")
         return
-    for recipe_name, path in _included_recipes().items():
+    for recipe_name, path in included_recipes().items():
         title = path.read_text("utf-8").splitlines()[0].lstrip("# ")
         print(f"{recipe_name:24}  {title}")
 
@@ -275,46 +295,6 @@ def schema() -> None:
     from distill.recipe.json_schema import json_schema
 
     print(json.dumps(json_schema(LOSSES), indent=2))
-
-
-def recipes_folder() -> Path:
-    """Return the folder of the included recipes.
-
-    It is in the package when distill is installed, and beside the package in a checkout.
-    """
-    package = Path(__file__).parent
-    in_package = package / "recipes"
-    return in_package if in_package.is_dir() else package.parent / "recipes"
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file with that path or, if there is none, the included recipe of that name.
-
-    Raises:
-        UserError: if a name without a suffix is neither.
-    """
-    from distill.errors import UserError, suggest
-
-    path = Path(name)
-    included = _included_recipes()
-    if name in included and not path.is_file():
-        return included[name]
-    if not path.suffix and not path.exists():
-        raise UserError(f"there is no file and no recipe '{name}'; {suggest(name, included)}")
-    if not path.exists():
-        raise UserError(
-            f"there is no file {name} in {Path.cwd()}; `distill recipes` lists the included recipes"
-        )
-    return path
-
-
-def _included_recipes() -> dict[str, Path]:
-    """Return the files of the included recipes by their names, such as ``paper/map``, sorted."""
-    folder = recipes_folder()
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.yaml"))
-    }
 
 
 def main() -> None:

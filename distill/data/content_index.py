@@ -27,6 +27,7 @@ INDEX_VERSION = 1
 
 DIGEST_BYTES = 16
 FILES_AT_ONCE = 256
+FEW_BATCHES = 10
 THREADS = 8
 UNIT = f"× {FILES_AT_ONCE} files"
 
@@ -214,6 +215,8 @@ def _read_unknown(
 
     numbers = unknown.tolist()
     batches = [numbers[i : i + FILES_AT_ONCE] for i in range(0, len(numbers), FILES_AT_ONCE)]
+    # A few files are read before anybody could look.
+    track = track if len(batches) > FEW_BATCHES else untracked
     with ThreadPoolExecutor(THREADS) as threads:
         for batch in track(batches, "reading files once to identify them", UNIT):
             for i, (digest, has_more) in zip(batch, threads.map(facts_of, batch), strict=True):

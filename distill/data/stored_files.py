@@ -115,7 +115,7 @@ class Location:
         """Yield all files, as `paths` does, with their sizes."""
         if self.archive is None:
             for path in _walk(self.path):
-                yield _file_on_disk(self.path, path)
+                yield stored_file(self.path, path)
             return
         for path, file in _walk_archive(self.archive, self.inside):
             yield file._replace(path=path)
@@ -210,7 +210,8 @@ def _walk_archive(
             yield from _walk_archive(archive, inside, posixpath.join(below, name))
 
 
-def _file_on_disk(root: Path, path: str) -> StoredFile:
+def stored_file(root: Path, path: str) -> StoredFile:
+    """Return a file of a folder, by its relative path."""
     try:
         status = (root / path).stat()
     except OSError as error:

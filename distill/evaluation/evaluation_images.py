@@ -1,170 +1,78 @@
-"""Evaluate any stored run, or any timm network, on any images."""
+"""Open the images that `distill evaluate` evaluates a network on, at the network's own size."""
 
-from dataclasses import dataclass
+import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import timm
 import torch
-from timm.models import is_model
-from torch import nn
 
+from distill.data.archives import StoredFile, is_archive_name
+from distill.data.class_folders import dataset_of_files, natural_key
 from distill.data.datasets import open_dataset
+from distill.data.listing import is_image, list_files
 from distill.data.splits import Split, Splits, load_splits
+from distill.data.stored_files import Location, stored_file
+from distill.data.timm_datasets import choose_format
 from distill.errors import UserError
-from distill.evaluation.metrics import own_metrics
-from distill.evaluation.predict import predict
-from distill.models.class_names import match_classes, names_of_outputs, stored_names
-from distill.models.factory import load_run_model
-from distill.recipe.schema import Augment, Data
-from distill.storage.find_runs import find_runs
-from distill.storage.run_store import RunStore
+from distill.evaluation.evaluation_networks import EvalTarget
+from distill.recipe.schema import Data
 
 SPLITS = ("all", "train", "validation", "test")
 EMBEDDED = ("digits", "synthetic")  # built-in data, without a folder or a "/" in the name
+LIST_ENDINGS = (".txt", ".csv", ".tsv")
+NO_LABEL = -1
 
 
-@dataclass(frozen=True)
-class EvalTarget:
-    """A network to evaluate, and how images are prepared for it.
+class EvaluationImages(NamedTuple):
+    """Images to evaluate a network on.
 
     Attributes:
-        name: its name in tables.
-        model: the network, in eval mode.
-        class_names: names of its classes, in the order of its logits; None if unknown.
-        temperature: its calibration temperature; None if it has none.
-        augment: its augmentation, whose crop decides how images are cropped.
-        image_settings: keys of `Data` for the size and the channels of images.
-        split_settings: keys of `Data` for its training data: the source, and how it was split.
+        splits: the data that they belong to.
+        split: the images; labels are -1 if they have none.
+        description: what they are, and what was chosen or left out.
     """
 
-    name: str
-    model: nn.Module
-    class_names: list[str] | None
-    temperature: float | None
-    augment: Augment
-    image_settings: dict[str, Any]
-    split_settings: dict[str, Any]
+    splits: Splits
+    split: Split
+    description: str
 
-
-# ------------------------------------------------------------------------ networks
-
-
-def find_networks(name: str, store: RunStore) -> list[EvalTarget]:
-    """Find the timm network or the stored runs (one per seed) that a name stands for.
-
-    Args:
-        name: a run's folder, the beginning of a run id, ``STUDY:ARM``, or the name of a timm
-            network, ``hf-hub:`` included.
-        store: where runs are.
-
-    Raises:
-        UserError: if there is no such run or network.
-    """
-    if name.startswith(("hf-hub:", "local-dir:")) or is_model(name.split(".")[0]):
-        return [_timm_target(name)]
-    try:
-        ids = dict.fromkeys(find_runs(store, name))
-    except UserError as error:
-        raise UserError(f"{error}; timm has no network of that name either") from None
-    return [_run_target(run_id, store) for run_id in ids]
-
-
-def _timm_target(name: str) -> EvalTarget:
-    """Return a pretrained timm network."""
-    try:
-        model = timm.create_model(name, pretrained=True).eval()
-    except Exception as error:
-        raise UserError(f"cannot load {name}: {error}") from None
-    cfg = model.pretrained_cfg
-    return EvalTarget(
-        name=name,
-        model=model,
-        class_names=names_of_outputs(model),
-        temperature=None,
-        augment=Augment(),
-        image_settings={
-            "image_size": max(cfg["input_size"][1:]),
-            "crop_pct": cfg.get("crop_pct") or 1.0,
-            "channels": cfg["input_size"][0],
-        },
-        split_settings={},
-    )
-
-
-def _run_target(run_id: str, store: RunStore) -> EvalTarget:
-    """Return the network of a stored run."""
-    record = store.record(run_id)
-    model = load_run_model(store.folder(run_id))
-    settings = record["settings"]
-    data = settings["data"]
-
-    channels, height, width = data["shape"]
-    image_settings = {"channels": channels, "crop_pct": data.get("crop_pct", 1.0)}
-    if height == width:
-        image_settings["image_size"] = height
-
-    # Leave out settings at their default. If `train: train` is written out, the data must have a
-    # folder of that name, which a folder of classes lacks.
-    split_settings = {"source": data["source"]}
-    for key in ("train", "validation", "test"):
-        if data[key] != Data.model_fields[key].default:
-            split_settings[key] = data[key]
-
-    title = f"{record['model']} {run_id}"
-    if settings.get("seed") is not None:
-        title += f" (seed {settings['seed']})"
-    return EvalTarget(
-        name=title,
-        model=model,
-        class_names=stored_names(model.pretrained_cfg),
-        temperature=record.get("calibration_temperature"),
-        augment=Augment(**settings["augment"]),
-        image_settings=image_settings,
-        split_settings=split_settings,
-    )
-
-
-# ------------------------------------------------------------------------ images
+    @property
+    def have_labels(self) -> bool:
+        """Return whether the classes of the images are known."""
+        return bool((self.split.labels != NO_LABEL).all())
 
 
 def open_evaluation_images(
     network: EvalTarget, source: str, settings: dict[str, Any], split: str | None
-) -> tuple[Splits, Split, str]:
+) -> EvaluationImages:
     """Open the images to evaluate a network on, at the size that it was trained with.
 
     Args:
         network: the network.
-        source: a folder, a tar file, or a source as in a recipe's ``data.source``.
+        source: a folder, an archive, an image, a list of images (a text file with a path and
+            perhaps a class on each line), or a source as in a recipe's ``data.source``.
         settings: more keys of ``data``, as in a recipe.
         split: one of `SPLITS`; None for the test split, or for all images of a folder or file.
-
-    Returns:
-        the data, the split, and a description of these images.
 
     Raises:
         UserError: if there are no such images.
     """
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    files = _listed_files(source)
+    if files is not None:
+        return _open_files(network, source, settings, files)
     data = _data_settings(network, source, settings)
-    notes = []
-    if not network.class_names:
-        notes = [
-            "the network's classes have no names; they are assumed to be the images' classes, in "
-            "the same order"
-        ]
-
     if split == "all" or (split is None and Path(source).exists()):
         everything = _open_everything(data, source, must_be_one=split == "all")
         if everything:
             splits, description = everything
-            return splits, splits.test, "; ".join([description, *splits.notes, *notes])
+            return EvaluationImages(splits, splits.test, "; ".join([description, *splits.notes]))
 
     splits = load_splits(data)
     chosen = getattr(splits, split or "test")
     description = f"{len(chosen)} images, the {split or 'test'} split of {source}"
-    return splits, chosen, "; ".join([description, *splits.notes, *notes])
+    return EvaluationImages(splits, chosen, "; ".join([description, *splits.notes]))
 
 
 def _data_settings(network: EvalTarget, source: str, settings: dict[str, Any]) -> Data:
@@ -212,27 +120,84 @@ def _open_everything(data: Data, source: str, *, must_be_one: bool) -> tuple[Spl
     return Splits(data, everything, everything, everything, class_names, "", notes), description
 
 
-# ------------------------------------------------------------------------ evaluation
+# ---------------------------------------------------------------- files without class folders
 
 
-def evaluate_network(
-    network: EvalTarget, splits: Splits, split: Split, device: torch.device
-) -> dict[str, Any]:
-    """Compute the metrics that need only a network's own logits, as in `results.json`.
+class _Listed(NamedTuple):
+    """Image files with their classes, if they have any.
 
-    Args:
-        network: the network.
-        splits: the data that the split belongs to.
-        split: the images, with labels.
-        device: where the network runs.
+    Attributes:
+        location: the folder that paths are relative to.
+        files: the images.
+        labels: the class of each image; None if they have none.
+    """
+
+    location: Location
+    files: list[StoredFile]
+    labels: list[str] | None
+
+
+def _listed_files(source: str) -> _Listed | None:
+    """Return the files of an image, of a list, or of a folder whose images have no class folders.
 
     Returns:
-        the metrics by name, see `metrics.own_metrics`.
+        None if the source is something else.
 
     Raises:
-        UserError: if the classes of network and images differ.
+        UserError: if a file of a list does not exist.
     """
-    match = match_classes(network.class_names, network.model.num_classes, splits.class_names)
-    labels = torch.tensor(match.outputs)[split.labels]
-    logits = predict(network.model.to(device), splits, split, network.augment, device)
-    return own_metrics(logits.numpy(), labels.numpy(), network.temperature)
+    path = Path(source).expanduser()
+    if path.is_file() and is_image(path.name):
+        return _Listed(Location(path.parent), [stored_file(path.parent, path.name)], None)
+    if path.is_file() and path.suffix.lower() in LIST_ENDINGS:
+        return _read_list(path)
+    if not path.is_dir() and not (path.is_file() and is_archive_name(path.name)):
+        return None
+    location = Location.at(path)
+    listing = list_files(location)
+    if listing.classes or not listing.loose:
+        return None
+    files = [file for file in location.files() if "/" not in file.path and is_image(file.path)]
+    return _Listed(location, sorted(files, key=lambda file: natural_key(file.path)), None)
+
+
+def _read_list(path: Path) -> _Listed:
+    """Read a text file with the path of an image on each line, and perhaps its class after it."""
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file, delimiter=separator) if row and row[0].strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the list {path}: {error}") from None
+    # The first line may name the columns.
+    if rows and not is_image(rows[0][0].strip()):
+        rows = rows[1:]
+    if not rows:
+        raise UserError(f"--data {path}: the list has no image in its first column")
+    root = path.parent.resolve()
+    files = [stored_file(root, row[0].strip()) for row in rows]
+    for file in files:
+        if file.problem:
+            raise UserError(f"--data {path}: cannot read {file.path}: {file.problem}")
+    has_labels = all(len(row) > 1 and row[1].strip() for row in rows)
+    labels = [row[1].strip() for row in rows] if has_labels else None
+    return _Listed(Location(root), files, labels)
+
+
+def _open_files(
+    network: EvalTarget, source: str, settings: dict[str, Any], found: _Listed
+) -> EvaluationImages:
+    """Open listed files as one split."""
+    names = sorted(set(found.labels), key=natural_key) if found.labels else network.class_names
+    if not names:
+        names = [str(i) for i in range(network.model.num_classes)]
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = [number_of[label] for label in found.labels or ()]
+    labels = torch.tensor(numbers or [NO_LABEL] * len(found.files))
+    images = dataset_of_files(found.files, labels, found.location)
+    root = str(found.location.path)
+    data = Data(**{"source": "folder", "root": root, **network.image_settings, **settings})
+    images.format, _ = choose_format(images, data, may_be_grey=False)
+    split = Split(images, torch.arange(len(images)))
+    splits = Splits(data, split, split, split, list(names), "", [])
+    return EvaluationImages(splits, split, f"{len(images)} images of {source}")

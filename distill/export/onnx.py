@@ -92,12 +92,22 @@ def export_onnx(
     return difference
 
 
-def about_run(run_id: str, classes: list[str], temperature: float) -> dict[str, str]:
-    """Return the metadata of an ONNX file for a run."""
+def about_run(
+    run_id: str, classes: list[str], temperature: float, crop_pct: float
+) -> dict[str, str]:
+    """Return the metadata of an ONNX file for a run.
+
+    Args:
+        run_id: the run.
+        classes: names of its classes.
+        temperature: its calibration temperature.
+        crop_pct: fraction of the resized image's side that the centre crop keeps.
+    """
     return {
         "distill_run": run_id,
         "classes": json.dumps(classes),
         "calibration_temperature": f"{temperature:.6g}",
+        "crop_pct": f"{crop_pct:.6g}",
         "pixels": (
             "RGB or greyscale in [0, 1], with the input's height and width: resize the short side "
             "(bicubic) and crop the centre, as in training; the network normalises its input"

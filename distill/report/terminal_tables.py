@@ -1,5 +1,6 @@
 """Tables for a terminal: the arms of a study, its comparisons, and the metrics of a network."""
 
+import math
 from typing import Any
 
 from rich.table import Table
@@ -8,6 +9,8 @@ from distill.report.arm_names import PairLabel
 from distill.report.forest import Forest, make_forest
 from distill.report.tables import NO_VALUE, TERMINAL, arm_table, spread_note
 from distill.storage.study_results import StudyResults
+
+MOST_CLASSES = 40  # classes in a table of `distill evaluate`
 
 
 def terminal_tables(results: StudyResults) -> list[Table]:
@@ -19,21 +22,66 @@ def terminal_tables(results: StudyResults) -> list[Table]:
     return tables
 
 
-def metrics_table(found: dict[str, dict[str, Any]]) -> Table:
-    """Return every metric of some networks for a terminal, a row for each metric.
+def evaluation_tables(found: dict[str, dict[str, Any]]) -> list[Table]:
+    """Return what `distill evaluate` found, for a terminal.
 
     Args:
-        found: metrics by the network's name.
+        found: by the network's name, what `evaluate_network` returns.
     """
+    tables = []
+    measured = {name: one for name, one in found.items() if "classes" in one}
+    if measured:
+        tables.append(_metrics_table(measured))
+        tables += [_class_table(name, one["classes"]) for name, one in measured.items()]
+    for name, one in found.items():
+        if "predictions" in one:
+            tables.append(_prediction_table(name, one["predictions"]))
+    return tables
+
+
+def _metrics_table(found: dict[str, dict[str, Any]]) -> Table:
+    """Return every metric of some networks, a row for each metric."""
     table = Table(title="fractions, and nats", title_justify="left")
     table.add_column("", overflow="fold")
     for name in found:
         table.add_column(name, justify="right", overflow="fold")
     networks = list(found.values())
-    names = list(networks[0]) if networks else []
+    names = [name for name in networks[0] if name not in ("classes", "note")]
     for name in names:
         cells = [_metric_text(metrics[name]) for metrics in networks]
         table.add_row(name, *cells)
+    return table
+
+
+def _class_table(network: str, classes: dict[str, dict[str, Any]]) -> Table:
+    """Return how well each class is recognised, the worst first; of many classes, the worst."""
+    table = Table(title=f"classes, by {network}", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in ("images", "recall", "precision"):
+        table.add_column(heading, justify="right")
+    table.add_column("most often taken for", overflow="fold")
+    # Classes without images are last.
+    ordered = sorted(
+        classes.items(), key=lambda item: item[1]["recall"] if item[1]["images"] else math.inf
+    )
+    for name, row in ordered[:MOST_CLASSES]:
+        cells = [_metric_text(row[key]) for key in ("images", "recall", "precision")]
+        table.add_row(name, *cells, row["confused_with"] or NO_VALUE)
+    if len(ordered) > MOST_CLASSES:
+        table.caption = (
+            f"the other {len(ordered) - MOST_CLASSES} classes are better; --json has all"
+        )
+    return table
+
+
+def _prediction_table(network: str, predictions: list[dict[str, Any]]) -> Table:
+    """Return the likeliest classes of images without labels."""
+    table = Table(title=f"probabilities, by {network}", title_justify="left")
+    table.add_column("image", overflow="fold")
+    table.add_column("likeliest classes", overflow="fold")
+    for row in predictions:
+        classes = [f"{name} {probability:.1%}" for name, probability in row["classes"]]
+        table.add_row(row["image"], ", ".join(classes))
     return table
 
 

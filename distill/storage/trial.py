@@ -37,7 +37,7 @@ def check_storable(run: Run, model: nn.Module) -> None:
             raise UserError(f"it cannot be stored and loaded again: {reason}") from None
     shape = blank_images(model, 2).shape
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    if not torch.allclose(model(images), again(images), rtol=1e-4, atol=1e-5):
+    if not torch.allclose(model(images), again(images), rtol=1e-4, atol=1e-5, equal_nan=True):
         raise UserError(
             "its outputs differ after it is stored and loaded again; are all its arguments plain "
             "values, and all its weights in state_dict()?"

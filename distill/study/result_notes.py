@@ -8,6 +8,8 @@ from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import RunResult
 from distill.study.context import StudyContext
 from distill.study.lint import describe_data, lint_recipe
+from distill.study.schedule_lint import average_notes
+from distill.training.state import steps_per_epoch
 from distill.training.teacher import likelihood_note
 
 # What the budget of the analysis lowers: with a count, and where nothing is left.
@@ -31,15 +33,20 @@ def weight_notes(ctx: StudyContext, runs: list[Run]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def untrained_notes(untrained: dict[str, int]) -> list[str]:
-    """Return a note for each arm with runs at chance."""
+def untrained_notes(ctx: StudyContext, untrained: dict[str, int]) -> list[str]:
+    """Return a note for each arm with runs at chance, with the likely cause."""
     notes = []
     for name, count in untrained.items():
         verb = "is" if count == 1 else "are"
+        train = ctx.recipe.arm(name).train
+        remedy = "Lower train.lr or the weight of the loss, or clip gradients with train.clip_grad"
+        if any(average_notes(train, steps_per_epoch(ctx.splits, train))):
+            remedy = (
+                "The average of weights that is stored consists of initial weights: see train.ema"
+            )
         notes.append(
             f"{name}: {pluralize(count, 'run')} of this arm {verb} no better than chance on the "
-            "validation split, so training failed. Lower train.lr or the weight of the loss, or "
-            "clip gradients with train.clip_grad"
+            f"validation split, so training failed. {remedy}"
         )
     return notes
 
@@ -57,13 +64,13 @@ def likelihood_notes(runs: list[Run], predictions: dict[str, Predictions]) -> li
 
 def calibration_notes(results: list[RunResult]) -> list[str]:
     """Return a note on networks whose probabilities are used as they are."""
-    kept = [result for result in results if result.metrics["test"].fitted_temperature == 1]
-    if not kept:
+    unchanged = [result for result in results if result.metrics["test"].fitted_temperature == 1]
+    if not unchanged:
         return []
-    verb = "keeps" if len(kept) == 1 else "keep"
+    verb = "keeps" if len(unchanged) == 1 else "keep"
     return [
-        f"calibration: {len(kept)} of {pluralize(len(results), 'network')} {verb} T = 1, because "
-        "no other temperature is better by more than its error on the validation split"
+        f"calibration: {len(unchanged)} of {pluralize(len(results), 'network')} {verb} T = 1, "
+        "because no other temperature is better by more than its error on the validation split"
     ]
 
 

@@ -99,7 +99,7 @@ def collect(
         notes=[
             *study_notes(ctx),
             *weight_notes(ctx, runs),
-            *untrained_notes(untrained),
+            *untrained_notes(ctx, untrained),
             *likelihood_notes(runs, stored.predictions),
             *calibration_notes(run_results),
             *analysis_notes(ctx, plan),

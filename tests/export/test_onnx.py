@@ -36,7 +36,7 @@ def test_a_file_has_the_outputs_and_the_metadata_of_its_network(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     model = build("cifar_resnet8")
-    export_onnx(model, tmp_path / "x.onnx", 1.3, about_run("0123", ["a", "b"], 1.3))
+    export_onnx(model, tmp_path / "x.onnx", 1.3, about_run("0123", ["a", "b"], 1.3, 0.9))
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
     pixels = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     logits, probabilities = session.run(None, {"pixels": pixels.numpy()})

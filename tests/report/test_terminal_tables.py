@@ -6,7 +6,7 @@ from helpers.results import make_comparison, make_results, runs_of
 from rich.console import Console
 
 from distill.report import tables
-from distill.report.terminal_tables import metrics_table, terminal_tables
+from distill.report.terminal_tables import evaluation_tables, terminal_tables
 
 
 def text_of(table) -> str:
@@ -37,8 +37,25 @@ def test_with_one_seed_the_interval_is_over_test_images():
 
 
 def test_metrics_of_networks_are_listed_by_name():
-    text = text_of(metrics_table({"net": {"top1": 0.5, "count": 7, "top5": None}}))
+    good = {"images": 3, "recall": 1.0, "precision": 0.75, "confused_with": None}
+    poor = {"images": 4, "recall": 0.25, "precision": None, "confused_with": "good"}
+    none = {"images": 0, "recall": None, "precision": 0.0, "confused_with": None}
+    classes = {"good": good, "none": none, "poor": poor}
+    found = {"net": {"top1": 0.5, "count": 7, "top5": None, "classes": classes}}
+    metrics, by_class = evaluation_tables(found)
+    text = text_of(metrics)
     assert "0.5000" in text
     assert "7" in text
     assert tables.NO_VALUE in text
-    assert metrics_table({}).row_count == 0
+    rows = [
+        line.split()[1] for line in text_of(by_class).splitlines() if " 0." in line or "1.0" in line
+    ]
+    assert rows == ["poor", "good", "none"]
+    assert evaluation_tables({}) == []
+
+
+def test_predictions_of_images_without_labels_are_listed():
+    row = {"image": "a.png", "classes": [["cat", 0.75], ["dog", 0.2]]}
+    (table,) = evaluation_tables({"net": {"predictions": [row]}})
+    assert "a.png" in text_of(table)
+    assert "cat 75.0%, dog 20.0%" in text_of(table)

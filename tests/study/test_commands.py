@@ -106,6 +106,8 @@ def test_a_run_evaluated_again_has_the_stored_metrics(finished, out):
     for split in ("test", "validation"):
         words = ["evaluate", run["id"], "--data", "digits", "--split", split, "--json"]
         (metrics,) = json.loads(command(finished[0], *words).out).values()
+        classes = metrics.pop("classes")
+        assert sum(row["images"] for row in classes.values()) == metrics["count"]
         expected = {name: run["metrics"][split][name] for name in metrics}
         assert metrics == pytest.approx(expected, rel=1e-6)
     table = command(finished[0], "evaluate", "tiny:hard", "--data", "digits").out
