@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
@@ -279,6 +280,19 @@ def blank_images(model: nn.Module, count: int = 1) -> Tensor:
     """Return zeros ``[count, C, H, W]`` of the network's input size, on the network's device."""
     device = next(model.parameters()).device
     return torch.zeros(count, *model.pretrained_cfg["input_size"], device=device)
+
+
+def is_known_here(name: str) -> bool:
+    """Return whether a network can be built on this machine without its weights and offline.
+
+    The description of a network of the Hugging Face Hub is a file that may not be downloaded yet.
+    """
+    prefix, _, repository = name.partition(":")
+    if prefix != "hf-hub":
+        return True
+    repository, _, revision = repository.partition("@")
+    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return isinstance(found, str)
 
 
 def parameter_count(model: nn.Module) -> int:

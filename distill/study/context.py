@@ -94,6 +94,9 @@ class StudyContext:
             checkpoint=arm.checkpoint if self.has_weights else None,
             frozen=arm.frozen,
         )
+        if spec.pretrained and arm.name not in self.build_notes:
+            # A download, or the attempts of one without a connection, may take a minute.
+            self.progress.log(f"{arm.name}: loading the pretrained weights of {arm.model}")
         notes: list[str] = []
         model = build_model(spec, seed or 0, notes)
         self.build_notes[arm.name] = [f"{arm.name}: {note}" for note in notes]

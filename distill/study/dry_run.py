@@ -10,7 +10,7 @@ from distill.data.splits import load_splits
 from distill.devices.accelerator import make_accelerator
 from distill.evaluation.analyse import AnalysisContext, stored_analyses
 from distill.evaluation.analysis_budget import TRAINING_PASSES, plan_analysis
-from distill.models.factory import blank_images, largest_pretrained_side
+from distill.models.factory import blank_images, is_known_here, largest_pretrained_side
 from distill.recipe.schema import Arm, Recipe
 from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
@@ -58,8 +58,13 @@ def dry_run(recipe: Recipe, out: str | Path = "runs") -> dict[str, Any]:
     to_train = list({run.id: run for run in runs if run.id in to_train_ids}.values())
     timer = ForwardTimer(ctx)
     cohorts = _plan_cohorts(ctx, to_train, timer)
+    unknown = _unknown_arms(recipe)
     return {
         "notes": [
+            *(
+                f"{name}: its network is not on this machine, so its cost is unknown and left out"
+                for name in unknown
+            ),
             *describe_data(ctx.splits),
             *lint_recipe(recipe, ctx.splits),
             *(f"{damage}: the run will be trained again" for damage in damaged.values()),
@@ -93,7 +98,9 @@ def _plan_cohorts(
     ctx: StudyContext, to_train: list[Run], timer: "ForwardTimer"
 ) -> list[dict[str, Any]]:
     """Return the cohorts in the order in which they train, with their cost."""
-    sizes = preflight(ctx, to_train)
+    unknown = _unknown_arms(ctx.recipe)
+    known = [run for run in to_train if not unknown & {run.arm.name, *run.arm.teachers}]
+    sizes = dict.fromkeys((run.arm.name for run in to_train), 0) | preflight(ctx, known)
     memory = available_memory(ctx)
     cohorts = []
     for generation in sorted({run.generation for run in to_train}):
@@ -130,6 +137,11 @@ def _describe_cohort(ctx: StudyContext, cohort: list[Run], timer: "ForwardTimer"
     }
 
 
+def _unknown_arms(recipe: Recipe) -> set[str]:
+    """Return the names of arms whose network cannot be built without a download."""
+    return {arm.name for arm in recipe.arms if not is_known_here(arm.model)}
+
+
 class ForwardTimer:
     """Times forward passes, once for each kind of network."""
 
@@ -139,6 +151,8 @@ class ForwardTimer:
 
     def seconds_per_image(self, arm: Arm) -> float:
         """Return the seconds that a forward pass of the arm's network takes for one image."""
+        if not is_known_here(arm.model):
+            return 0.0
         input_size = arm.input_size or self.ctx.view_shape(arm)
         key = str((arm.model, arm.model_args, input_size))
         if key not in self.known:
