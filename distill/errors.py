@@ -63,6 +63,9 @@ def pluralize(count: int, noun: str) -> str:
 def closest(word: Any, known: Iterable[str]) -> str | None:
     """Return the known word with the most similar spelling, or None if no word is similar."""
     names = [str(name) for name in known]
+    for name in names:
+        if name.lower() == str(word).lower():
+            return name
     matches = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return matches[0] if matches else None
 

@@ -89,19 +89,21 @@ class Location:
     @cached_property
     def folders(self) -> list[str]:
         """Return the names of the folders directly in this one, sorted, without ignored ones."""
-        if self.archive is None:
-            names = {entry.name for entry in _scan(self.path) if entry.is_dir()}
-        else:
-            names = self.archive.tree[self.inside].folders
-        return sorted(name for name in names if not is_ignored(name))
+        return [name for name, is_folder in self._entries if is_folder and not is_ignored(name)]
 
     @cached_property
     def names(self) -> list[str]:
         """Return the names of all files and folders directly in this one, sorted."""
+        return [name for name, _ in self._entries]
+
+    @cached_property
+    def _entries(self) -> list[tuple[str, bool]]:
+        """Return the name of everything directly in this folder, and whether it is a folder."""
         if self.archive is None:
-            return sorted(entry.name for entry in _scan(self.path))
+            return sorted((entry.name, entry.is_dir()) for entry in _scan(self.path))
         folder = self.archive.tree[self.inside]
-        return sorted([*folder.files, *folder.folders])
+        names = {**dict.fromkeys(folder.files, False), **dict.fromkeys(folder.folders, True)}
+        return sorted(names.items())
 
     def paths(self) -> Iterator[str]:
         """Yield the relative paths of all files, without those in hidden or system folders."""

@@ -4,8 +4,10 @@ timm opens the data sets of torchvision and TensorFlow, and streams those of Hug
 WebDataset.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
+from distill.data.class_folders import dataset_of_files
 from distill.data.content_index import StoredContent
 from distill.data.decoding import SMALL_IMAGE_SIDE, ImageFormat, open_image, used_bits
 from distill.data.image_dataset import ImageDataset, ImageReader
+from distill.data.stored_files import Location, stored_file
 from distill.data.workers import unwrap
 from distill.errors import UserError
 from distill.recipe.schema import Data
@@ -122,6 +126,11 @@ def _from_torchvision(dataset: Any, data: Data) -> ImageDataset:
         is_grey = array.ndim == 3
         pixels = array[:, None] if is_grey else array.permute(0, 3, 1, 2).contiguous()
         return ImageDataset.from_pixels(pixels, labels, data.source)
+    paths = _image_paths(dataset, len(labels))
+    if paths is not None:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        files = [stored_file(root, str(path.relative_to(root))) for path in paths]
+        return dataset_of_files(files, labels, Location(root))
     return ImageDataset(
         labels,
         name=lambda i: f"{data.source} {i}",
@@ -130,6 +139,21 @@ def _from_torchvision(dataset: Any, data: Data) -> ImageDataset:
             files=_decoded_content(lambda i: dataset[i][0], len(labels), data.source),
         ),
     )
+
+
+def _image_paths(dataset: Any, count: int) -> list[Path] | None:
+    """Return the image files of a data set of torchvision, or None if it has other images.
+
+    Its classes keep the files under different names, some of them with the labels.
+    """
+    for attribute in ("samples", "_samples", "imgs", "_image_files", "_images"):
+        values = getattr(dataset, attribute, None)
+        if not isinstance(values, list) or len(values) != count:
+            continue
+        paths = [value[0] if isinstance(value, tuple) else value for value in values]
+        if all(isinstance(path, str | Path) and os.path.isfile(path) for path in paths):
+            return [Path(path).resolve() for path in paths]
+    return None
 
 
 def _from_reader(reader: Any, source: str) -> ImageDataset:

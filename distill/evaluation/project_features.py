@@ -28,7 +28,8 @@ from distill.evaluation.geometry import project, template_plane, within_between
 from distill.evaluation.predict import features_and_logits
 from distill.evaluation.snapshots import models_over_training
 from distill.losses import LOSSES
-from distill.models.factory import largest_pretrained_side
+from distill.models.class_names import stored_names
+from distill.models.factory import largest_pretrained_side, load_run_model
 from distill.models.hooks import templates
 from distill.recipe.load import load
 from distill.recipe.schema import Analysis, Augment
@@ -79,8 +80,26 @@ def feature_plot_of_runs(
         }
     )
     splits = load_splits(recipe.data, largest_pretrained_side(recipe.arms))
+    _check_classes(store, ids, splits)
     titles = dict(zip(ids, arms, strict=True))
     return make_feature_plot(titles, splits, store, settings, torch.device("cpu"), kinds)
+
+
+def _check_classes(store: RunStore, ids: list[str], splits: Splits) -> None:
+    """Refuse runs whose classes are not those of the images, as after a change of the data.
+
+    Raises:
+        UserError: with the names of both.
+    """
+    for run_id in ids:
+        config = load_run_model(store.folder(run_id)).pretrained_cfg
+        names = stored_names(config) or splits.class_names
+        if names != splits.class_names:
+            raise UserError(
+                f"run {run_id} was trained for the classes {', '.join(names[:10])}, but the images "
+                f"now have {', '.join(splits.class_names[:10])}; `distill run` of the recipe "
+                "trains it again"
+            )
 
 
 def _study_of(store: RunStore, ids: list[str]) -> tuple[Path, list[str]]:

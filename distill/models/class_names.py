@@ -46,6 +46,12 @@ def match_classes(
         UserError: if the network lacks a class of the images, or if both have other numbers of
             classes and no names.
     """
+    if network_names and len(network_names) != num_outputs:
+        raise UserError(
+            f"the network has {num_outputs} outputs, but its configuration names "
+            f"{len(network_names)} classes: {_listed(network_names)}; correct label_names in its "
+            "config.json"
+        )
     one_side_has_names = bool(network_names) and are_numbers(network_names) != are_numbers(
         image_names
     )
@@ -115,6 +121,9 @@ def names_of_outputs(
         return None
     info = ImageNetInfo(subset)
     identifiers = info.label_names()
+    # The networks of TF-slim have a background class beside those of ImageNet.
+    if len(identifiers) != model.num_classes:
+        return None
     wanted = {standard_form(name) for name in image_names or ()}
     if wanted and not wanted <= set(identifiers):
         for detailed in (False, True):
@@ -128,9 +137,18 @@ def names_of_outputs(
 
 
 def stored_names(config: dict[str, Any]) -> list[str] | None:
-    """Return the names of the classes in a network's `pretrained_cfg`; None without names."""
-    names = config.get("label_names")
-    return [str(name) for name in names] if names else None
+    """Return the names of the classes in a network's configuration; None without names.
+
+    They are a list, or a mapping from numbers to names (transformers call it `id2label`).
+    """
+    names = config.get("label_names") or config.get("id2label")
+    if not names:
+        return None
+    if isinstance(names, dict):
+        numbers = sorted(names, key=lambda key: (not str(key).isdecimal(), str(key).zfill(9)))
+        is_by_number = all(str(key).isdecimal() for key in numbers)
+        names = [names[key] for key in numbers] if is_by_number else list(names)
+    return [str(name) for name in names]
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -109,6 +109,9 @@ def _build_from_checkpoint(spec: ModelSpec, seed: int, notes: list[str]) -> nn.M
     weights = read_weights(spec.checkpoint)
     if weights.note:
         notes.append(weights.note)
+    architecture = stored_config.get("architecture")
+    if architecture and architecture != spec.name.split(".")[0]:
+        notes.append(f"the config.json beside its weights is that of {architecture}")
     names = (stored_names(stored_config), spec.names)
     notes += fit_weights(model, weights.state, str(weights.path), names, frozen=spec.frozen)
     # Loaded weights need the normalisation that they were trained with.
@@ -171,6 +174,8 @@ def _create(
     # timm, the Hugging Face Hub and the networks' own checks raise exceptions of any type. Here
     # the recipe is the cause of all of them.
     except Exception as error:
+        if isinstance(error, AttributeError) and "'NoneType'" in str(error):
+            raise UserError(f"model '{spec.name}': its function returns no network") from None
         shape = "×".join(str(length) for length in spec.input_shape)
         raise UserError(
             f"cannot build the model '{spec.name}' with "
@@ -195,7 +200,7 @@ def _download_message(name: str, error: Exception) -> str:
     """Return the message if weights cannot be downloaded, with a way that works without a net."""
     reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"
     config = None if ":" in name else _weights_config(name)
-    hub_id = name.removeprefix("hf-hub:") if ":" in name else getattr(config, "hf_hub_id", None)
+    hub_id = name.partition(":")[2] if ":" in name else getattr(config, "hf_hub_id", None)
     page = (
         f"https://huggingface.co/{hub_id}" if hub_id else getattr(config, "url", "") or "its page"
     )
@@ -353,7 +358,14 @@ def _stored_config(checkpoint: str | None) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return dict(json.loads(file.read_text("utf-8")).get("pretrained_cfg", {}))
+        whole = json.loads(file.read_text("utf-8"))
+        # timm writes the names of classes beside `pretrained_cfg`, and transformers have only that.
+        names = {key: whole[key] for key in ("label_names", "id2label") if key in whole}
+        return {
+            "architecture": whole.get("architecture"),
+            **names,
+            **whole.get("pretrained_cfg", {}),
+        }
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} is not a valid model configuration: {error}") from None
 

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.models.heads import find_last_layer
+from distill.models.heads import find_last_layer, last_linear
+
+# What timm needs to store a network.
+NEEDED_ATTRIBUTES = ("num_classes", "num_features", "pretrained_cfg")
 
 
 def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
@@ -22,7 +25,7 @@ def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
     Raises:
         UserError: if its output is not a tensor of logits ``[B, K]``.
     """
-    is_complete = all(hasattr(model, attribute) for attribute in ("num_classes", "pretrained_cfg"))
+    is_complete = all(hasattr(model, name) for name in NEEDED_ATTRIBUTES)
     if is_complete and (hasattr(model, "get_classifier") or hasattr(model, "last_layer_name")):
         return
     images = torch.zeros(2, *config["input_size"])
@@ -32,6 +35,9 @@ def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
     if not getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = {"num_classes": model.num_classes, **config}
     find_last_layer(model, images)
+    if not hasattr(model, "num_features"):
+        layer = last_linear(model)
+        model.num_features = layer.weight.shape[1] if layer is not None else model.num_classes
 
 
 def check_logits(output: Any, num_classes: int | None = None) -> Tensor:

@@ -47,7 +47,11 @@ def fit_weights(
     head = _head_tensors(model)
     body = {name: tensor for name, tensor in expected.items() if name not in head}
     notes: list[str] = []
-    fitted = _rename(model, strip_prefix(state, body), body, notes)
+    stripped, prefix = strip_prefix(state, body, origin)
+    if prefix:
+        notes.append(f"the weights are those of {origin} whose names begin with '{prefix}'")
+    fitted = _rename(model, stripped, body, notes)
+    _find_head(fitted, expected, head, notes)
     # Old files of PyTorch have no counters of batch-norm steps.
     for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):
@@ -76,6 +80,32 @@ def fit_weights(
     if is_new_head and not isinstance(last_linear(model), CosineHead):
         start_small(model)
     return notes
+
+
+def _find_head(fitted: State, expected: State, head: list[str], notes: list[str]) -> None:
+    """Give the last layer its name if the file has it under another one, in place.
+
+    It is the only layer among the tensors that are left over whose weight has the same number of
+    features, and which has a bias as the network's last layer has.
+    """
+    if not head or all(name in fitted for name in head):
+        return
+    endings = [f".{name.rpartition('.')[2]}" for name in head]
+    features = expected[head[0]].flatten(1).shape[1]
+    left_over = [name for name in fitted if name not in expected]
+    layers = []
+    for name in left_over:
+        layer = name.removesuffix(endings[0])
+        parts = [layer + ending for ending in endings]
+        is_linear = name.endswith(endings[0]) and fitted[name].ndim >= 2
+        has_features = is_linear and fitted[name].flatten(1).shape[1] == features
+        if has_features and all(part in fitted for part in parts):
+            layers.append(parts)
+    if len(layers) == 1:
+        for name, found in zip(head, layers[0], strict=True):
+            tensor = fitted.pop(found)
+            fitted[name] = tensor.reshape(len(tensor), *expected[name].shape[1:])
+        notes.append(f"the last layer is taken from {layers[0][0]}")
 
 
 def _head_tensors(model: nn.Module) -> list[str]:

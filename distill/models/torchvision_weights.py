@@ -33,8 +33,11 @@ def convert_from_torchvision(state: State, model: nn.Module) -> tuple[State, str
         the tensors, and a sentence on their origin; nothing and an empty text if they are not
         those of a network of torchvision, or if the two networks do not compute the same.
     """
+    last = list(state.values())[-1] if state else torch.tensor(0)
+    if last.ndim == 0:
+        return {}, ""
     for name in _networks_with(state):
-        original = _create(name, len(list(state.values())[-1]))
+        original = _create(name, len(last))
         original.load_state_dict(state, strict=False)
         converted = _by_order(state, model)
         difference = _difference(original.eval(), model, converted) if converted else 1.0

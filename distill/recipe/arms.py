@@ -194,6 +194,8 @@ class ArmBuilder:
                 if arm.name == name:
                     return [arm]
         message = f"unknown teacher '{name}'; {suggest(name, self.teachers)}"
+        if name in _mapping_or_empty(self.document, "students"):
+            message = f"'{name}' is a student; only an arm under teachers can be a teacher"
         self.problems.add(key, "unknown_teacher", message)
         return []
 

@@ -40,4 +40,7 @@ def find_recipe(name: str) -> Path:
         raise UserError(
             f"there is no file {name} in {Path.cwd()}; `distill recipes` lists the included recipes"
         )
+    if path.is_dir():
+        recipes = sorted(entry.name for entry in path.glob("*.yaml"))
+        raise UserError(f"{name} is a folder; name a recipe in it: {', '.join(recipes) or 'none'}")
     return path

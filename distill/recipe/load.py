@@ -139,7 +139,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         reason = error.strerror or str(error)
     except UnicodeDecodeError as error:
-        reason = str(error)
+        reason = f"it is not UTF-8 ({error}); save it as UTF-8"
     raise UserError(f"cannot read the recipe {path}: {reason}")
 
 

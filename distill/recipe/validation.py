@@ -121,6 +121,11 @@ def _describe(
         if new is not None:
             return "renamed_key", renamed_key_message(name, new, error["input"])
         known = owner.model_fields if owner else ()
+        for section, field in getattr(owner, "model_fields", {}).items():
+            inner = field.annotation
+            is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
+            if is_section and name in inner.model_fields:
+                return "unknown_key", f"unknown key; did you mean {section}.{name}?"
         return "unknown_key", f"unknown key; {suggest(name, known)}"
     if is_recipe_error(error):
         return error["type"], error["msg"]

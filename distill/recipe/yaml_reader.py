@@ -49,6 +49,8 @@ def read_yaml(text: str, problems: Problems) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
         reason = getattr(error, "problem", None) or "it cannot be read"
+        if "escape sequence" in str(error) or "escape character" in str(error):
+            reason += " (in double quotes, a backslash begins a code; use single quotes, or /)"
         raise _invalid(problems, line, f"not valid YAML: {reason}") from None
     except (RecursionError, ValueError, KeyError, AttributeError, TypeError) as error:
         # PyYAML raises these for a tag that does not fit its value, as in "!!int [1]".
@@ -159,7 +161,7 @@ def override(document: dict[str, Any], assignments: Iterable[str], problems: Pro
     """
     for assignment in assignments:
         name, equals, value_text = assignment.partition("=")
-        path = tuple(name.split("."))
+        path = tuple(part.strip() for part in name.split("."))
         if not equals or not all(path):
             raise UserError(
                 f"'{assignment}' is not an override; write KEY=VALUE, as in train.epochs=3"

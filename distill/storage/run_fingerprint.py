@@ -12,7 +12,7 @@ from typing import Any
 from distill.errors import UserError
 from distill.losses import LOSSES
 from distill.models.factory import pretrained_size
-from distill.models.weight_files import weight_file_path
+from distill.models.weight_files import weight_file_paths
 from distill.recipe.loss_terms import loss_settings_model
 from distill.recipe.schema import NOT_IN_FINGERPRINT, Arm, Recipe
 from distill.storage.files import file_digest
@@ -168,11 +168,11 @@ def _checkpoint_digests(arm: Arm) -> list[str] | None:
     if not arm.checkpoint and kind != "local-dir":
         return None
     try:
-        weights = weight_file_path(arm.checkpoint or folder)
+        weights = weight_file_paths(arm.checkpoint or folder)
     except UserError as error:
         raise UserError(f"{arm.name}: {error}") from None
-    config = weights.parent / "config.json"
-    return [file_digest(file) for file in (weights, config) if file.is_file()]
+    config = weights[0].parent / "config.json"
+    return [file_digest(file) for file in (*weights, config) if file.is_file()]
 
 
 def _code_settings(arm: Arm) -> dict[str, str]:

@@ -34,10 +34,20 @@ def check_storable(run: Run, model: nn.Module) -> None:
                 # A full temporary folder says nothing about the network.
                 return
             reason = str(error).replace(folder, "its folder")
+            if "share memory" in reason:
+                reason = "two of its weights share memory; give each of them its own"
+            if "contiguous" in reason:
+                reason = "a weight is not contiguous in memory; make it so with .contiguous()"
             raise UserError(f"it cannot be stored and loaded again: {reason}") from None
     shape = blank_images(model, 2).shape
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    if not torch.allclose(model(images), again(images), rtol=1e-4, atol=1e-5, equal_nan=True):
+    before = images.clone()
+    expected = model(images)
+    if not torch.equal(images, before):
+        raise UserError(
+            "it changes its input in place, which other networks see too; copy it first"
+        )
+    if not torch.allclose(expected, again(images), rtol=1e-4, atol=1e-5, equal_nan=True):
         raise UserError(
             "its outputs differ after it is stored and loaded again; are all its arguments plain "
             "values, and all its weights in state_dict()?"

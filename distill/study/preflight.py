@@ -166,6 +166,11 @@ def _outputs_for(arm: Arm, model: nn.Module, images: Tensor, num_classes: int) -
     try:
         with capture_outputs(model, required_outputs(arm.loss or {})) as captured:
             logits = check_logits(model(images), num_classes)
+            if _are_probabilities(logits):
+                raise UserError(
+                    f"model {arm.model} gives probabilities instead of logits; leave out its "
+                    "softmax, which the losses apply themselves"
+                )
         return Outputs(logits, **captured)
     except (RuntimeError, AssertionError, ValueError) as error:
         if len(images) == 1 and ONE_IMAGE_ERROR in str(error):
@@ -180,6 +185,12 @@ def _outputs_for(arm: Arm, model: nn.Module, images: Tensor, num_classes: int) -
         ) from None
     except UserError as error:
         raise UserError(f"{arm.name}: {error}") from None
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    """Return whether outputs are positive and sum to 1, as those of a softmax."""
+    sums = logits.detach().sum(1)
+    return bool((logits > 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _check_views(ctx: StudyContext, arm: Arm) -> None:

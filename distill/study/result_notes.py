@@ -6,6 +6,7 @@ from distill.errors import pluralize
 from distill.evaluation.analysis_budget import AnalysisPlan
 from distill.storage.run_fingerprint import Run
 from distill.storage.study_results import RunResult
+from distill.storage.versions import versions
 from distill.study.context import StudyContext
 from distill.study.lint import describe_data, lint_recipe
 from distill.study.schedule_lint import average_notes
@@ -19,6 +20,9 @@ LOWERED = {
     "num_attacked": ("{} of {} attacked images", "no attacks"),
 }
 
+# Libraries whose versions can change what the same settings lead to.
+SHAPING_LIBRARIES = ("distill", "timm", "torch")
+
 Predictions = dict[str, Tensor]  # ``SPLIT.logits [N, K]`` and ``SPLIT.labels [N]``
 
 
@@ -31,6 +35,28 @@ def weight_notes(ctx: StudyContext, runs: list[Run]) -> list[str]:
     """Return what was noted about the weights that networks started from, each sentence once."""
     notes = [note for run in runs for note in ctx.store.record(run.id).get("notes", [])]
     return list(dict.fromkeys(notes))
+
+
+def version_notes(ctx: StudyContext, runs: list[Run]) -> list[str]:
+    """Return a note if runs were made with other versions of the libraries that shape weights."""
+    current = versions()
+    others: dict[str, int] = {}
+    for run_id in dict.fromkeys(run.id for run in runs):
+        stored = ctx.store.record(run_id)["versions"]
+        changed = [
+            f"{name} {stored[name]}"
+            for name in SHAPING_LIBRARIES
+            if name in stored and stored[name] != current[name]
+        ]
+        if changed:
+            text = ", ".join(changed)
+            others[text] = others.get(text, 0) + 1
+    now = ", ".join(f"{name} {current[name]}" for name in SHAPING_LIBRARIES)
+    return [
+        f"{pluralize(count, 'run')} of this study {'was' if count == 1 else 'were'} made with "
+        f"{text}, and not with those of today ({now}); delete their folders to train them again"
+        for text, count in others.items()
+    ]
 
 
 def untrained_notes(ctx: StudyContext, untrained: dict[str, int]) -> list[str]:

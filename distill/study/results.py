@@ -40,6 +40,7 @@ from distill.study.result_notes import (
     likelihood_notes,
     study_notes,
     untrained_notes,
+    version_notes,
     weight_notes,
 )
 from distill.training.teacher import at_chance
@@ -99,6 +100,7 @@ def collect(
         notes=[
             *study_notes(ctx),
             *weight_notes(ctx, runs),
+            *version_notes(ctx, runs),
             *untrained_notes(ctx, untrained),
             *likelihood_notes(runs, stored.predictions),
             *calibration_notes(run_results),

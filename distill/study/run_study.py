@@ -17,7 +17,7 @@ from distill.recipe.schema import Recipe
 from distill.storage.files import clean_stale_temp_files
 from distill.storage.run_fingerprint import Run, plan_runs
 from distill.storage.run_store import RunStore
-from distill.storage.study_results import StudyResults
+from distill.storage.study_results import StudyResults, read_results
 from distill.study.context import StudyContext, study_precision
 from distill.study.finish_study import finish_study
 from distill.study.plan import ancestor_ids, damaged_runs, missing_runs
@@ -107,6 +107,7 @@ def _run(ctx: StudyContext) -> StudyResults | None:
         _clean_up(ctx, runs)
     ctx.processes.wait()
 
+    _note_another_study(ctx)
     missing = missing_runs(ctx, runs)
     sizes = preflight(ctx, missing)
     weight_notes = [note for of_arm in ctx.build_notes.values() for note in of_arm]
@@ -131,6 +132,20 @@ def _run(ctx: StudyContext) -> StudyResults | None:
             return None
     with _only_writer(ctx) as is_only_writer:
         return finish_study(ctx, runs, notes) if is_only_writer else None
+
+
+def _note_another_study(ctx: StudyContext) -> None:
+    """Say if the folder has the results of another recipe of the same name."""
+    try:
+        stored = read_results(ctx.store.root / ctx.recipe.name)
+    except UserError:
+        return
+    arms = {run.arm for run in stored.runs}
+    if not arms & {arm.name for arm in ctx.recipe.arms}:
+        ctx.progress.log(
+            f"the results of another recipe named '{ctx.recipe.name}' will be replaced "
+            f"({', '.join(sorted(arms)[:3])}); its runs stay stored. Use another --out to keep both"
+        )
 
 
 def _clean_up(ctx: StudyContext, runs: list[Run]) -> None:

@@ -185,6 +185,8 @@ def _evaluate_and_store(ctx: StudyContext, student: TrainState, train_ctx: Train
         train_ctx.device,
         dist=train_ctx.dist,
     )
+    # Every process checks, so that all of them know of the failure.
+    refuse_nan(student.run.display_name, predictions)
     if train_ctx.dist.is_main:
         store_run(
             ctx,
@@ -202,6 +204,7 @@ def store_frozen_network(ctx: StudyContext, run: Run) -> None:
         return
     model = ctx.build(run.arm, None).to(ctx.accelerator.device)
     predictions = predict_all(model, ctx.splits, run.arm.augment, ctx.accelerator.device)
+    refuse_nan(run.display_name, predictions)
     store_run(ctx, run, model, predictions, seconds=0.0, history=[])
 
 
@@ -214,12 +217,7 @@ def store_run(
     seconds: float,
     history: list[dict[str, Any]],
 ) -> None:
-    """Store a finished run with its predictions, its calibration temperature and its model card.
-
-    Raises:
-        UserError: if the network's outputs are not numbers.
-    """
-    refuse_nan(run.display_name, predictions)
+    """Store a finished run with its predictions, its calibration temperature and its model card."""
     record = {
         "model": run.arm.model,
         "parameters": parameter_count(model),

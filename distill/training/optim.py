@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from distill.errors import UserError, suggest
 from distill.recipe.schema import Train
 
+# timm's schedules that depend on the step alone.
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "none")
+
 
 def make_optimizer(
     model: nn.Module, train: Train, name_of_run: str, loss_modules: nn.Module | None = None
@@ -28,6 +31,11 @@ def make_optimizer(
         UserError: if timm has no such optimizer or argument.
     """
     name, arguments = _name_and_arguments(train.optimizer, "sgd")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"{name_of_run}: no weight of the network takes a gradient, so there is nothing to "
+            "train; set requires_grad, or use it as a frozen teacher"
+        )
     try:
         if _has_fused_form(name) and not {"foreach", "differentiable"} & arguments.keys():
             # A fused optimizer updates all weights in one pass. On a CPU, that makes SGD twice and
@@ -68,7 +76,8 @@ def make_scheduler(
             **arguments,
         )
     except Exception as error:
-        raise UserError(f"{name_of_run}: train.schedule '{name}': {error}") from None
+        hint = f"; {suggest(name, SCHEDULES)}" if "nknown" in str(error) else ""
+        raise UserError(f"{name_of_run}: train.schedule '{name}': {error}{hint}") from None
     return scheduler
 
 

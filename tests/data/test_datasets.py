@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.photos import CLASSES, classes_by_brightness, read_pixels, write_photos, write_shard
 from helpers.recipes import TINY, make_recipe, merge
+from PIL import Image
 
 from distill.data.datasets import DATASETS, find_source
 from distill.data.image_dataset import ImageDataset
@@ -189,3 +190,30 @@ def test_classes_of_a_split_are_matched_by_name():
             match_classes(dataset(0, 1), names, train, class_names, "test split")
     with pytest.raises(UserError, match="'2'"):
         match_classes(dataset(0, 2), None, dataset(0, 1), None, "test split")
+
+
+def test_files_of_a_data_set_of_torchvision_are_its_identity(tmp_path, monkeypatch):
+    """Flowers102 keeps its files in `_image_files`, and ImageFolder with labels in `samples`."""
+    photos = write_photos(tmp_path / "photos")
+    paths = sorted(photos.rglob("*.png"))
+    labels = [CLASSES.index(path.parent.name) for path in paths]
+
+    class Flowers(list):
+        _image_files = paths
+        classes = CLASSES
+
+    flowers = Flowers((Image.open(path), label) for path, label in zip(paths, labels, strict=True))
+    monkeypatch.setattr(
+        "distill.data.timm_datasets.create_dataset", lambda *_args, **_settings: flowers
+    )
+
+    def load():
+        return load_splits(Data(source="torch/flowers", test=0.3))
+
+    before = load()
+    assert torch.equal(classes_by_brightness(before.train), before.train.labels)
+    assert load().digest == before.digest
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(paths[7].read_bytes())
+    paths[7].write_bytes(content)
+    assert load().digest != before.digest

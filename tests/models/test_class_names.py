@@ -7,7 +7,7 @@ import timm
 from timm.data import ImageNetInfo
 
 from distill.errors import UserError
-from distill.models.class_names import match_classes, names_of_outputs
+from distill.models.class_names import match_classes, names_of_outputs, stored_names
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,23 @@ def test_a_network_for_own_classes_has_the_names_that_are_stored_with_it():
     assert names_of_outputs(model) is None
     model.pretrained_cfg = dict(model.pretrained_cfg) | {"label_names": ["a", "b", "c"]}
     assert names_of_outputs(model) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"label_names": ["b", "a"]}, ["b", "a"]),
+        ({"label_names": {"1": "a", "0": "b", "10": "c"}}, ["b", "a", "c"]),
+        ({"id2label": {0: "b", 1: "a"}}, ["b", "a"]),
+        ({"label_names": {"n1": "an ant", "n2": "a bee"}}, ["n1", "n2"]),
+        ({"label_names": None}, None),
+        ({}, None),
+    ],
+)
+def test_names_are_read_in_every_form(config, names):
+    assert stored_names(config) == names
+
+
+def test_a_name_in_another_case_is_suggested():
+    with pytest.raises(UserError, match=r"did you mean 'Ant'"):
+        match_classes(["Ant", "Bee", "Cat"], 3, ["ant", "Bee", "Cat"])

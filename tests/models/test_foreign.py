@@ -34,6 +34,7 @@ def test_the_last_layer_is_the_one_that_makes_the_logits():
     describe_foreign(model, CONFIG)
     assert model.num_classes == 4
     assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert model.num_features == 80
     assert last_linear(model) is model.head
     assert last_linear_name(model) == "head"
     assert templates(model).shape == (4, 80)

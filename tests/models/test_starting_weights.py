@@ -1,5 +1,7 @@
 """Networks start from weights of any form; classes go by name, other heads start with zeros."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -120,10 +122,59 @@ def test_weights_of_another_network_are_refused_with_counts(tmp_path):
     weights = stored(tmp_path)
     with pytest.raises(UserError, match=r"does not fit.* 0 fit, \d+ are missing"):
         build("mlp_16", num_classes=3, checkpoint=str(tmp_path))
-    renamed = {f"my.wrapper.{name}": tensor for name, tensor in weights.items()}
-    torch.save(renamed, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"begin with 'my\.wrapper\.'"):
+    without_first = dict(list(weights.items())[1:])
+    torch.save(without_first, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r" fit, 1 are missing"):
         network(checkpoint=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("head", ["classifier", "head.fc", "out.linear"])
+def test_a_last_layer_under_another_name_is_found(tmp_path, head):
+    """As in a module of one's own around a backbone, or in files of other libraries."""
+    weights = stored(tmp_path)
+    renamed = {
+        name.replace("head.", f"{head}.") if name.startswith("head.") else f"backbone.{name}": value
+        for name, value in weights.items()
+    }
+    torch.save({"state_dict": renamed}, tmp_path / "w.ckpt")
+    model, notes = network(checkpoint=str(tmp_path / "w.ckpt"), frozen=True)
+    assert torch.equal(model.head.weight, weights["head.weight"])
+    assert any(f"{head}.weight" in note for note in notes)
+    assert any("'backbone.'" in note for note in notes)
+
+
+@pytest.mark.parametrize("key", ["label_names", "id2label"])
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_names_of_classes_are_found_where_libraries_write_them(tmp_path, key, as_mapping):
+    """timm's `save_for_hf` writes them beside `pretrained_cfg`."""
+    weights = stored(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["pretrained_cfg"]["label_names"]
+    names = ["cat", "ant", "bee"]
+    config[key] = {str(i): name for i, name in enumerate(names)} if as_mapping else names
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, notes = network(checkpoint=str(tmp_path), frozen=True)
+    assert torch.equal(model.head.weight, weights["head.weight"][[1, 2, 0]])
+    assert notes == []
+
+
+def test_more_names_than_outputs_are_refused(tmp_path):
+    stored(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["label_names"] = [*NAMES, "dog"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"3 outputs.* 4 classes"):
+        network(checkpoint=str(tmp_path), frozen=True)
+
+
+def test_a_configuration_of_another_network_is_noted(tmp_path):
+    weights = stored(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architecture"] = "resnet18"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, (note,) = network(checkpoint=str(tmp_path))
+    assert same_body(model, weights)
+    assert "resnet18" in note
 
 
 def test_tensors_that_are_left_over_are_noted(tmp_path):

@@ -1,16 +1,18 @@
 """Weights are found in files of any form, and no file runs code."""
 
 import argparse
+import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from distill.errors import UserError
-from distill.models.weight_files import read_weights, strip_prefix, weight_file_path
+from distill.models.weight_files import read_weights, strip_prefix, weight_file_paths
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 EXPECTED = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
@@ -50,29 +52,49 @@ def test_folders_and_safetensors(tmp_path):
     torch.save(STATE, tmp_path / "pytorch_model.bin")
     assert_state(read_weights(tmp_path).state)
     save_file({name: tensor * 1 for name, tensor in STATE.items()}, tmp_path / "model.safetensors")
-    assert weight_file_path(tmp_path).name == "model.safetensors"
+    assert [path.name for path in weight_file_paths(tmp_path)] == ["model.safetensors"]
     assert_state(read_weights(tmp_path).state)
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    [
-        "module.",
-        "_orig_mod.",
-        "model.",
-        "backbone.",
-        "module._orig_mod.",
-        "model.backbone.",
-        "net.",
-    ],
-)
+PREFIXES = "module. _orig_mod. model. timm_model. ema.module. module._orig_mod. my.own.wrapper."
+
+
+@pytest.mark.parametrize("prefix", PREFIXES.split())
 def test_prefixes_of_wrappers_are_removed(prefix):
     wrapped = {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
-    assert_state(strip_prefix(wrapped, EXPECTED))
-    others = wrapped | {"criterion.weight": torch.zeros(3)}
-    assert_state(strip_prefix(others, EXPECTED))
+    state, found = strip_prefix(wrapped, EXPECTED, "w.pth")
+    assert_state(state)
+    assert found == prefix
+    others, _ = strip_prefix(wrapped | {"criterion.weight": torch.zeros(3)}, EXPECTED, "w.pth")
+    assert others.keys() == {*STATE, "criterion.weight"}
     expected = {f"{prefix}{name}": tensor for name, tensor in EXPECTED.items()}
-    assert strip_prefix(wrapped, expected) == wrapped
+    assert strip_prefix(wrapped, expected, "w.pth") == (wrapped, "")
+    assert strip_prefix({"x": torch.zeros(9)}, EXPECTED, "w.pth")[1] == ""
+
+
+def run_command_in(message):
+    """Run the Python code of the command that a message tells people to run."""
+    line = next(line for line in message.splitlines() if "python -c" in line)
+    exec(line.partition('"')[2].rpartition('"')[0], {})
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_two_networks_in_a_file_are_refused_with_a_command_that_takes_one(tmp_path, ending):
+    teacher = {f"teacher.{name}": tensor for name, tensor in STATE.items()}
+    student = {f"student.{name}": tensor * 0 for name, tensor in STATE.items()}
+    path = tmp_path / f"w.{ending}"
+    if ending == "pth":
+        torch.save({"state_dict": teacher | student, "epoch": 3}, path)
+    else:
+        save_file(teacher | student, path)
+    with pytest.raises(UserError, match=r"teacher\., student\.|student\., teacher\.") as error:
+        strip_prefix(read_weights(path).state, EXPECTED, str(path))
+    message = str(error.value)
+    run_command_in(message)
+    found = read_weights(tmp_path / "w-weights.safetensors").state
+    chosen = message.partition("here ")[2].partition(".:")[0]
+    assert found.keys() == STATE.keys()
+    assert found["a.bias"].sum() == (2 if chosen == "teacher" else 0)
 
 
 class Hostile:
@@ -100,12 +122,34 @@ def test_hostile_files_run_no_code(tmp_path, save):
 
 def test_a_whole_module_is_refused_with_the_line_that_converts_it(tmp_path):
     torch.save(nn.Linear(3, 2), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"(?s)w\.pth.*save_file.*w\.safetensors") as error:
+    with pytest.raises(UserError, match=r"(?s)w\.pth.*w-weights\.safetensors") as error:
         read_weights(tmp_path / "w.pth")
-    line = next(line for line in str(error.value).splitlines() if "python -c" in line)
-    code = line.partition('"')[2].rpartition('"')[0]
-    exec(code, {})
-    assert read_weights(tmp_path / "w.safetensors").state.keys() == {"weight", "bias"}
+    run_command_in(str(error.value))
+    assert read_weights(tmp_path / "w-weights.safetensors").state.keys() == {"weight", "bias"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arrays_of_numpy_and_torchscript_are_refused_with_the_line_that_converts_them(tmp_path):
+    torch.save({"a.weight": np.ones((2, 3))}, tmp_path / "n.pth")
+    torch.jit.script(nn.Linear(3, 2)).save(tmp_path / "s.pt")
+    for name, keys in (("n.pth", {"a.weight"}), ("s.pt", {"weight", "bias"})):
+        with pytest.raises(UserError, match=name) as error:
+            read_weights(tmp_path / name)
+        run_command_in(str(error.value))
+        weights = tmp_path / f"{name[0]}-weights.safetensors"
+        assert read_weights(weights).state.keys() == keys
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path):
+    parts = {name: f"part-{i}.safetensors" for i, name in enumerate(STATE)}
+    for name, part in parts.items():
+        save_file({name: STATE[name] * 1}, tmp_path / part)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert_state(read_weights(tmp_path).state)
+    assert len(weight_file_paths(tmp_path)) == 3
+    (tmp_path / "part-1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"part-1\.safetensors"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +158,7 @@ def test_a_whole_module_is_refused_with_the_line_that_converts_it(tmp_path):
         ("w.pth", b"no pickle", r"w\.pth"),
         ("w.safetensors", b"x" * 50, r"w\.safetensors"),
         ("w.onnx", b"x", r"\.safetensors.*\.pth"),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid x", "git lfs pull"),
         ("none.pth", None, r"none\.pth does not exist"),
     ],
 )

@@ -194,3 +194,8 @@ def test_arms_may_be_named_by_numbers_and_by_words_that_were_booleans():
     """
     recipe = make_recipe(read_yaml(text, Problems("r.yaml")))
     assert [arm.teachers for arm in recipe.students] == [("1",), ("no",)]
+
+
+def test_a_student_cannot_be_a_teacher():
+    (problem,) = problems_of(merge(STUDY, {"students": {"distilled": {"teacher": "alone"}}}))
+    assert "'alone' is a student" in problem.message

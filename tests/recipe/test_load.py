@@ -219,3 +219,19 @@ def test_the_home_folder_and_included_names_are_known(tmp_path, monkeypatch):
     assert load_recipe("digits", "train.epochs=3").arms[0].train.epochs == 3
     with pytest.raises(UserError, match="'digits'"):
         load_recipe("digitz")
+
+
+def test_a_folder_of_recipes_and_other_encodings_have_a_next_step(tmp_path):
+    write_recipe(tmp_path / "mine.yaml", TINY)
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        load_recipe(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("# é".encode("latin-1"))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
+    (tmp_path / "windows.yaml").write_text('data: {source: folder, root: "C:\\Users\\me"}')
+    with pytest.raises(UserError, match="single quotes"):
+        load_recipe(tmp_path / "windows.yaml")
+
+
+def test_blanks_around_an_override_do_not_matter():
+    assert make_recipe(TINY, "train.epochs = 4").arms[0].train.epochs == 4

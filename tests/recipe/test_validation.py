@@ -48,6 +48,7 @@ WRONG = {
     "text for a count": (train(epochs="many"), "train.epochs", "int_type", "'many'"),
     "a fraction for a count": (train(epochs=2.5), "train.epochs", "int_type", "2.5"),
     "text for a mapping": (data(augment="flip"), "data.augment", "model_type", "'flip'"),
+    "a key of train at the top": ({"epochs": 4}, "epochs", "unknown_key", "train.epochs"),
     "a whole number as text": (train(epochs="1e2"), "train.epochs", "int_type", "write 100)"),
     "a whole number as a fraction": (train(epochs=100.0), "train.epochs", "int_type", "write 100)"),
     "a number that YAML reads as text": (train(lr="5e-4"), "train.lr", "float_type", "5.0e-4"),

@@ -1,5 +1,8 @@
 """What cannot work is found before anything is trained, and named by its arm."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 from helpers.fake_distributed import FakeDistributed
@@ -168,3 +171,69 @@ def test_networks_are_built_but_not_kept_or_changed(study_context):
     preflight(ctx, plan(ctx))
     assert torch.equal(torch.get_rng_state(), state)
     assert not ctx.store.models.exists()
+
+
+REGISTERED = """
+import torch
+from timm.models import register_model
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.head = nn.Linear(64 * in_chans, num_classes)
+
+    def forward(self, x):
+        {forward}
+
+
+@register_model
+def users_small_net(pretrained=False, num_classes=10, in_chans=1, **kwargs):
+    {build}
+"""
+
+BUILD = "return Net(num_classes, in_chans)"
+LOGITS = "return self.head(x.flatten(1))"
+
+
+@pytest.mark.parametrize(
+    ("forward", "build", "fact"),
+    [
+        (LOGITS, BUILD, None),
+        (f"x -= 0.5; {LOGITS}", BUILD, "changes its input"),
+        ("return self.head(x.flatten(1)).softmax(1)", BUILD, "softmax"),
+        ("return self.head(x.flatten(1)), x", BUILD, "a tuple of 2"),
+        ("return {'logits': self.head(x.flatten(1))}", BUILD, "a dictionary with logits"),
+        ("return self.head(x.flatten(1) + torch.rand(1))", BUILD, "differ after it is stored"),
+        (
+            LOGITS,
+            "net = Net(num_classes, in_chans); net.twin = net.head.weight; "
+            "net.other = nn.Linear(64, 10); net.other.weight = net.twin; return net",
+            "share memory",
+        ),
+        (LOGITS, "return Net(num_classes, in_chans).requires_grad_(False)", "nothing to train"),
+        (LOGITS, "return Net(5, in_chans)", "5 outputs for 10|for 5 classes|5 classes"),
+        (LOGITS, "pass", "returns no network"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_networks_of_users_are_tried_before_they_are_trained(
+    study_context, tmp_path, monkeypatch, forward, build, fact
+):
+    (tmp_path / "users_small.py").write_text(REGISTERED.format(forward=forward, build=build))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_small", raising=False)
+    importlib.import_module("users_small")
+    loss = {"cross_entropy": {}}
+    document = merge(TINY, {"students": {"mine": {"model": "users_small_net", "loss": loss}}})
+    ctx = study_context(document)
+    runs = [run for run in plan(ctx) if run.arm.name == "mine"]
+    try:
+        if fact is None:
+            assert preflight(ctx, runs).keys() == {"mine"}
+        else:
+            with pytest.raises(UserError, match=fact):
+                preflight(ctx, runs)
+    finally:
+        sys.modules.pop("users_small", None)
