@@ -188,9 +188,14 @@ def _open_part(path: Path, part: int) -> _Part:
                 return _open_tar(path, part, decompress)
         return _open_tar(path, part, None)
     except ARCHIVE_ERRORS as error:
-        message = f"data: cannot open {path}: {error or type(error).__name__}"
+        message = (
+            f"data: cannot open {path} ({error or type(error).__name__}): it is incomplete, "
+            "damaged, or no archive; download or write it again"
+        )
         if getattr(error, "errno", None) == errno.ENOSPC:
-            message += "; it is unpacked into TMPDIR, so set TMPDIR to a folder with more space"
+            message = (
+                f"data: no space to unpack {path}; set TMPDIR to a folder on a disk with more space"
+            )
         raise UserError(message) from None
 
 
@@ -252,8 +257,14 @@ def _index_tar(path: Path, part: int, file: IO[bytes]) -> tuple[dict[str, Stored
         files[name] = StoredFile(name, size, _file_stamp(status, offset), part, offset)
     for name, target in links.items():
         found = _follow(target, links)
+        below = [path for path in files if path.startswith(f"{found}/")]
         if found in files:
             files[name] = files[found]._replace(path=name)
+        elif below and not found.startswith(f"{name}/"):
+            # A link to a folder of the archive.
+            for path in below:
+                linked = name + path.removeprefix(found)
+                files[linked] = files[path]._replace(path=linked)
         else:
             problem = f"a link to {target}, which {path} does not have"
             files[name] = StoredFile(name, 0, _file_stamp(status, 0), part, problem=problem)

@@ -60,8 +60,9 @@ def refuse_unknown_classes(unknown: set[str], names: list[str], where: str) -> N
     """
     if unknown:
         first = min(unknown)
+        count = "1 class" if len(unknown) == 1 else f"{len(unknown):,} classes"
         raise UserError(
-            f"data: the {where} has {pluralize(len(unknown), 'class')} that the training split "
+            f"data: the {where} has {count} that the training split "
             f"(with {len(names)}) does not have, for example '{first}'; {suggest(first, names)}"
         )
 

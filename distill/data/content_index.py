@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # A part of the file's name: raise it when what is stored about a file changes.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 DIGEST_BYTES = 16
 FILES_AT_ONCE = 256
@@ -72,10 +72,22 @@ class FileFacts(NamedTuple):
     Attributes:
         digests: digest of each file's content, ``[N, 16]`` bytes.
         has_more: whether the file has further pages or frames after its first picture, ``[N]``.
+        sizes: width and height of each image as it is stored, ``[N, 2]``; 0 if it is no image.
     """
 
     digests: NDArray[np.uint8]
     has_more: NDArray[np.bool_]
+    sizes: NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, count: int) -> "FileFacts":
+        """Return facts of files that are still to be filled in."""
+        digests = np.zeros((count, DIGEST_BYTES), np.uint8)
+        return cls(digests, np.zeros(count, bool), np.zeros((count, 2), np.int32))
+
+    def select(self, chosen: NDArray[np.bool_]) -> "FileFacts":
+        """Return the facts of some of the files."""
+        return FileFacts(*(values[chosen] for values in self))
 
 
 class _Index(NamedTuple):
@@ -109,7 +121,7 @@ def read_facts(content: StoredContent, track: Track = untracked) -> FileFacts:
             _read_unknown(facts, unknown, content, track)
             latest_change = stamps[:, 1:3].max(axis=1)
             trusted = latest_change < started - TRUSTED_AFTER_SECONDS * 1e9
-            _save(path, _Index(names[trusted], stamps[trusted], _select(facts, trusted)), index)
+            _save(path, _Index(names[trusted], stamps[trusted], facts.select(trusted)), index)
     return facts
 
 
@@ -148,7 +160,7 @@ def _load(path: Path | None) -> _Index | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            facts = FileFacts(stored["digests"], stored["has_more"])
+            facts = FileFacts(*(stored[name] for name in FileFacts._fields))
             return _Index(stored["names"], stored["stamps"], facts)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
@@ -164,10 +176,7 @@ def _save(path: Path | None, new: _Index, old: _Index | None) -> None:
         new = _Index(
             np.concatenate([new.names, old.names[others]]),
             np.concatenate([new.stamps, old.stamps[others]]),
-            FileFacts(
-                np.concatenate([new.facts.digests, old.facts.digests[others]]),
-                np.concatenate([new.facts.has_more, old.facts.has_more[others]]),
-            ),
+            FileFacts(*map(np.concatenate, zip(new.facts, old.facts.select(others), strict=True))),
         )
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -183,20 +192,16 @@ def _known_facts(
 ) -> tuple[FileFacts, NDArray[np.int64]]:
     """Return facts with those that the index knows, and the numbers of all other files."""
     count = len(names)
-    facts = FileFacts(np.zeros((count, DIGEST_BYTES), np.uint8), np.zeros(count, bool))
+    facts = FileFacts.empty(count)
     if index is None or not len(index.names):
         return facts, np.arange(count)
     order = np.argsort(index.names)
     places = np.searchsorted(index.names, names, sorter=order).clip(max=len(order) - 1)
     rows = order[places]
     is_known = (index.names[rows] == names) & (index.stamps[rows] == stamps).all(axis=1)
-    facts.digests[is_known] = index.facts.digests[rows[is_known]]
-    facts.has_more[is_known] = index.facts.has_more[rows[is_known]]
+    for values, stored in zip(facts, index.facts, strict=True):
+        values[is_known] = stored[rows[is_known]]
     return facts, (~is_known).nonzero()[0]
-
-
-def _select(facts: FileFacts, chosen: NDArray[np.bool_]) -> FileFacts:
-    return FileFacts(facts.digests[chosen], facts.has_more[chosen])
 
 
 def _read_unknown(
@@ -207,11 +212,11 @@ def _read_unknown(
 ) -> None:
     """Fill in the facts of files, with several threads: reading and hashing release the GIL."""
 
-    def facts_of(i: int) -> tuple[bytes, bool]:
+    def facts_of(i: int) -> tuple[bytes, bool, tuple[int, int]]:
         image_file = content.read(i)
         digest = hashlib.blake2b(image_file, digest_size=DIGEST_BYTES).digest()
-        is_candidate = content.names[i].lower().decode("latin-1").endswith(SEVERAL_PICTURES)
-        return digest, is_candidate and _has_more(image_file)
+        name = content.names[i].lower().decode("latin-1")
+        return digest, *_header_facts(image_file, may_have_more=name.endswith(SEVERAL_PICTURES))
 
     numbers = unknown.tolist()
     batches = [numbers[i : i + FILES_AT_ONCE] for i in range(0, len(numbers), FILES_AT_ONCE)]
@@ -219,16 +224,20 @@ def _read_unknown(
     track = track if len(batches) > FEW_BATCHES else untracked
     with ThreadPoolExecutor(THREADS) as threads:
         for batch in track(batches, "reading files once to identify them", UNIT):
-            for i, (digest, has_more) in zip(batch, threads.map(facts_of, batch), strict=True):
+            for i, (digest, has_more, size) in zip(
+                batch, threads.map(facts_of, batch), strict=True
+            ):
                 facts.digests[i] = np.frombuffer(digest, np.uint8)
                 facts.has_more[i] = has_more
+                facts.sizes[i] = size
 
 
-def _has_more(content: bytes) -> bool:
-    """Return whether an image has further pages or frames; False if it cannot be read."""
+def _header_facts(content: bytes, *, may_have_more: bool) -> tuple[bool, tuple[int, int]]:
+    """Return whether an image has further pages or frames, and its width and height."""
     # Different decoders raise different exceptions; unreadable images are reported elsewhere.
     try:
         with Image.open(BytesIO(content)) as image:
-            return bool(getattr(image, "is_animated", False))
+            has_more = may_have_more and bool(getattr(image, "is_animated", False))
+            return has_more, image.size
     except Exception:
-        return False
+        return False, (0, 0)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distill.data.content_index import StoredContent, Track, read_facts, untracked
+from distill.data.content_index import FileFacts, StoredContent, Track, read_facts, untracked
 from distill.data.decoding import (
     DECODING_VERSION,
     ImageFormat,
@@ -64,6 +64,7 @@ class ImageDataset(Dataset):
         reader: reads stored images; None if the images exist only as `pixels`.
         format: channels and size of every image.
         pixels: all images ``[N, C, H, W]`` if they are in memory, else None.
+        facts: what is known of the image files, once they were read.
         left_out: names of removed images, which cannot be read.
         with_more: numbers of images whose files have further pages or frames; `identify` finds
             them.
@@ -76,6 +77,7 @@ class ImageDataset(Dataset):
     pixels: Tensor | None = None
     left_out: list[str] = field(default_factory=list)
     with_more: list[int] = field(default_factory=list)
+    facts: FileFacts | None = field(default=None, init=False, repr=False, compare=False)
     pool: WorkerPool = field(default_factory=WorkerPool, init=False, repr=False, compare=False)
 
     @classmethod
@@ -133,10 +135,20 @@ class ImageDataset(Dataset):
         for i in range(len(self)):
             digest.update(self.name(i).encode())
         if self.reader and self.reader.files:
-            facts = read_facts(self.reader.files._replace(read=self._read_file), track)
+            facts = self.file_facts(track)
             digest.update(facts.digests.tobytes())
             self.with_more = facts.has_more.nonzero()[0].tolist()
         return digest.hexdigest()
+
+    def file_facts(self, track: Track = untracked) -> FileFacts:
+        """Return what is known of the image files; they are read once at most.
+
+        Raises:
+            UserError: if a file cannot be read.
+        """
+        if self.facts is None:
+            self.facts = read_facts(self.reader.files._replace(read=self._read_file), track)
+        return self.facts
 
     def open(self, i: int) -> Image.Image:
         """Read an image as a viewer shows it, in its own size.

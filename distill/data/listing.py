@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from distill.data.archives import StoredFile
+from distill.data.archives import StoredFile, is_archive_name
 from distill.data.decoding import IMAGE_EXTENSIONS, OPTIONAL_EXTENSIONS
 from distill.data.stored_files import Location, readable_name
-from distill.errors import pluralize
+from distill.errors import UserError, pluralize
 
 MOST_NAMES = 5  # names that a note lists
 
@@ -28,6 +28,7 @@ class Listing:
         results: names of folders that hold results of distill.
         num_nested: number of images that are in subfolders of a class's folder.
         merged: names of classes that have several folders, such as composed and decomposed ones.
+        same_inside: names of the subfolders of all classes, if they are the same in each.
     """
 
     classes: dict[str, list[StoredFile]] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Listing:
     results: list[str] = field(default_factory=list)
     num_nested: int = 0
     merged: list[str] = field(default_factory=list)
+    same_inside: list[str] = field(default_factory=list)
 
     @property
     def other_text(self) -> str:
@@ -64,7 +66,9 @@ def list_files(location: Location) -> Listing:
         folder, slash, below = file.path.partition("/")
         if slash and folder in listing.results:
             continue
-        if not is_image(file.path):
+        if file.problem and not is_image(file.path):
+            listing.other["broken link"] += 1
+        elif not is_image(file.path):
             extension = os.path.splitext(file.path)[1].lower()
             listing.other[extension or readable_name(os.path.basename(file.path))] += 1
         elif not slash:
@@ -74,12 +78,44 @@ def list_files(location: Location) -> Listing:
             listing.classes.setdefault(name, []).append(file)
             folders.setdefault(name, set()).add(folder)
             listing.num_nested += "/" in below
+    _refuse_shards(location, listing)
+    _refuse_splits_within_classes(location, listing)
     listing.merged = [name for name, same in folders.items() if len(same) > 1]
     known = {folder for same in folders.values() for folder in same}
     listing.empty = [
         readable_name(name) for name in location.folders if name not in {*known, *listing.results}
     ]
     return listing
+
+
+def _refuse_shards(location: Location, listing: Listing) -> None:
+    """Raise a UserError if the files are WebDataset shards, whose folders are not classes."""
+    count = sum(map(len, listing.classes.values())) + len(listing.loose)
+    if listing.other[".cls"] and listing.other[".cls"] >= count / 2:
+        raise UserError(
+            f"data: {location} has WebDataset shards (a .cls file for each image); write "
+            "data.source=wds/NAME with the folder of the shards as data.root"
+        )
+
+
+def _refuse_splits_within_classes(location: Location, listing: Listing) -> None:
+    """Raise a UserError if each class has folders such as `train` and `test` within it."""
+    if len(listing.classes) < 2:
+        return
+    within = [
+        {file.path.split("/")[1] for file in files if file.path.count("/") > 1}
+        for files in listing.classes.values()
+    ]
+    shared = set.intersection(*within)
+    splits = {name.lower() for name in shared} & {"train", "training"}
+    if splits and len(shared) > 1:
+        name = min(listing.classes)
+        raise UserError(
+            f"data: in {location}, each class has the folders {listed(sorted(shared))}; put the "
+            f"classes into the splits ({min(splits)}/{name} instead of {name}/{min(splits)})"
+        )
+    if len(shared) > 1 and all(names == shared for names in within):
+        listing.same_inside = sorted(shared)
 
 
 def is_image(path: str) -> bool:
@@ -139,6 +175,17 @@ def left_out_notes(location: Location, listing: Listing) -> list[str]:
         notes.append(
             f"left out {pluralize(len(listing.empty), 'folder')} without images in {location}: "
             f"{listed(listing.empty)}"
+        )
+    archives = [name for name in location.names if is_archive_name(name)]
+    if location.archive is None and archives:
+        notes.append(
+            f"left out archives beside class folders in {location}: {listed(archives)}; unpack "
+            "them if they are classes"
+        )
+    if listing.same_inside:
+        notes.append(
+            f"each class of {location} has the same subfolders ({listed(listing.same_inside)}); if "
+            f"these are the classes, write data.root={location}/{min(listing.classes)}"
         )
     if listing.merged:
         notes.append(

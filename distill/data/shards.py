@@ -4,6 +4,7 @@ WebDataset streams shards in an order of its own. Augmentation, cached logits an
 images by number.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,14 +27,20 @@ DEFAULT_LABEL = "cls"
 def find_shards(root: Path, split: str) -> list[Path]:
     """Return the tar files below a folder that belong to a split.
 
-    Their names contain the split as a word (``imagenet1k-train-0001.tar``) or begin with it.
+    Their paths contain the split as a word (``imagenet1k-train-0001.tar``, ``train/0001.tar``) or
+    begin with it.
     """
     synonyms = SPLIT_SYNONYMS.get(split, (split,))
     any_synonym = "|".join(re.escape(synonym) for synonym in synonyms)
     has_split = re.compile(rf"(^|[^a-z])({any_synonym})([^a-z]|$)", re.IGNORECASE)
-    shards = all_shards(root)
-    found = [path for path in shards if has_split.search(path.stem)]
-    return found or [path for path in shards if path.stem.startswith(split)]
+    names = {path: _name_below(path, root) for path in all_shards(root)}
+    found = [path for path, name in names.items() if has_split.search(name)]
+    return found or [path for path, name in names.items() if name.startswith(split)]
+
+
+def _name_below(path: Path, root: Path) -> str:
+    """Return the path of a shard below the folder of all shards, without its ending."""
+    return path.relative_to(root).with_suffix("").as_posix()
 
 
 def all_shards(root: Path) -> list[Path]:
@@ -43,7 +50,7 @@ def all_shards(root: Path) -> list[Path]:
 
 def unknown_split_message(root: Path, split: str) -> str:
     """Return the error message if no shard belongs to a split."""
-    names = [path.name for path in all_shards(root)]
+    names = [f"{_name_below(path, root)}.tar" for path in all_shards(root)]
     return (
         f"data: no shard in {root} has '{split}' in its name; it has {listed(names)}. Write the "
         "beginnings of their names, as in data.train=tr data.test=te"
@@ -72,7 +79,7 @@ def open_shards(
     """
     archive = open_archives(paths)
     examples = _examples(archive, paths, data)
-    labels = [_read_file(archive, label).decode("utf-8", "replace") for _, label in examples]
+    labels = [_label(archive, label, data) for _, label in examples]
     files = [image for image, _ in examples]
     location = Location(root, archive)
     if all(re.fullmatch(r"\s*-?\d+\s*", label) for label in labels) and class_names is None:
@@ -95,11 +102,32 @@ def _read_file(archive: Archive, file: StoredFile) -> bytes:
     return archive.part_readers[file.part](file.number, file.size)
 
 
+def _label(archive: Archive, file: StoredFile, data: Data) -> str:
+    """Return the class of an example: a file's text, or a value of its JSON (``json.label``)."""
+    text = _read_file(archive, file).decode("utf-8", "replace").strip()
+    if not text.startswith("{"):
+        return text
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return text
+    field = (data.label_key or "").partition(".")[2]
+    if field not in values:
+        part = file.path.rpartition(".")[2]
+        raise UserError(
+            f"data: {file.path} holds JSON with the keys {', '.join(values)}; name that of the "
+            f"class, as in data.label_key={part}.{next(iter(values), 'label')}"
+        )
+    return str(values[field])
+
+
 def _examples(
     archive: Archive, paths: list[Path], data: Data
 ) -> list[tuple[StoredFile, StoredFile]]:
     """Return the image and the label of every example, in the order of the shards."""
     label_part = data.label_key or DEFAULT_LABEL
+    if label_part.startswith("json."):
+        label_part = "json"
     parts_of: dict[tuple[int, str], dict[str, StoredFile]] = {}
     for file in archive.files:
         folder, _, name = file.path.rpartition("/")

@@ -1,7 +1,9 @@
 """Find the training, validation and test images of a folder or an archive."""
 
+import re
 from pathlib import Path
 
+from distill.data.archives import archive_stem, is_archive_name
 from distill.data.listing import image_folders, listed
 from distill.data.stored_files import Location, archives_in
 from distill.errors import UserError, suggest
@@ -12,7 +14,13 @@ SPLIT_SYNONYMS = {
     "validation": ("validation", "val", "valid", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-ALL_SYNONYMS = {synonym for synonyms in SPLIT_SYNONYMS.values() for synonym in synonyms}
+
+# People write Training, TRAIN, train_set and train2017, too.
+SPLIT_NAME = re.compile(
+    r"(train|training|validation|val|valid|eval|evaluation|test|testing)"
+    r"([ _-]?(set|data|images|split))?[ _-]?\d*",
+    re.IGNORECASE,
+)
 
 
 def find_splits(data: Data, notes: list[str]) -> dict[str, Location | None]:
@@ -50,6 +58,8 @@ def find_splits(data: Data, notes: list[str]) -> dict[str, Location | None]:
         train = _find_split(root, data.train) if _has_splits(root, notes) else None
         if train is None:
             return {"train": root, "test": None, "validation": None}
+        if train.name.lower() not in SPLIT_SYNONYMS["train"]:
+            notes.append(f"the training split is {train}")
     validation = _named_split(root, data.validation) if isinstance(data.validation, str) else None
     test = _named_split(root, data.test) if isinstance(data.test, str) else None
     if named:
@@ -65,7 +75,8 @@ def find_splits(data: Data, notes: list[str]) -> dict[str, Location | None]:
             validation = validation_folder
         if test:
             notes.append(f"the test split is {test}")
-    return {"train": train, "test": test, "validation": validation}
+    found = {"train": train, "test": test, "validation": validation}
+    return {role: _opened(split) for role, split in found.items()}
 
 
 def standard_name(split: str) -> str:
@@ -95,7 +106,7 @@ def _root_of_classes(path: Path, notes: list[str]) -> Location:
     if root.archive is None and not folders and archives_in(path) and not _split_names(root):
         root = Location.of_archives(path)
         folders = image_folders(root)
-    while len(folders) == 1 and folders[0].lower() not in ALL_SYNONYMS:
+    while len(folders) == 1 and not SPLIT_NAME.fullmatch(folders[0]):
         inner = root.child(folders[0])
         inner_folders = image_folders(inner)
         if len(inner_folders) < 2 and not _split_names(inner):
@@ -103,6 +114,21 @@ def _root_of_classes(path: Path, notes: list[str]) -> Location:
         notes.append(f"{root} contains only one folder; the classes are those in {inner}")
         root, folders = inner, inner_folders
     return root
+
+
+def _opened(split: Location | None) -> Location | None:
+    """Return the location of a split's classes.
+
+    The archive of a folder contains that folder, and the folder of a split may contain an archive
+    for each class.
+    """
+    if split is None:
+        return None
+    folders = image_folders(split)
+    if split.archive is None and not folders and archives_in(split.path):
+        return Location.of_archives(split.path)
+    inner = split.child(folders[0]) if split.archive is not None and len(folders) == 1 else None
+    return inner if inner is not None and image_folders(inner) else split
 
 
 def _split_names(root: Location) -> list[str]:
@@ -116,7 +142,7 @@ def _has_splits(root: Location, notes: list[str]) -> bool:
     if train is None:
         return False
     folders = image_folders(root)
-    others = [name for name in folders if name.lower() not in ALL_SYNONYMS]
+    others = [name for name in folders if not SPLIT_NAME.fullmatch(name)]
     if not others:
         return True
     classes = set(image_folders(train))
@@ -141,7 +167,20 @@ def _find_split(root: Location, name: str) -> Location | None:
         found = root.child(synonym)
         if found is not None:
             return found
-    return None
+    if name not in SPLIT_SYNONYMS:
+        return None
+    similar = [
+        other
+        for other in [*root.folders, *map(archive_stem, filter(is_archive_name, root.names))]
+        if SPLIT_NAME.fullmatch(other) and standard_name(_word(other)) == name
+    ]
+    # Of train2014 and train2017, neither is meant.
+    return root.child(similar[0]) if len(set(similar)) == 1 else None
+
+
+def _word(name: str) -> str:
+    """Return the word for a split in the name of a folder: "train" for ``Train_set2``."""
+    return SPLIT_NAME.fullmatch(name)[1].lower()
 
 
 def _named_split(root: Location, name: str) -> Location:

@@ -150,7 +150,7 @@ def load_splits(
         UserError: if the data set is missing, empty or has fewer than two classes, or if the
             classes of its splits differ.
     """
-    opened = open_dataset(data, NativeSize(*native) if native else None)
+    opened = open_dataset(data, NativeSize(*native) if native else None, track)
     notes = list(opened.notes)
     class_names = opened.class_names or _name_numbered_classes(opened.splits, notes)
     if len(class_names) < 2:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from distill.data.class_folders import open_classes, refuse_unknown_classes
+from distill.data.content_index import Track, untracked
 from distill.data.hf_datasets import open_hf_dataset
 from distill.data.image_dataset import ImageDataset, OpenedDataset
 from distill.data.shards import all_shards, find_shards, open_shards, unknown_split_message
@@ -57,7 +58,9 @@ class _Origin(NamedTuple):
     files: Location | None = None
 
 
-def open_stored(data: Data, native: NativeSize, options: StoredOptions) -> OpenedDataset:
+def open_stored(
+    data: Data, native: NativeSize, options: StoredOptions, track: Track = untracked
+) -> OpenedDataset:
     """Open every split of a stored data set; all get the format of the training split.
 
     Raises:
@@ -69,7 +72,7 @@ def open_stored(data: Data, native: NativeSize, options: StoredOptions) -> Opene
     _refuse_equal_splits(origins)
 
     train, class_names = _open_split(data, origins.pop("train"), None, options, notes)
-    _set_training_format(train, data, native, options, notes)
+    _set_training_format(train, data, native, options, notes, track)
 
     splits = {"train": train}
     for role, origin in origins.items():
@@ -158,8 +161,15 @@ def match_classes(
 
 
 def _has_local_shards(data: Data) -> bool:
-    """Return whether the source is WebDataset shards on this machine; timm streams all others."""
+    """Return whether the source is WebDataset shards on this machine; timm streams all others.
+
+    Raises:
+        UserError: if the folder of shards does not exist.
+    """
     is_stored_here = data.root is not None and Path(data.root).is_dir()
+    is_address = data.root is not None and (":" in data.root or "{" in data.root)
+    if data.source.startswith("wds/") and data.root and not is_stored_here and not is_address:
+        raise UserError(f"data.root: {data.root} is no folder; expected a folder of shards (.tar)")
     return data.source.startswith("wds/") and is_stored_here and bool(all_shards(Path(data.root)))
 
 
@@ -210,12 +220,13 @@ def _set_training_format(
     native: NativeSize,
     options: StoredOptions,
     notes: list[str],
+    track: Track,
 ) -> None:
     """Choose the format of the training images; note if a network may expect another size."""
     if train.pixels is not None:
         return
     train.format, uses_native_side = choose_format(
-        train, data, may_be_grey=options.may_be_grey, native_side=native.side
+        train, data, may_be_grey=options.may_be_grey, native_side=native.side, track=track
     )
     if train.format.bits < 16:
         notes.append(

@@ -17,7 +17,7 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from distill.data.class_folders import dataset_of_files
-from distill.data.content_index import StoredContent
+from distill.data.content_index import FileFacts, StoredContent, Track, untracked
 from distill.data.decoding import SMALL_IMAGE_SIDE, ImageFormat, open_image, used_bits
 from distill.data.image_dataset import ImageDataset, ImageReader
 from distill.data.stored_files import Location, stored_file
@@ -238,9 +238,14 @@ def _read_through(data: Data, dataset: IterableDataset, name_prefix: str) -> Ima
 
 
 def choose_format(
-    images: ImageDataset, data: Data, *, may_be_grey: bool, native_side: int = 224
+    images: ImageDataset,
+    data: Data,
+    *,
+    may_be_grey: bool,
+    native_side: int = 224,
+    track: Track = untracked,
 ) -> tuple[ImageFormat, bool]:
-    """Choose the channels and the size of a data set from a sample of its images.
+    """Choose the channels of a data set from a sample of its images, and the size from all.
 
     Small images of equal size keep their size, unless the recipe sets one.
 
@@ -249,6 +254,7 @@ def choose_format(
         data: the recipe's data settings.
         may_be_grey: whether images stay grey if all are grey; otherwise they become RGB.
         native_side: the side for images that are large or of different sizes.
+        track: shows the progress of reading files.
 
     Returns:
         The format, and whether `native_side` was used.
@@ -265,12 +271,23 @@ def choose_format(
     sizes = {(image.height, image.width) for image in sample}
     size = sizes.pop()
     keeps_size = not sizes and max(size) <= SMALL_IMAGE_SIDE
+    if keeps_size and not data.image_size and images.reader and images.reader.files:
+        keeps_size = _have_one_size(images.file_facts(track))
     uses_native_side = not data.image_size and not keeps_size
     if data.image_size:
         size = (data.image_size, data.image_size)
     elif uses_native_side:
         size = (native_side, native_side)
     return ImageFormat(channels, size, data.crop_pct, bits), uses_native_side
+
+
+def _have_one_size(facts: FileFacts) -> bool:
+    """Return whether all images are of one size; those that cannot be read do not count.
+
+    A photograph that its camera has turned counts like one that it has not.
+    """
+    known = np.sort(facts.sizes[facts.sizes.all(axis=1)], axis=1)
+    return len(np.unique(known, axis=0)) <= 1
 
 
 def open_sample(images: ImageDataset) -> list[Image.Image]:

@@ -19,7 +19,9 @@ from distill.recipe.schema import Data
 
 SPLITS = ("all", "train", "validation", "test")
 EMBEDDED = ("digits", "synthetic")  # built-in data, without a folder or a "/" in the name
-LIST_ENDINGS = (".txt", ".csv", ".tsv")
+# Files that list images, with what separates a path from its class.
+LIST_SEPARATORS = {".txt": "\t", ".csv": ",", ".tsv": "\t"}
+LIST_FORMAT = "each line has a path and perhaps a class: PATH,CLASS"
 NO_LABEL = -1
 
 
@@ -149,7 +151,7 @@ def _listed_files(source: str) -> _Listed | None:
     path = Path(source).expanduser()
     if path.is_file() and is_image(path.name):
         return _Listed(Location(path.parent), [stored_file(path.parent, path.name)], None)
-    if path.is_file() and path.suffix.lower() in LIST_ENDINGS:
+    if path.is_file() and path.suffix.lower() in LIST_SEPARATORS:
         return _read_list(path)
     if not path.is_dir() and not (path.is_file() and is_archive_name(path.name)):
         return None
@@ -163,25 +165,50 @@ def _listed_files(source: str) -> _Listed | None:
 
 def _read_list(path: Path) -> _Listed:
     """Read a text file with the path of an image on each line, and perhaps its class after it."""
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file, delimiter=separator) if row and row[0].strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--data {path} is not UTF-8 ({error}); save it as UTF-8") from None
+    except OSError as error:
         raise UserError(f"cannot read the list {path}: {error}") from None
+    rows = {number: _split_line(line, path) for number, line in enumerate(lines, 1) if line.strip()}
+    first = next(iter(rows), None)
     # The first line may name the columns.
-    if rows and not is_image(rows[0][0].strip()):
-        rows = rows[1:]
+    if first is not None and not is_image(rows[first][0]):
+        del rows[first]
     if not rows:
-        raise UserError(f"--data {path}: the list has no image in its first column")
-    root = path.parent.resolve()
-    files = [stored_file(root, row[0].strip()) for row in rows]
-    for file in files:
-        if file.problem:
-            raise UserError(f"--data {path}: cannot read {file.path}: {file.problem}")
-    has_labels = all(len(row) > 1 and row[1].strip() for row in rows)
-    labels = [row[1].strip() for row in rows] if has_labels else None
-    return _Listed(Location(root), files, labels)
+        raise UserError(f"--data {path}: the list has no image; {LIST_FORMAT}")
+    unlabelled = [number for number, (_, label) in rows.items() if not label]
+    if unlabelled and len(unlabelled) < len(rows):
+        raise UserError(f"--data {path}, line {unlabelled[0]}: this image has no class; others do")
+    files = [_file_of_list(path, number, name) for number, (name, _) in rows.items()]
+    labels = [label for _, label in rows.values()]
+    return _Listed(Location(Path("/")), files, None if unlabelled else labels)
+
+
+def _split_line(line: str, path: Path) -> tuple[str, str]:
+    """Return the image and the class in a line of a list; the class may be empty."""
+    separators = [
+        mark for mark in (LIST_SEPARATORS[path.suffix.lower()], "\t", ";") if mark in line
+    ]
+    if separators:
+        cells = next(csv.reader([line], delimiter=separators[0]))
+        return cells[0].strip(), cells[1].strip() if len(cells) > 1 else ""
+    name, _, label = line.strip().rpartition(" ")
+    # A path may have blanks, too.
+    return (name, label) if is_image(name) and not is_image(label) else (line.strip(), "")
+
+
+def _file_of_list(path: Path, number: int, name: str) -> StoredFile:
+    """Return a file of a list, whose path is relative to the list or to the current folder."""
+    for folder in (path.parent, Path()):
+        whole = (folder / name).resolve()
+        if whole.is_file():
+            return stored_file(Path("/"), str(whole).lstrip("/"))
+    raise UserError(
+        f"--data {path}, line {number}: there is no image {name}, neither beside the list nor in "
+        f"{Path.cwd()}; {LIST_FORMAT}"
+    )
 
 
 def _open_files(

@@ -52,14 +52,14 @@ def match_classes(
             f"{len(network_names)} classes: {_listed(network_names)}; correct label_names in its "
             "config.json"
         )
-    one_side_has_names = bool(network_names) and are_numbers(network_names) != are_numbers(
-        image_names
-    )
-    if not network_names or one_side_has_names or _is_count(network_names, image_names):
+    if not network_names or _is_count(network_names, image_names):
         return _match_by_position(network_names, num_outputs, image_names)
     output_of = {standard_form(name): number for number, name in enumerate(network_names)}
     names = [standard_form(name) for name in image_names]
     missing = [name for name in names if name not in output_of]
+    one_side_has_names = are_numbers(network_names) != are_numbers(image_names)
+    if missing and one_side_has_names:
+        return _match_by_position(network_names, num_outputs, image_names)
     if missing:
         raise UserError(
             f"the images have a class '{missing[0]}', which the network does not have "

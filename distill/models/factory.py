@@ -267,6 +267,11 @@ def load_run_model(folder: Path) -> nn.Module:
         describe_foreign(model, config["pretrained_cfg"] | {"architecture": config["architecture"]})
         return model.eval()
     except Exception as error:
+        if "nknown model" in str(error):
+            raise UserError(
+                f"the network of the run in {folder} is not known here ({error}); import the "
+                "module that registers it in timm, and call distill from Python"
+            ) from None
         raise UserError(
             f"the run in {folder} is damaged ({error}); remove the folder to train the run again"
         ) from None
@@ -361,11 +366,14 @@ def _stored_config(checkpoint: str | None) -> dict[str, Any]:
         whole = json.loads(file.read_text("utf-8"))
         # timm writes the names of classes beside `pretrained_cfg`, and transformers have only that.
         names = {key: whole[key] for key in ("label_names", "id2label") if key in whole}
-        return {
-            "architecture": whole.get("architecture"),
-            **names,
-            **whole.get("pretrained_cfg", {}),
-        }
+        config = dict(whole.get("pretrained_cfg", {}))
+        beside, within = stored_names(names), stored_names(config)
+        if beside and within and beside != within:
+            raise UserError(
+                f"{file} names the classes twice, and not alike: {', '.join(beside[:10])} in "
+                f"label_names, but {', '.join(within[:10])} in pretrained_cfg; remove one of them"
+            )
+        return {"architecture": whole.get("architecture"), **names, **config}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} is not a valid model configuration: {error}") from None
 

@@ -10,6 +10,7 @@ from distill.models.heads import find_last_layer, last_linear
 
 # What timm needs to store a network.
 NEEDED_ATTRIBUTES = ("num_classes", "num_features", "pretrained_cfg")
+NEEDED_SETTINGS = ("architecture", "input_size", "mean", "std")
 
 
 def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
@@ -26,14 +27,16 @@ def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
         UserError: if its output is not a tensor of logits ``[B, K]``.
     """
     is_complete = all(hasattr(model, name) for name in NEEDED_ATTRIBUTES)
+    known = dict(getattr(model, "pretrained_cfg", None) or {})
+    is_complete = is_complete and all(known.get(key) for key in NEEDED_SETTINGS)
     if is_complete and (hasattr(model, "get_classifier") or hasattr(model, "last_layer_name")):
         return
     images = torch.zeros(2, *config["input_size"])
     logits = logits_of(model, images)
     if not hasattr(model, "num_classes"):
         model.num_classes = logits.shape[1]
-    if not getattr(model, "pretrained_cfg", None):
-        model.pretrained_cfg = {"num_classes": model.num_classes, **config}
+    stated = {key: value for key, value in known.items() if value}
+    model.pretrained_cfg = {"num_classes": model.num_classes, **config, **stated}
     find_last_layer(model, images)
     if not hasattr(model, "num_features"):
         layer = last_linear(model)

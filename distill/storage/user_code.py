@@ -5,11 +5,16 @@ change under the same name, so the source of its module, and of the user's modul
 belongs to the run.
 """
 
+import ast
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,8 +60,10 @@ def code_digest(thing: Callable[..., Any]) -> str | None:
         module = remaining.pop()
         if module.__name__ in sources:
             continue
-        sources[module.__name__] = _source(module, thing)
-        remaining += [used for used in _used_modules(module) if _is_users(used)]
+        source = _source(module, thing)
+        sources[module.__name__] = source
+        used = [*_used_modules(module), *_imported_modules(source, module)]
+        remaining += [one for one in used if _is_users(one)]
     digest = hashlib.sha256()
     for name in sorted(sources):
         # The script that is run is called __main__, whatever its file is called.
@@ -91,6 +98,34 @@ def _used_modules(module: ModuleType) -> list[ModuleType]:
     return found
 
 
+def _imported_modules(source: str, module: ModuleType) -> list[ModuleType]:
+    """Return the modules that a source imports anywhere, also within functions.
+
+    A module that is not imported yet is imported here, since its code belongs to the network.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(source))
+    except SyntaxError:
+        return []
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names |= {base, *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names)}
+    found = []
+    for name in names:
+        if name.lstrip(".").partition(".")[0] in (*LIBRARIES, *sys.stdlib_module_names):
+            continue
+        # A name may be that of a function, or of a package that is not installed.
+        with suppress(Exception):
+            spec = importlib.util.find_spec(name, module.__package__ or None)
+            if spec and spec.origin and _is_own_file(spec.origin):
+                found.append(importlib.import_module(spec.name))
+    return found
+
+
 def _is_users(module: ModuleType) -> bool:
     """Return whether a module is neither Python's nor an installed package's."""
     if module.__name__.partition(".")[0] in (*LIBRARIES, *sys.stdlib_module_names):
@@ -98,5 +133,10 @@ def _is_users(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if file is None:
         return True
+    return _is_own_file(file)
+
+
+def _is_own_file(file: str) -> bool:
+    """Return whether a module's file is in no folder of installed packages."""
     installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
     return not installed & set(Path(file).resolve().parents)

@@ -24,14 +24,17 @@ Loss = dict[str, dict[str, Any]]
 def describe_data(splits: Splits) -> list[str]:
     """Return notes on a study's images: left out, held out, or too few."""
     notes = [f"data: {note}" for note in splits.notes]
+    unlearnt = _absent_classes(splits, splits.train)
+    if unlearnt:
+        notes.append(
+            f"data: the training split has no image of {_listed_classes(unlearnt)}, so "
+            f"{'this class' if len(unlearnt) == 1 else 'these classes'} cannot be learnt"
+        )
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         absent = _absent_classes(splits, split)
         if absent:
-            listed = ", ".join(repr(class_name) for class_name in absent[:MOST_NAMES])
-            if len(absent) > MOST_NAMES:
-                listed += f" and {len(absent) - MOST_NAMES} others"
             notes.append(
-                f"data: the {name} split has no image of {listed}, so accuracy on "
+                f"data: the {name} split has no image of {_listed_classes(absent)}, so accuracy on "
                 f"{'this class' if len(absent) == 1 else 'these classes'} is unknown"
             )
         if len(split) < FEW_IMAGES:
@@ -63,6 +66,13 @@ def lint_recipe(recipe: Recipe, splits: Splits) -> list[str]:
             listed += " and others"
         notes.append(f"{listed}: {warning}")
     return notes
+
+
+def _listed_classes(names: list[str]) -> str:
+    """Return the first names of classes, in quotes, and how many more there are."""
+    listed = ", ".join(map(repr, names[:MOST_NAMES]))
+    others = len(names) - MOST_NAMES
+    return f"{listed} and {others} others" if others > 0 else listed
 
 
 def _absent_classes(splits: Splits, split: Split) -> list[str]:

@@ -127,3 +127,31 @@ def test_a_class_that_training_does_not_have_is_refused(tmp_path):
     write_examples(tmp_path / "s" / "test-0.tar", examples_of(photos, {"cat": "1"}))
     with pytest.raises(UserError, match="'1'"):
         open_root(tmp_path / "s")
+
+
+def test_the_folder_of_a_shard_may_be_its_split(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    classes = {"ant": "0", "bee": "1", "cat": "2"}
+    for split in ("train", "val"):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        write_examples(tmp_path / "s" / split / "000000.tar", examples_of(photos, classes))
+    splits = open_root(tmp_path / "s")
+    assert len(splits.test) == 18
+    assert len(splits.train) + len(splits.validation) == 18
+
+
+def test_classes_within_json_are_named_by_their_key(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    classes = {name: f'{{"id": 7, "label": "{name}"}}' for name in ("ant", "bee", "cat")}
+    examples = list(examples_of(photos, classes, label="json"))
+    write_examples(tmp_path / "s" / "train-0.tar", examples)
+    with pytest.raises(UserError, match=r"id, label.*data\.label_key=json\.id"):
+        open_root(tmp_path / "s", test=0.2, label_key="json")
+    splits = open_root(tmp_path / "s", test=0.2, label_key="json.label")
+    assert splits.class_names == ["ant", "bee", "cat"]
+    assert torch.equal(classes_by_brightness(splits.train), splits.train.labels)
+
+
+def test_a_folder_of_shards_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        open_root(tmp_path / "nowhere")

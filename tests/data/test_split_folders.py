@@ -1,10 +1,11 @@
 """Which folders are splits, which are classes, and which are neither."""
 
 import os
+import shutil
 import unicodedata
 
 import pytest
-from helpers.photos import write_image, write_photos
+from helpers.photos import write_image, write_photos, write_shard
 
 from distill.data.class_folders import natural_key
 from distill.data.splits import load_splits
@@ -137,3 +138,98 @@ def test_locations_of_folders(tmp_path):
     assert location.folders == ["b"]
     assert location.child("c") is None
     assert readable_name(os.fsdecode(b"\xff")) == "\\xff"
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("TRAIN", "TEST"),
+        ("train_set", "test_set"),
+        ("train2017", "val2017"),
+    ],
+)
+def test_splits_under_other_names(tmp_path, train, test):
+    write_classes(tmp_path, f"{train}/a", f"{train}/b")
+    write_classes(tmp_path, f"{test}/a", f"{test}/b", count=2)
+    splits = splits_of(tmp_path)
+    assert splits.class_names == ["a", "b"]
+    assert len(splits.test) == 4
+    assert any(test in note for note in splits.notes)
+
+
+def test_of_two_similar_names_none_is_taken(tmp_path):
+    write_classes(tmp_path, "train2014/a", "train2014/b", "train2017/a", "train2017/b")
+    assert splits_of(tmp_path).class_names == ["train2014", "train2017"]
+    assert splits_of(tmp_path, train="train2017").class_names == ["a", "b"]
+
+
+def test_splits_within_classes_are_refused(tmp_path):
+    write_classes(tmp_path, "a/train", "a/test", "b/train", "b/test")
+    with pytest.raises(UserError, match="train/a instead of a/train"):
+        splits_of(tmp_path)
+
+
+def test_folds_with_the_same_classes_are_noted(tmp_path):
+    write_classes(tmp_path, *(f"fold{k}/{name}" for k in (1, 2) for name in ("a", "b")))
+    splits = splits_of(tmp_path)
+    assert splits.class_names == ["fold1", "fold2"]
+    assert any("data.root=" in note and "fold1" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("kind", ["gztar", "zip"])
+def test_archives_of_splits_may_contain_their_folder(tmp_path, kind):
+    write_photos(tmp_path / "w" / "train")
+    write_photos(tmp_path / "w" / "val", per_class=2)
+    (tmp_path / "s").mkdir()
+    for name in ("train", "val"):
+        shutil.make_archive(str(tmp_path / "s" / name), kind, tmp_path / "w", name)
+    splits = splits_of(tmp_path / "s")
+    assert splits.class_names == ["ant", "bee", "cat"]
+    assert len(splits.test) == 6
+
+
+def test_splits_may_have_an_archive_for_each_class(tmp_path):
+    photos = write_photos(tmp_path / "w")
+    for split in ("train", "test"):
+        (tmp_path / "s" / split).mkdir(parents=True)
+        for name in ("ant", "bee"):
+            shutil.make_archive(str(tmp_path / "s" / split / name), "tar", photos / name)
+    splits = splits_of(tmp_path / "s")
+    assert splits.class_names == ["ant", "bee"]
+    assert len(splits.test) == 12
+
+
+def test_an_archive_beside_class_folders_is_named(tmp_path):
+    write_classes(tmp_path, "a", "b")
+    shutil.make_archive(str(tmp_path / "c"), "tar", tmp_path / "a")
+    splits = splits_of(tmp_path)
+    assert splits.class_names == ["a", "b"]
+    assert any("c.tar" in note for note in splits.notes)
+
+
+def test_links_to_class_folders_count_on_a_disk_and_in_an_archive(tmp_path):
+    write_classes(tmp_path / "d", "a", "_b")
+    (tmp_path / "d" / "b").symlink_to("_b")
+    shutil.make_archive(str(tmp_path / "d"), "tar", tmp_path / "d")
+    for path in (tmp_path / "d", tmp_path / "d.tar"):
+        assert splits_of(path).class_names == ["_b", "a", "b"]
+
+
+def test_shards_are_no_classes(tmp_path):
+    write_photos(tmp_path / "photos")
+    (tmp_path / "s").mkdir()
+    for split in ("train", "test"):
+        write_shard(tmp_path / "s" / f"x-{split}-0.tar", tmp_path / "photos")
+    with pytest.raises(UserError, match="source=wds/"):
+        splits_of(tmp_path / "s")
+
+
+def test_the_size_of_one_image_counts_wherever_it_is(tmp_path):
+    """Small images of equal size keep it; a single larger one is not cut to it in silence."""
+    write_classes(tmp_path, "a", "b", count=30)
+    assert splits_of(tmp_path).shape == (3, 12, 12)
+    for name in ("a/1.png", "b/17.png"):
+        write_image(tmp_path / name, size=(300, 200))
+        assert splits_of(tmp_path).shape == (3, 224, 224)
+        write_image(tmp_path / name)

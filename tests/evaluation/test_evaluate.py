@@ -104,6 +104,8 @@ def test_an_image_and_a_folder_of_images_have_predictions(tmp_path, target):
     [
         ("list.csv", "file,class\n{0}/bee/3.png,bee\nphotos/cat/1.png,cat\n"),
         ("list.txt", "photos/bee/3.png\tbee\nphotos/cat/1.png\tcat\n"),
+        ("val.txt", "photos/bee/3.png bee\nphotos/cat/1.png cat\n"),
+        ("excel.csv", "file;class\nphotos/bee/3.png;bee\nphotos/cat/1.png;cat\n"),
     ],
 )
 def test_a_list_of_images_with_classes_has_metrics(tmp_path, target, name, lines):
@@ -168,3 +170,28 @@ def test_class_counts_are_those_of_scikit_learn(seed):
             value = report[name][key]
             assert row[key] == (None if np.isnan(value) else pytest.approx(value))
     assert sum(row["correct"] for row in counts.values()) == (labels == predicted).sum()
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"photos/bee/3.png,bee\nphotos/cat/1.png\n", "line 2.*no class"),
+        (b"file,class\nphotos/bee/30.png,bee\n", r"line 2.*bee/30\.png.*PATH,CLASS"),
+        (b"id,file\n1,photos/bee/3.png\n", "line 2.*PATH,CLASS"),
+        ("é".encode("utf-16"), "UTF-8"),
+        (b"\n", "no image"),
+    ],
+)
+def test_lists_that_are_not_clear_are_refused_with_the_line(tmp_path, target, content, fact):
+    write_photos(tmp_path / "photos")
+    (tmp_path / "l.csv").write_bytes(content)
+    with pytest.raises(UserError, match=fact):
+        evaluated(target, tmp_path / "l.csv")
+
+
+def test_paths_of_a_list_may_be_relative_to_the_current_folder(tmp_path, target, monkeypatch):
+    write_photos(tmp_path / "photos")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "l.csv").write_text("photos/bee/3.png,bee\n")
+    monkeypatch.chdir(tmp_path)
+    assert evaluated(target, "lists/l.csv")["top1"] == 1

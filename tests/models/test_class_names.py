@@ -18,6 +18,7 @@ from distill.models.class_names import match_classes, names_of_outputs, stored_n
         (["a", "b", "c"], ["c", "a"], [2, 0]),
         (["10", "9"], ["9", "10"], [1, 0]),
         (["0", "1", "2", "3"], ["1", "3"], [1, 3]),
+        (["2", "10", "red"], ["2", "10"], [0, 1]),
         (
             [unicodedata.normalize("NFD", "é"), "b"],
             ["b", unicodedata.normalize("NFC", "é")],

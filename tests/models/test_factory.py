@@ -153,3 +153,13 @@ def test_the_largest_side_of_pretrained_networks_is_found():
     found = largest_pretrained_side([small, large, not_pretrained])
     assert found == (384, "vit_base_patch16_384")
     assert largest_pretrained_side([not_pretrained, arm("mlp_16")]) is None
+
+
+def test_a_run_of_a_network_that_is_not_registered_is_not_called_damaged(tmp_path):
+    save_for_hf(build("mlp_16"), str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architecture"] = "somebodys_net"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="registers it") as error:
+        load_run_model(tmp_path)
+    assert "damaged" not in str(error.value)

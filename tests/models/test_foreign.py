@@ -111,3 +111,11 @@ def test_a_new_last_layer_starts_with_zeros():
     start_small(model)
     assert not model.fc.weight.any() and not model.fc.bias.any()
     assert model.layer1[0].conv1.weight.any()
+
+
+@pytest.mark.parametrize("config", [{}, {"num_classes": 4}, {"mean": (0.1,) * 3}])
+def test_a_configuration_that_is_incomplete_is_completed(config):
+    model = TwoHeads()
+    model.pretrained_cfg = config
+    describe_foreign(model, CONFIG)
+    assert model.pretrained_cfg == {"num_classes": 4, **CONFIG, **config}

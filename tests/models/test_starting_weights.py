@@ -183,3 +183,12 @@ def test_tensors_that_are_left_over_are_noted(tmp_path):
     model, notes = network(checkpoint=str(tmp_path / "w.pth"))
     assert same_body(model, weights)
     assert any("loss.centers" in note for note in notes)
+
+
+def test_names_that_contradict_each_other_are_refused(tmp_path):
+    stored(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["label_names"] = ["cat", "ant", "bee"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="twice"):
+        network(checkpoint=str(tmp_path), frozen=True)

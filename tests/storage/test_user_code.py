@@ -71,6 +71,31 @@ def test_other_code_is_another_identity(write):
     assert network_code("cosine_head", {"base": "users_net"}) == network_code("users_net", {})
 
 
+LAZY = """
+from timm.models import register_model
+from torch import nn
+
+
+class Net(nn.Module):
+    def forward(self, x):
+        from blocks import Block
+
+        return Block()(x)
+
+
+@register_model
+def users_net(pretrained=False, **kwargs):
+    return Net()
+"""
+
+
+def test_modules_that_are_imported_within_functions_belong_to_the_code(write):
+    write(module=LAZY)
+    first = network_code("users_net", {})
+    write(module=LAZY, factor=2)
+    assert network_code("users_net", {}) != first
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mlp_16", "cosine_head", "hf-hub:a/b", "local-dir:x"])
 def test_networks_of_libraries_are_known_by_name(name):
     assert network_code(name, {}) is None
