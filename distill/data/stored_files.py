@@ -215,7 +215,7 @@ def _walk_archive(
 def stored_file(root: Path, path: str) -> StoredFile:
     """Return a file of a folder, by its relative path."""
     try:
-        status = (root / path).stat()
+        status = os.stat(os.path.join(root, path))
     except OSError as error:
         problem = error.strerror or str(error)
         if (root / path).is_symlink():
