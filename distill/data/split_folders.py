@@ -89,7 +89,7 @@ def standard_name(split: str) -> str:
 
 def _root_of_named_splits(path: Path, names: list[str]) -> Location:
     """Return the location of splits that the recipe names: the root, or the only folder in it."""
-    root = Location.at(path)
+    root = Location(path)
     while len(root.folders) == 1 and not any(_find_split(root, name) for name in names):
         root = root.child(root.folders[0])
     return root
@@ -101,7 +101,7 @@ def _root_of_classes(path: Path, notes: list[str]) -> Location:
     A folder that contains nothing but one other folder, as in most downloads, is that folder. A
     folder that contains only archives is their content: each is a class, or a split.
     """
-    root = Location.at(path)
+    root = Location(path)
     folders = image_folders(root)
     if root.archive is None and not folders and archives_in(path) and not _split_names(root):
         root = Location.of_archives(path)

@@ -24,6 +24,7 @@ SYSTEM_FOLDERS = {
     "system volume information", "lost+found", "__pycache__",
 }  # fmt: skip
 
+# The place of a file on a disk may be an unsigned number of 64 bits; the index has signed ones.
 LARGEST_PLACE = 2**63 - 1
 
 
@@ -33,24 +34,24 @@ class Location:
 
     Attributes:
         path: the folder on the disk, or the archive file.
-        archive: the archive's content; None for a folder on a disk.
+        opened: the archive, if it is already indexed.
         inside: path of the folder within the archive; empty for all of it.
     """
 
     path: Path
-    archive: Archive | None = None
+    opened: Archive | None = None
     inside: str = ""
 
-    @classmethod
-    def at(cls, path: Path) -> "Location":
-        """Return the location of a folder or of an archive file.
+    @cached_property
+    def archive(self) -> Archive | None:
+        """Return the content of the archive, which is indexed now; None for a folder on a disk.
 
         Raises:
-            UserError: if the path is neither.
+            UserError: if the path is a file, but no archive that can be read.
         """
-        if path.is_dir():
-            return cls(path)
-        return cls(path, open_archive(path))
+        if self.opened is None and not self.path.is_dir():
+            return open_archive(self.path)
+        return self.opened
 
     @classmethod
     def of_archives(cls, folder: Path) -> "Location":
@@ -77,13 +78,23 @@ class Location:
 
         An archive file can be found by its name with or without its ending.
         """
+        if name not in self._children:
+            self._children[name] = self._find_child(name)
+        return self._children[name]
+
+    @cached_property
+    def _children(self) -> dict[str, "Location | None"]:
+        """Return the children that were found so far: their archives are indexed once."""
+        return {}
+
+    def _find_child(self, name: str) -> "Location | None":
         if self.archive is not None:
             inside = posixpath.join(self.inside, name)
             is_folder = inside in self.archive.tree
             return Location(self.path, self.archive, inside) if is_folder else None
         for path in (self.path / name, *(self.path / (name + end) for end in ARCHIVE_SUFFIXES)):
             if path.is_dir() or (path.is_file() and is_archive_name(path.name)):
-                return Location.at(path)
+                return Location(path)
         return None
 
     @cached_property

@@ -155,7 +155,7 @@ def _listed_files(source: str) -> _Listed | None:
         return _read_list(path)
     if not path.is_dir() and not (path.is_file() and is_archive_name(path.name)):
         return None
-    location = Location.at(path)
+    location = Location(path)
     listing = list_files(location)
     if listing.classes or not listing.loose:
         return None

@@ -122,7 +122,7 @@ def _build_from_checkpoint(spec: ModelSpec, seed: int, notes: list[str]) -> nn.M
 
 def _build_pretrained(spec: ModelSpec, seed: int, notes: list[str]) -> nn.Module:
     """Build a network with timm's weights, and with a last layer for the classes of the images."""
-    original = _create(spec, seed, pretrained=True, num_classes=None)
+    original = _create(spec, seed, pretrained=True, keeps_head=True)
     names = names_of_outputs(original, spec.names)
     has_classes = original.num_classes == spec.num_classes
     if has_classes and (names is None or names == spec.names):
@@ -136,17 +136,15 @@ def _build_pretrained(spec: ModelSpec, seed: int, notes: list[str]) -> nn.Module
     return model
 
 
-def _create(
-    spec: ModelSpec, seed: int, *, pretrained: bool, num_classes: int | None = -1
-) -> nn.Module:
+def _create(spec: ModelSpec, seed: int, *, pretrained: bool, keeps_head: bool = False) -> nn.Module:
     """Create the network with timm.
 
     Args:
         spec: the network.
         seed: seed of the initial weights.
         pretrained: whether timm loads its pretrained weights.
-        num_classes: size of the last layer; None for that of the pretrained weights, and by default
-            that of the data.
+        keeps_head: whether the last layer is that of the pretrained weights, and not one for the
+            classes of the data.
     """
     is_named = ":" not in spec.name
     kwargs = dict(spec.model_args)
@@ -156,7 +154,7 @@ def _create(
             "std": spec.std,
             "input_size": spec.input_shape,
         }
-    if num_classes is not None:
+    if not keeps_head:
         kwargs["num_classes"] = spec.num_classes
     channels, *size = spec.input_shape
     try:

@@ -31,7 +31,8 @@ def describe_foreign(model: nn.Module, config: dict[str, Any]) -> None:
     is_complete = is_complete and all(known.get(key) for key in NEEDED_SETTINGS)
     if is_complete and (hasattr(model, "get_classifier") or hasattr(model, "last_layer_name")):
         return
-    images = torch.zeros(2, *config["input_size"])
+    # Random images: with zeros, several layers may have the same outputs.
+    images = torch.rand(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
     logits = logits_of(model, images)
     if not hasattr(model, "num_classes"):
         model.num_classes = logits.shape[1]

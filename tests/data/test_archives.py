@@ -135,7 +135,7 @@ def test_the_last_file_of_a_name_counts(tmp_path):
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     (file,) = open_archive(tmp_path / "t.tar").files
-    read = Location.at(tmp_path / "t.tar").reader
+    read = Location(tmp_path / "t.tar").reader
     assert file.path == "a/x.png"
     assert read(file.path, file.part, file.number, file.size) == b"newer"
 

@@ -133,7 +133,7 @@ def test_sorting_is_natural_and_total():
 
 def test_locations_of_folders(tmp_path):
     write_photos(tmp_path / "a" / "b")
-    location = Location.at(tmp_path).child("a")
+    location = Location(tmp_path).child("a")
     assert str(location).endswith("/a")
     assert location.folders == ["b"]
     assert location.child("c") is None
