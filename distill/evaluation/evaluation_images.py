@@ -13,7 +13,7 @@ from distill.data.listing import is_image, list_files
 from distill.data.splits import Split, Splits, load_splits
 from distill.data.stored_files import Location, stored_file
 from distill.data.timm_datasets import choose_format
-from distill.errors import UserError
+from distill.errors import UserError, pluralize
 from distill.evaluation.evaluation_networks import EvalTarget
 from distill.recipe.schema import Data
 
@@ -227,4 +227,4 @@ def _open_files(
     images.format, _ = choose_format(images, data, may_be_grey=False)
     split = Split(images, torch.arange(len(images)))
     splits = Splits(data, split, split, split, list(names), "", [])
-    return EvaluationImages(splits, split, f"{len(images)} images of {source}")
+    return EvaluationImages(splits, split, f"{pluralize(len(images), 'image')} of {source}")

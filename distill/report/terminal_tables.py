@@ -32,7 +32,9 @@ def evaluation_tables(found: dict[str, dict[str, Any]]) -> list[Table]:
     measured = {name: one for name, one in found.items() if "classes" in one}
     if measured:
         tables.append(_metrics_table(measured))
-        tables += [_class_table(name, one["classes"]) for name, one in measured.items()]
+        # Of the seeds of an arm, the classes of the first.
+        name, one = next(iter(measured.items()))
+        tables.append(_class_table(name, one["classes"], others=len(measured) - 1))
     for name, one in found.items():
         if "predictions" in one:
             tables.append(_prediction_table(name, one["predictions"]))
@@ -53,7 +55,7 @@ def _metrics_table(found: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _class_table(network: str, classes: dict[str, dict[str, Any]]) -> Table:
+def _class_table(network: str, classes: dict[str, dict[str, Any]], others: int) -> Table:
     """Return how well each class is recognised, the worst first; of many classes, the worst."""
     table = Table(title=f"classes, by {network}", title_justify="left")
     table.add_column("class", overflow="fold")

@@ -52,6 +52,9 @@ def test_metrics_of_networks_are_listed_by_name():
     ]
     assert rows == ["poor", "good", "none"]
     assert evaluation_tables({}) == []
+    several = evaluation_tables({"seed 0": found["net"], "seed 1": found["net"]})
+    assert len(several) == 2
+    assert "1 other network" in text_of(several[1])
 
 
 def test_predictions_of_images_without_labels_are_listed():
