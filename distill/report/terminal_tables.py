@@ -69,10 +69,13 @@ def _class_table(network: str, classes: dict[str, dict[str, Any]], others: int) 
     for name, row in ordered[:MOST_CLASSES]:
         cells = [_metric_text(row[key]) for key in ("images", "recall", "precision")]
         table.add_row(name, *cells, row["confused_with"] or NO_VALUE)
+    left_out = []
     if len(ordered) > MOST_CLASSES:
-        table.caption = (
-            f"the other {len(ordered) - MOST_CLASSES} classes are better; --json has all"
-        )
+        left_out.append(f"{len(ordered) - MOST_CLASSES} classes that are better")
+    if others:
+        left_out.append(f"the classes of {pluralize(others, 'other network')}")
+    if left_out:
+        table.caption = f"--json has {' and '.join(left_out)}"
     return table
 
 
