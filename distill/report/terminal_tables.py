@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from distill.errors import pluralize
 from distill.report.arm_names import PairLabel
 from distill.report.forest import Forest, make_forest
 from distill.report.tables import NO_VALUE, TERMINAL, arm_table, spread_note
