@@ -206,3 +206,17 @@ def test_endings_of_archives(name, stem):
     assert is_archive_name(name)
     assert archive_stem(name) == stem
     assert not is_archive_name(f"{name}.part")
+
+
+def test_a_damaged_header_in_the_middle_of_a_tar_file_is_refused(tmp_path):
+    """Readers take it for the end of the file, and would leave out the rest in silence."""
+    write_photos(tmp_path / "photos")
+    path = write_tar(tmp_path / "t.tar", tmp_path / "photos")
+    assert splits_of(path).class_names == list(CLASSES)
+    with tarfile.open(path) as tar:
+        middle = tar.getmembers()[15].offset
+    content = bytearray(path.read_bytes())
+    content[middle + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"t\.tar.*damaged at byte {middle}"):
+        splits_of(path)

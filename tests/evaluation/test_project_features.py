@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers.photos import write_photos
+from helpers.recipes import make_recipe
 from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 
+from distill import run_study
 from distill.data.augment import normalise
 from distill.errors import UserError
 from distill.evaluation.project_features import feature_plot_of_runs, make_feature_plot
@@ -116,3 +119,19 @@ def test_other_than_three_known_classes_are_refused(trained, classes):
 def test_an_unknown_view_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(UserError, match=r"'plain'.*'plane'"):
         feature_plot_of_runs(["looked:hard"], tmp_path, None, ["plain"])
+
+
+def test_runs_of_other_classes_than_todays_are_refused_with_both_lists(tmp_path):
+    photos = write_photos(tmp_path / "photos", per_class=8)
+    students = {"alone": {"model": "mlp_16", "loss": {"cross_entropy": {}}}}
+    document = {
+        "data": {"source": "folder", "root": str(photos)},
+        "train": {"epochs": 1, "batch_size": 8},
+        "analysis": {"examples": 0, "num_attacked": 0, "num_views": 0},
+        "students": students,
+    }
+    run_study(make_recipe(document), tmp_path / "runs")
+    assert feature_plot_of_runs(["tiny:alone"], tmp_path / "runs", None, ["pca"])
+    (photos / "cat").rename(photos / "dog")
+    with pytest.raises(UserError, match=r"ant, bee, cat.*ant, bee, dog"):
+        feature_plot_of_runs(["tiny:alone"], tmp_path / "runs", None, ["pca"])

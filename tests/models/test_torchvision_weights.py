@@ -46,3 +46,17 @@ def test_weights_of_another_network_of_torchvision_are_refused(tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match="does not fit"):
         build("efficientnet_b0", view_shape=(3, 224, 224), checkpoint=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.slow
+def test_a_network_that_computes_something_else_with_the_same_shapes_is_refused(tmp_path):
+    """The tensors of a MobileNetV2 with another activation fit by order alone."""
+    original = torchvision.models.get_model("mobilenet_v2", num_classes=10)
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="does not fit"):
+        build(
+            "mobilenetv2_100",
+            view_shape=(3, 224, 224),
+            checkpoint=str(tmp_path / "w.pth"),
+            model_args={"act_layer": "sigmoid"},
+        )
