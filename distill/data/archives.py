@@ -255,20 +255,28 @@ def _index_tar(path: Path, part: int, file: IO[bytes]) -> tuple[dict[str, Stored
     files = {}
     for name, (offset, size) in members.items():
         files[name] = StoredFile(name, size, _file_stamp(status, offset), part, offset)
+    stored = list(files)
+    with_files = {parent for name in stored for parent in _parents(name)}
     for name, target in links.items():
         found = _follow(target, links)
-        below = [path for path in files if path.startswith(f"{found}/")]
         if found in files:
             files[name] = files[found]._replace(path=name)
-        elif below and not found.startswith(f"{name}/"):
+        elif found in with_files and not found.startswith(f"{name}/"):
             # A link to a folder of the archive.
-            for path in below:
-                linked = name + path.removeprefix(found)
-                files[linked] = files[path]._replace(path=linked)
+            for file in (file for file in stored if file.startswith(f"{found}/")):
+                linked = name + file.removeprefix(found)
+                files[linked] = files[file]._replace(path=linked)
         else:
             problem = f"a link to {target}, which {path} does not have"
             files[name] = StoredFile(name, 0, _file_stamp(status, 0), part, problem=problem)
     return files, folders - {""}
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Yield the paths of all folders that contain a path."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _follow(target: str, links: dict[str, str]) -> str:
