@@ -152,7 +152,7 @@ def load_splits(
     """
     opened = open_dataset(data, NativeSize(*native) if native else None, track)
     notes = list(opened.notes)
-    class_names = opened.class_names or _name_numbered_classes(opened.splits, notes)
+    class_names = opened.class_names or name_numbered_classes(opened.splits, notes)
     if len(class_names) < 2:
         raise UserError(
             f"data.source {data.source}: found 1 class ({class_names[0]}), but at least 2 are "
@@ -254,7 +254,7 @@ def _check_split(
         )
 
 
-def _name_numbered_classes(opened: Mapping[str, ImageDataset], notes: list[str]) -> list[str]:
+def name_numbered_classes(opened: Mapping[str, ImageDataset], notes: list[str]) -> list[str]:
     """Return names for classes that are numbers, from 0 or, if no image has class 0, from 1."""
     lowest = min(int(images.labels.min()) for images in opened.values())
     highest = int(opened["train"].labels.max())

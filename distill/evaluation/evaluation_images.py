@@ -10,7 +10,7 @@ from distill.data.archives import StoredFile, is_archive_name
 from distill.data.class_folders import dataset_of_files, natural_key
 from distill.data.datasets import open_dataset
 from distill.data.listing import is_image, list_files
-from distill.data.splits import Split, Splits, load_splits
+from distill.data.splits import Split, Splits, load_splits, name_numbered_classes
 from distill.data.stored_files import Location, stored_file
 from distill.data.timm_datasets import choose_format
 from distill.errors import UserError, pluralize
@@ -111,10 +111,9 @@ def _open_everything(data: Data, source: str, *, must_be_one: bool) -> tuple[Spl
         if must_be_one:
             raise UserError(f"--split all: {source} has splits; choose one of {', '.join(opened)}")
         return None
+    class_names = class_names or name_numbered_classes(opened, notes)
     images = opened["train"]
     everything = Split(images, torch.arange(len(images)))
-    if not class_names:
-        class_names = [str(i) for i in range(int(everything.labels.max()) + 1)]
     description = (
         f"all {len(everything)} images of {source}; if the network was trained on some of them, "
         "use --split test for those that were held out"

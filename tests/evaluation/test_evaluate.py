@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import build
-from helpers.photos import write_photos
+from helpers.photos import write_photos, write_shard
 from helpers.recipes import make_recipe
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,3 +195,14 @@ def test_paths_of_a_list_may_be_relative_to_the_current_folder(tmp_path, target,
     (tmp_path / "lists" / "l.csv").write_text("photos/bee/3.png,bee\n")
     monkeypatch.chdir(tmp_path)
     assert evaluated(target, "lists/l.csv")["top1"] == 1
+
+
+def test_classes_that_count_from_one_keep_their_numbers(tmp_path, target):
+    photos = write_photos(tmp_path / "photos")
+    write_shard(tmp_path / "s" / "train-0.tar", photos, first=1)
+    numbered = replace(target, class_names=["1", "2", "3"])
+    images = open_evaluation_images(
+        numbered, "wds/photos", {"root": str(tmp_path / "s"), "test": 0.3}, "train"
+    )
+    assert images.splits.class_names == ["1", "2", "3"]
+    assert evaluate_network(numbered, images, CPU)["top1"] == 1

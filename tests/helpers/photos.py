@@ -41,12 +41,16 @@ def write_image(
     Image.new("RGB", size, colour).save(path)
 
 
-def write_shard(path: Path, photos: Path, per_class: int = 6) -> None:
-    """Write a WebDataset shard of the photos in a folder: KEY.png, KEY.cls and KEY.json."""
+def write_shard(path: Path, photos: Path, per_class: int = 6, first: int = 0) -> None:
+    """Write a WebDataset shard of the photos in a folder: KEY.png, KEY.cls and KEY.json.
+
+    Classes are numbers from `first`.
+    """
+    path.parent.mkdir(exist_ok=True)
     label = path.parent / "label"
     with tarfile.open(path, "w") as tar:
         for number, name in enumerate(CLASSES):
-            label.write_text(str(number))
+            label.write_text(str(number + first))
             for i in range(per_class):
                 tar.add(photos / name / f"{i}.png", arcname=f"{name}{i}.png")
                 tar.add(label, arcname=f"{name}{i}.cls")
