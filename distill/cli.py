@@ -256,6 +256,7 @@ def export(
 
     The file takes pixels and returns logits and calibrated probabilities.
     """
+    from distill.evaluation.metrics import fitted_temperature
     from distill.export.onnx import about_run, export_onnx
     from distill.models.class_names import stored_names
     from distill.models.factory import load_run_model
@@ -265,7 +266,7 @@ def export(
     store = RunStore(out)
     run_id = find_runs(store, run)[0]
     model = load_run_model(store.folder(run_id))
-    temperature = store.record(run_id).get("calibration_temperature", 1.0)
+    temperature = fitted_temperature(store.predictions(run_id))
     class_names = stored_names(model.pretrained_cfg) or []
     crop_pct = model.pretrained_cfg.get("crop_pct") or 1.0
     about = about_run(run_id, class_names, temperature, crop_pct)

@@ -24,7 +24,7 @@ else:
 OPTIONAL_EXTENSIONS = {
     ".heic": "pillow-heif",
     ".heif": "pillow-heif",
-    ".avif": "pillow-avif-plugin",
+    ".avif": "--upgrade pillow",
 }
 
 

@@ -79,7 +79,7 @@ def list_files(location: Location) -> Listing:
             folders.setdefault(name, set()).add(folder)
             listing.num_nested += "/" in below
     _refuse_shards(location, listing)
-    _refuse_splits_within_classes(location, listing)
+    _compare_subfolders(location, listing)
     listing.merged = [name for name, same in folders.items() if len(same) > 1]
     known = {folder for same in folders.values() for folder in same}
     listing.empty = [
@@ -98,8 +98,12 @@ def _refuse_shards(location: Location, listing: Listing) -> None:
         )
 
 
-def _refuse_splits_within_classes(location: Location, listing: Listing) -> None:
-    """Raise a UserError if each class has folders such as `train` and `test` within it."""
+def _compare_subfolders(location: Location, listing: Listing) -> None:
+    """Keep the names of subfolders that all classes have alike, such as those of folds.
+
+    Raises:
+        UserError: if each class has folders such as `train` and `test` within it.
+    """
     if len(listing.classes) < 2:
         return
     within = [

@@ -11,6 +11,7 @@ from timm.models import is_model
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.evaluation.metrics import fitted_temperature
 from distill.models.class_names import names_of_outputs, stored_names
 from distill.models.factory import load_run_model
 from distill.recipe.schema import Augment, Data
@@ -111,7 +112,7 @@ def _run_target(run_id: str, store: RunStore) -> EvalTarget:
         name=title,
         model=model,
         class_names=stored_names(model.pretrained_cfg),
-        temperature=record.get("calibration_temperature"),
+        temperature=fitted_temperature(store.predictions(run_id)),
         augment=Augment(**settings["augment"]),
         image_settings=image_settings,
         split_settings=split_settings,

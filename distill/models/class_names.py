@@ -89,14 +89,11 @@ def _match_by_position(
             f"the network has {num_outputs} classes without names that match, so it fits only "
             f"images of {num_outputs} classes; these images have {len(image_names)}{lists}"
         )
-    names = "names that are only numbers" if network_names else "no names"
-    side = "the classes of the images have" if are_numbers(image_names) else "its outputs have"
-    if not network_names:
-        side = "its outputs have"
-    note = (
-        f"the network's classes are taken to be those of the images, in the same order: {side} "
-        f"{names}"
-    )
+    reason = "its outputs have no names"
+    if network_names:
+        side = "its outputs" if are_numbers(network_names) else "the classes of the images"
+        reason = f"{side} have names that are only numbers"
+    note = f"the network's classes are taken to be those of the images, in the same order: {reason}"
     return ClassMatch(list(range(num_outputs)), note)
 
 
@@ -145,9 +142,9 @@ def stored_names(config: dict[str, Any]) -> list[str] | None:
     if not names:
         return None
     if isinstance(names, dict):
-        numbers = sorted(names, key=lambda key: (not str(key).isdecimal(), str(key).zfill(9)))
-        is_by_number = all(str(key).isdecimal() for key in numbers)
-        names = [names[key] for key in numbers] if is_by_number else list(names)
+        # timm also allows a mapping from names to descriptions.
+        is_by_number = are_numbers(list(map(str, names)))
+        names = [names[key] for key in sorted(names, key=int)] if is_by_number else list(names)
     return [str(name) for name in names]
 
 

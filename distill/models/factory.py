@@ -308,6 +308,18 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def native_architecture(name: str) -> str:
+    """Return the name in timm's registry of a network, which a local folder states itself.
+
+    Raises:
+        UserError: if the folder's file is not a configuration.
+    """
+    prefix, _, path = name.partition(":")
+    if prefix == "local-dir":
+        return _stored_config(path).get("architecture") or name
+    return name
+
+
 def native_size(name: str) -> tuple[int, int, int] | None:
     """Return the image shape (channels, height, width) that timm's weights were trained with.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from distill.errors import UserError
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+
 # Where training programs put the weights in their checkpoints. Averaged weights are better.
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model",
@@ -273,13 +274,12 @@ def mismatch_message(
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    message = (
+    return (
         f"checkpoint {origin} does not fit the model: of its {len(expected)} tensors, {fitting} "
         f"fit, {len(missing)} are missing{_examples(missing)}, and {len(other)} have another shape"
         f"{_examples(other)}; {len(left_over)} tensors of the file are left over"
         f"{_examples(left_over)}"
     )
-    return message
 
 
 def _examples(names: list[str]) -> str:

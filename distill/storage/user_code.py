@@ -22,6 +22,7 @@ from typing import Any
 from timm.models import is_model, model_entrypoint
 
 from distill.errors import UserError
+from distill.models.factory import native_architecture
 
 # Code of these packages is known by the versions of the libraries that each run stores.
 LIBRARIES = ("timm", "torch", "torchvision", "distill", "accelerate", "numpy", "transformers")
@@ -37,7 +38,7 @@ def network_code(name: str, model_args: dict[str, Any]) -> str | None:
     Raises:
         UserError: if the code cannot be read.
     """
-    names = [name, str(model_args.get("base", ""))]
+    names = [native_architecture(name), str(model_args.get("base", ""))]
     entries = [model_entrypoint(one) for one in names if ":" not in one and is_model(one)]
     digests = [digest for digest in map(code_digest, entries) if digest]
     return "".join(digests) or None

@@ -26,7 +26,9 @@ from distill.storage.run_store import RunStore
 CPU = torch.device("cpu")
 
 
-def test_a_run_of_a_folder_of_classes_has_its_stored_metrics_on_the_same_folder(tmp_path):
+def test_a_run_of_a_folder_of_classes_has_its_stored_metrics_on_the_same_folder(
+    tmp_path, monkeypatch
+):
     photos = write_photos(tmp_path / "photos", per_class=12, size=(12, 12))
     recipe = make_recipe(
         {
@@ -44,6 +46,15 @@ def test_a_run_of_a_folder_of_classes_has_its_stored_metrics_on_the_same_folder(
         stored = results.runs[0].metrics[name]
         assert metrics["count"] == stored.count
         assert metrics["nll"] == pytest.approx(stored.nll, rel=1e-6)
+        assert metrics["fitted_temperature"] == stored.fitted_temperature
+
+    # A run that an earlier version stored has a temperature that was chosen in another way.
+    record = RunStore.record
+    monkeypatch.setattr(
+        RunStore, "record", lambda *one: record(*one) | {"calibration_temperature": 0.01}
+    )
+    (network,) = find_networks("tiny:alone", RunStore(tmp_path / "runs"))
+    assert network.temperature == stored.fitted_temperature
 
 
 class ByBrightness(nn.Module):

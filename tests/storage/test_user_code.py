@@ -1,6 +1,7 @@
 """The identity of a run with a user's network is the code of that network."""
 
 import importlib
+import json
 import sys
 
 import pytest
@@ -116,6 +117,16 @@ def test_runs_with_other_code_are_other_runs_and_others_keep_their_ids(write):
     assert {name: one for name, one in first.items() if name != "mine"} == {
         name: one for name, one in second.items() if name != "mine"
     }
+
+
+def test_a_stored_network_of_a_user_is_known_by_its_code(write, tmp_path):
+    write()
+    config = {"architecture": "users_net", "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    first = network_code(f"local-dir:{tmp_path}", {})
+    assert first == network_code("users_net", {})
+    write(factor=2)
+    assert network_code(f"local-dir:{tmp_path}", {}) != first
 
 
 def own_loss(outputs, labels):
